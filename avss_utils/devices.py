@@ -1,0 +1,54 @@
+"""Devices and dtypes by name, and which dtype a device computes natively."""
+
+import torch
+
+from avss_utils.runs import UsageError
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+
+def auto_dtype(device: str | torch.device) -> torch.dtype:
+    """bfloat16 where ``device`` computes it natively, else float32.
+
+    CUDA: compute capability 8.0 or higher. CPU: AVX512-BF16 or AMX, as torch itself reports them.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device)[0] >= 8
+    elif device.type == "cpu":
+        # Private names, the same from torch 2.6 on; a release without them means float32.
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    else:
+        native = False
+    return torch.bfloat16 if native else torch.float32
+
+
+def as_device(device: str | torch.device | None) -> torch.device:
+    """A usable device from its name; None means CUDA if there is one. Raises UsageError."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
+        raise UsageError(
+            f"device {str(device)!r} cannot be used here: pass 'cpu', or 'cuda' "
+            "on a machine that has it"
+        ) from error
+    return device
+
+
+def as_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
+    """A floating-point dtype from its name, "auto" for ``auto_dtype(device)``, or UsageError."""
+    if dtype == "auto":
+        return auto_dtype(device)
+    found = DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise UsageError(f"dtype {dtype!r} is not allowed: choose from {', '.join(DTYPES)}, auto")
+    return found

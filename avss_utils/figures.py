@@ -1,0 +1,108 @@
+"""Tables -> axes. Every function takes ``ax`` and returns it, reads no file and runs no model.
+
+Colours are seaborn's colour-blind palette; the white background stays in dark pages.
+"""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from avss_utils.statistics import Estimate
+
+COLOURS = sns.color_palette("colorblind")
+INK, FAINT = "#222222", "#9a9a9a"
+
+
+def set_style() -> None:
+    """House style for every figure: white ground, thin grid, sizes that print."""
+    sns.set_theme(style="whitegrid", palette="colorblind", font_scale=0.85)
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "savefig.dpi": 160,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "axes.edgecolor": INK,
+            "axes.linewidth": 0.8,
+            "grid.linewidth": 0.5,
+            "legend.frameon": False,
+            "axes.titlelocation": "left",
+            "figure.constrained_layout.use": True,
+            "svg.hashsalt": "avss",
+        }
+    )
+
+
+def panels(
+    n_rows: int, n_columns: int, *, height: float, width: float = 8.0
+) -> tuple[Figure, list]:
+    """A figure and its axes as a flat list; sizes in inches, ``height`` for each row."""
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=(width, height * n_rows), squeeze=False)
+    return figure, list(axes.flat)
+
+
+def block_profile(
+    ax: Axes, profiles: dict[str, np.ndarray], *, ylabel: str, log: bool = True
+) -> Axes:
+    """One line a profile over block number; a value of 0 on a log axis leaves a gap."""
+    for colour, (name, values) in zip(COLOURS, profiles.items(), strict=False):
+        values = np.where(values > 0, values, np.nan) if log else values
+        ax.plot(range(len(values)), values, marker="o", ms=2.5, lw=1.2, color=colour, label=name)
+    ax.set(xlabel="block", ylabel=ylabel, yscale="log" if log else "linear")
+    if len(profiles) > 1:
+        ax.legend(fontsize="small")
+    return ax
+
+
+def dropped_blocks(ax: Axes, plans: pd.DataFrame, *, n_blocks: int) -> Axes:
+    """A row a plan, a filled cell a removed block; ``plans`` has arm and drop (tuples)."""
+    for row, drop in enumerate(plans["drop"]):
+        ax.scatter(range(n_blocks), [row] * n_blocks, marker="s", s=26, c="#e6e6e6", lw=0)
+        ax.scatter(drop, [row] * len(drop), marker="s", s=30, color=COLOURS[3], lw=0)
+    ax.set_yticks(range(len(plans)), plans.arm)
+    ax.set(xlabel="block", xlim=(-1, n_blocks), ylim=(len(plans) - 0.5, -0.5))
+    ax.grid(False)
+    return ax
+
+
+def intervals(
+    ax: Axes, estimates: pd.DataFrame, *, threshold: float, xlabel: str, highlight: str
+) -> Axes:
+    """A point and its interval a row (arm, value, low, high), with the claim's threshold."""
+    for row, e in enumerate(estimates.itertuples()):
+        colour = COLOURS[3] if e.arm == highlight else COLOURS[0]
+        low, high = (np.nan_to_num(x, posinf=99, neginf=-99) for x in (e.low, e.high))
+        ax.plot([low, high], [row, row], color=colour, lw=2, solid_capstyle="butt")
+        ax.plot(e.value, row, "o", color=colour, ms=5)
+    ax.axvline(threshold, color=INK, lw=1, ls="--")
+    ax.set_yticks(range(len(estimates)), estimates.arm)
+    ax.set(xlabel=xlabel, ylim=(len(estimates) - 0.5, -0.5))
+    return ax
+
+
+def null_distribution(
+    ax: Axes, null: Sequence[float], marks: dict[str, float], *, xlabel: str, log: bool = False
+) -> Axes:
+    """Histogram of a null with named vertical marks; on a log axis the bins are logarithmic."""
+    everything = np.concatenate([np.asarray(null, float), list(marks.values())])
+    low, high = everything.min(), everything.max()
+    edges = np.geomspace(low, high, 31) if log else np.linspace(low, high, 31)
+    ax.hist(null, bins=edges, color="#c9c9c9", edgecolor="white", lw=0.4, label="random sets")
+    styles = ["-", "--", "-.", ":"]
+    for i, (name, value) in enumerate(marks.items()):
+        colour, style = COLOURS[(3, 0, 2, 4, 1, 5)[i % 6]], styles[i % 4]
+        ax.axvline(value, color=colour, ls=style, lw=1.8, label=name)
+    ax.set(xlabel=xlabel, ylabel="random sets", xscale="log" if log else "linear")
+    return ax
+
+
+def full_line(ax: Axes, estimate: Estimate, *, label: str = "full model") -> Axes:
+    """A reference line with its interval as a band."""
+    ax.axvspan(estimate.low, estimate.high, color=FAINT, alpha=0.25, lw=0)
+    ax.axvline(estimate.value, color=FAINT, lw=1, label=label)
+    return ax

@@ -1,0 +1,156 @@
+"""Block statistics -> one score per block; higher = more important.
+
+``CRITERIA`` maps a name to a function of BlockStats. Each takes the keywords it needs and no
+other: ``eps`` where a threshold enters, ``rng`` where chance does. ``score_blocks`` passes them.
+"""
+
+import inspect
+from collections.abc import Callable
+
+import numpy as np
+
+from avss_utils.block_stats import BlockStats
+from avss_utils.runs import UsageError
+
+CRITERIA: dict[str, Callable[..., np.ndarray]] = {}
+
+
+def criterion(name: str) -> Callable:
+    """Register a function (stats, *, keywords) -> scores, shape (n_blocks,), under ``name``."""
+
+    def register(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+        CRITERIA[name] = function
+        return function
+
+    return register
+
+
+def score_blocks(name: str, stats: BlockStats, **options) -> np.ndarray:
+    """Scores of criterion ``name``, shape (n_blocks,), passing it only the options it takes.
+
+    Raises UsageError for an unknown name or a score that is not finite.
+    """
+    if name not in CRITERIA:
+        raise UsageError(f"unknown criterion {name!r}: choose from {', '.join(sorted(CRITERIA))}")
+    function = CRITERIA[name]
+    wanted = inspect.signature(function).parameters
+    scores = function(stats, **{k: v for k, v in options.items() if k in wanted})
+    if not np.isfinite(scores).all():
+        raise UsageError(
+            f"criterion {name!r} gave no finite score for block "
+            f"{int(np.argmin(np.isfinite(scores)))}: use a larger eps or more text"
+        )
+    return scores
+
+
+def floored_sparsity(stats: BlockStats, site: str, *, eps: float) -> np.ndarray:
+    """Sparsity with S = 0 replaced by half a count, 0.5 / N, so that the printed ratio is defined.
+
+    The papers say nothing about S = 0, which real models reach; ``empty_blocks`` reports where.
+    """
+    return np.maximum(stats.sparsity(site, eps=eps), 0.5 / stats.n_entries(site))
+
+
+def empty_blocks(stats: BlockStats, site: str, *, eps: float) -> np.ndarray:
+    """Numbers of the blocks without a single entry below eps, where the floor was used."""
+    return np.flatnonzero(stats.zeros(site, eps=eps) == 0)
+
+
+def normalised(scores: np.ndarray) -> np.ndarray:
+    """Scores divided by their sum over blocks. AVSS (arXiv 2411.02117), normalised AVSS."""
+    return scores / scores.sum()
+
+
+def avss_at(stats: BlockStats, *, site: str, eps: float) -> np.ndarray:
+    """variance / sparsity at a site over all entries: AVSS (arXiv 2411.02117), as printed."""
+    return stats.variance(site) / floored_sparsity(stats, site, eps=eps)
+
+
+def _min_max(x: np.ndarray) -> np.ndarray:
+    spread = x.max() - x.min()
+    return (x - x.min()) / spread if spread > 0 else np.zeros_like(x)
+
+
+@criterion("avss")
+def avss(stats: BlockStats, *, eps: float) -> np.ndarray:
+    """AVSS as printed, on the residual after each block, the state the authors' hook saw."""
+    return avss_at(stats, site="residual", eps=eps)
+
+
+@criterion("avss-update")
+def avss_update(stats: BlockStats, *, eps: float) -> np.ndarray:
+    """AVSS of what a block adds to the residual."""
+    return avss_at(stats, site="update", eps=eps)
+
+
+@criterion("avss-mlp")
+def avss_mlp(stats: BlockStats, *, eps: float) -> np.ndarray:
+    """AVSS of the MLP's inner activation, where sparsity has its usual meaning."""
+    return avss_at(stats, site="mlp", eps=eps)
+
+
+@criterion("avss-attention")
+def avss_attention(stats: BlockStats, *, eps: float) -> np.ndarray:
+    """AVSS of the attention output."""
+    return avss_at(stats, site="attention", eps=eps)
+
+
+@criterion("avss-pooled")
+def avss_pooled(stats: BlockStats, *, eps: float) -> np.ndarray:
+    """AVSS by the released reduction: variance of the token mean, sparsity on every entry."""
+    return stats.pooled_variance("residual") / floored_sparsity(stats, "residual", eps=eps)
+
+
+@criterion("avss-relative")
+def avss_relative(stats: BlockStats, *, ratio: float) -> np.ndarray:
+    """AVSS with eps = ratio x the block's standard deviation, residual, all entries."""
+    sparsity = stats.relative_sparsity("residual", ratio=ratio)
+    return stats.variance("residual") / np.maximum(sparsity, 0.5 / stats.n_entries("residual"))
+
+
+@criterion("avss-product")
+def avss_product(stats: BlockStats, *, eps: float) -> np.ndarray:
+    """Product of min-max-scaled variance and sparsity: what AVSS Figure 1c plots."""
+    return _min_max(stats.variance("residual")) * _min_max(stats.sparsity("residual", eps=eps))
+
+
+@criterion("variance")
+def variance(stats: BlockStats) -> np.ndarray:
+    """Activation variance alone (AVSS, mechanism 1), residual."""
+    return stats.variance("residual")
+
+
+@criterion("sparsity")
+def sparsity(stats: BlockStats, *, eps: float) -> np.ndarray:
+    """Minus activation sparsity (AVSS, mechanism 2: sparse = redundant), residual."""
+    return -stats.sparsity("residual", eps=eps)
+
+
+@criterion("update-variance")
+def update_variance(stats: BlockStats) -> np.ndarray:
+    """Variance of what a block adds to the residual."""
+    return stats.variance("update")
+
+
+@criterion("relative-update-variance")
+def relative_update_variance(stats: BlockStats) -> np.ndarray:
+    """Variance of the update over the variance of the residual after the block."""
+    return stats.variance("update") / stats.variance("residual")
+
+
+@criterion("block-influence")
+def block_influence(stats: BlockStats) -> np.ndarray:
+    """Mean of 1 - cos(residual in, out): ShortGPT (arXiv 2403.03853), eq. 1."""
+    return stats.influence
+
+
+@criterion("angular-distance")
+def angular_distance(stats: BlockStats) -> np.ndarray:
+    """Mean arccos(cos(residual in, out)) / pi, one block at a time: arXiv 2403.17887, eq. 7."""
+    return stats.angular_distance(1)
+
+
+@criterion("random")
+def random(stats: BlockStats, *, rng: np.random.Generator) -> np.ndarray:
+    """A random order, the control that every criterion has to beat."""
+    return rng.permutation(stats.n_blocks).astype(float)

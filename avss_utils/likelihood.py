@@ -1,0 +1,243 @@
+"""Model x texts: token log-likelihoods, perplexity, and scores of answer choices.
+
+All log-likelihoods are natural logarithms, taken from float32 logits whatever the model's dtype.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from inspect import signature
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from avss_utils import blocks as families
+from avss_utils.runs import UsageError
+
+
+@dataclass(frozen=True)
+class Window:
+    """Consecutive tokens of one text; all but the first are scored, ``n_bytes`` of UTF-8 text."""
+
+    row_id: str
+    ids: tuple[int, ...]
+    n_bytes: int
+
+
+def text_windows(
+    tokenizer, texts: Iterable, *, context: int, max_tokens: int | None = None
+) -> list[Window]:
+    """Cut texts (with ``row_id`` and ``text``) into windows of at most ``context`` tokens.
+
+    Windows do not overlap, and the last ``ids`` of one is the first of the next, so that every
+    token but a text's first is scored exactly once. Where the tokenizer adds a BOS token, each
+    window starts with it instead and every token is scored. At most ``max_tokens`` are scored.
+    """
+    windows, left = [], max_tokens if max_tokens is not None else float("inf")
+    bos = _automatic_bos(tokenizer)
+    for row in texts:
+        if left <= 0:
+            break
+        encoded = tokenizer(row.text, add_special_tokens=False, return_offsets_mapping=True)
+        for window in _cut(row, encoded, context, bos, left):
+            windows.append(window)
+            left -= len(window.ids) - 1
+    if not windows:
+        raise UsageError("no text long enough to score was given: pass texts of two tokens or more")
+    return windows
+
+
+def _automatic_bos(tokenizer) -> list[int]:
+    ids = tokenizer("a")["input_ids"]
+    return [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []
+
+
+def _cut(row, encoded, context: int, bos: list[int], left: float) -> Iterator[Window]:
+    ids, spans = encoded["input_ids"], encoded["offset_mapping"]
+    start = 0 if bos else 1
+    while start < len(ids) and left > 0:
+        stop = int(min(start + context - 1, len(ids), start + left))
+        head = bos or [ids[start - 1]]
+        covered = row.text[spans[start][0] : spans[stop - 1][1]]
+        yield Window(row.row_id, (*head, *ids[start:stop]), len(covered.encode()))
+        left -= stop - start
+        start = stop
+
+
+def window_likelihoods(
+    model: nn.Module, windows: Sequence[Window], *, batch_tokens: int
+) -> pd.DataFrame:
+    """Score windows: a row each with row_id, window, nll (nats), n_tokens, n_bytes.
+
+    ``batch_tokens`` bounds tokens (padding included) of one forward pass.
+    """
+    nll = np.zeros(len(windows))
+    order = sorted(range(len(windows)), key=lambda i: -len(windows[i].ids))
+    for part in _batches(order, [len(w.ids) for w in windows], batch_tokens):
+        ids, mask = _pad([windows[i].ids for i in part], side="right")
+        logits = _logits(model, {"input_ids": ids, "attention_mask": mask})
+        scores = _gather(logits[:, :-1], ids[:, 1:])
+        nll[part] = -(scores * mask[:, 1:]).sum(-1).numpy()
+    rows = [
+        (w.row_id, k, x, len(w.ids) - 1, w.n_bytes)
+        for k, (w, x) in enumerate(zip(windows, nll, strict=True))
+    ]
+    return pd.DataFrame(rows, columns=["row_id", "window", "nll", "n_tokens", "n_bytes"])
+
+
+def perplexity(
+    model: nn.Module,
+    tokenizer,
+    texts: Iterable,
+    *,
+    context: int,
+    max_tokens: int | None = None,
+    batch_tokens: int = 4096,
+) -> float:
+    """exp(mean negative log-likelihood a token) over texts, in windows of ``context`` tokens."""
+    windows = text_windows(tokenizer, texts, context=context, max_tokens=max_tokens)
+    table = window_likelihoods(model, windows, batch_tokens=batch_tokens)
+    return float(np.exp(table.nll.sum() / table.n_tokens.sum()))
+
+
+def score_choices(
+    model: nn.Module,
+    tokenizer,
+    prompts: Sequence[str],
+    choices: Sequence[Sequence[str]],
+    *,
+    batch_tokens: int = 4096,
+    shared_prefix: bool = True,
+) -> list[np.ndarray]:
+    """Summed log-probability (nats) of each choice after its prompt, one array a prompt.
+
+    ``choices[i]`` are the continuations of ``prompts[i]``, leading space included. The prompt runs
+    once a question and its cache serves every choice; ``shared_prefix=False`` runs prompt and
+    choice together, for models without a cache. Both give the same scores within float tolerance.
+    """
+    units = [
+        _Unit(q, c, *_split(tokenizer, prompt, choice))
+        for q, (prompt, own) in enumerate(zip(prompts, choices, strict=True))
+        for c, choice in enumerate(own)
+    ]
+    groups = _group(units) if shared_prefix else [[unit] for unit in units]
+    longest = [len(g[0].prefix) + max(len(u.ids) for u in g) for g in groups]
+    sizes = [len(g) * n for g, n in zip(groups, longest, strict=True)]
+    order = sorted(range(len(groups)), key=lambda i: -longest[i])
+    scores = [np.full(len(own), np.nan) for own in choices]
+    run = _score_shared if shared_prefix else _score_whole
+    for part in _batches(order, sizes, batch_tokens, summed=True):
+        batch = [groups[i] for i in part]
+        values = run(model, batch)
+        for unit, value in zip((u for g in batch for u in g), values, strict=True):
+            scores[unit.question][unit.choice] = value
+    return scores
+
+
+@dataclass(frozen=True)
+class _Unit:
+    question: int
+    choice: int
+    prefix: tuple[int, ...]
+    ids: tuple[int, ...]
+
+
+def _split(tokenizer, prompt: str, choice: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokens of prompt and choice as they stand in the joint text."""
+    whole = tuple(tokenizer(prompt + choice)["input_ids"])
+    cut = len(tokenizer(prompt)["input_ids"])
+    if not prompt or cut == 0 or cut >= len(whole):
+        raise UsageError(f"a choice needs text after a prompt that is not empty: {choice!r}")
+    return whole[:cut], whole[cut:]
+
+
+def _group(units: list[_Unit]) -> list[list[_Unit]]:
+    groups: dict[tuple, list[_Unit]] = {}
+    for unit in units:
+        groups.setdefault((unit.question, unit.prefix), []).append(unit)
+    return list(groups.values())
+
+
+def _score_whole(model, groups: list[list[_Unit]]) -> np.ndarray:
+    units = [u for g in groups for u in g]
+    ids, mask = _pad([u.prefix + u.ids for u in units], side="left")
+    last = max(len(u.ids) for u in units)
+    logits = _logits(model, {"input_ids": ids, "attention_mask": mask}, last=last + 1)
+    scores = _gather(logits[:, :-1], ids[:, -last:])
+    own = torch.tensor([[last - len(u.ids)] for u in units]) <= torch.arange(last)
+    return (scores * own).sum(-1).numpy()
+
+
+def _score_shared(model, groups: list[list[_Unit]]) -> np.ndarray:
+    ids, mask = _pad([g[0].prefix for g in groups], side="left")
+    inputs = families.forward_inputs(model, {"input_ids": ids, "attention_mask": mask})
+    with torch.inference_mode():
+        out = model(**inputs, use_cache=True, **_last_only(model, 1))
+    group_of = torch.tensor([i for i, g in enumerate(groups) for _ in g])
+    units = [u for g in groups for u in g]
+    firsts = torch.tensor([[u.ids[0]] for u in units])
+    scores = _gather(out.logits[:, -1:][group_of.to(out.logits.device)], firsts)[:, 0]
+    longer = [i for i, u in enumerate(units) if len(u.ids) > 1]
+    if longer:
+        cache = out.past_key_values
+        cache.batch_select_indices(group_of[longer].to(inputs["input_ids"].device))
+        rest = _score_rest(model, cache, mask[group_of[longer]], [units[i].ids for i in longer])
+        scores[longer] += rest
+    return scores.numpy()
+
+
+def _score_rest(model, cache, prefix_mask: torch.Tensor, choices: list[tuple[int, ...]]):
+    """Log-probability of every token of the choices after their first, given the cached prompt."""
+    ids, mask = _pad(choices, side="right")
+    full = torch.cat([prefix_mask, mask[:, :-1]], dim=1)
+    batch = {"input_ids": ids[:, :-1], "attention_mask": full}
+    logits = _logits(model, batch, past_key_values=cache)
+    return (_gather(logits, ids[:, 1:]) * mask[:, 1:]).sum(-1)
+
+
+def _logits(model, batch: dict, *, last: int | None = None, past_key_values=None) -> torch.Tensor:
+    inputs = families.forward_inputs(model, batch)
+    if past_key_values is not None:
+        inputs["past_key_values"] = past_key_values
+    keep = {} if last is None else _last_only(model, last)
+    with torch.inference_mode():
+        out = model(**inputs, use_cache=past_key_values is not None, **keep)
+    return out.logits if last is None else out.logits[:, -last:]
+
+
+def _last_only(model, n: int) -> dict:
+    return {"logits_to_keep": n} if "logits_to_keep" in signature(model.forward).parameters else {}
+
+
+def _gather(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """log p(target) at each position, float64 on the CPU; logits (B, L, V), targets (B, L)."""
+    logits, targets = logits.float(), targets.to(logits.device)
+    picked = logits.gather(-1, targets[..., None])[..., 0]
+    return (picked - logits.logsumexp(-1)).double().cpu()
+
+
+def _pad(rows: Sequence[Sequence[int]], *, side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    length = max(map(len, rows))
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for i, row in enumerate(rows):
+        where = slice(0, len(row)) if side == "right" else slice(length - len(row), length)
+        ids[i, where], mask[i, where] = torch.tensor(row), 1
+    return ids, mask
+
+
+def _batches(
+    order: list[int], sizes: list[int], batch_tokens: int, *, summed: bool = False
+) -> Iterator[list[int]]:
+    """Split ``order`` (longest first) so that each part's padded size stays within the budget."""
+    part, total = [], 0
+    for i in order:
+        size = total + sizes[i] if summed else sizes[(part or [i])[0]] * (len(part) + 1)
+        if part and size > batch_tokens:
+            yield part
+            part, total = [], 0
+        part.append(i)
+        total += sizes[i]
+    if part:
+        yield part

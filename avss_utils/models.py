@@ -1,0 +1,198 @@
+"""Embedded name, GGUF file, local folder or Hub id -> model, tokenizer, identity.
+
+Only safetensors and GGUF are loaded, and no remote code unless asked for by name. The identity is
+what a result needs to be repeated: which weights, and what the tokenizer adds to a text.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+import torch
+from torch import nn
+
+from avss_utils.blocks import decoder_blocks
+from avss_utils.dense import check_folder, load_dense
+from avss_utils.devices import as_device, as_dtype, auto_dtype
+from avss_utils.embedded import EMBEDDED, describe_models, prepare_gguf, prepare_model, safe_name
+from avss_utils.runs import UsageError, file_sha256
+
+__all__ = [
+    "EMBEDDED",
+    "LoadedModel",
+    "auto_dtype",
+    "describe_models",
+    "load_model",
+    "prepare_model",
+    "short_name",
+]
+
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A dense causal language model in evaluation mode, its tokenizer, and what they are.
+
+    ``identity`` is JSON-able: name (as asked), short (a folder name), source (embedded, gguf,
+    folder, hub), revision (Hub commit or None), weights_sha256, architecture, n_blocks,
+    n_parameters, bos and pad policy, chat_template (sha256 or None), licence and note (embedded
+    models, else None).
+    """
+
+    model: nn.Module
+    tokenizer: object
+    identity: dict
+
+
+@dataclass(frozen=True)
+class _Origin:
+    folder: Path
+    source: str
+    weights_sha256: str | None = None
+    revision: str | None = None
+
+
+def load_model(
+    name: str | Path,
+    *,
+    dtype: torch.dtype | str = torch.float32,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load ``name``: an embedded model, a GGUF file, a model folder or a Hub id ("org/model",
+    with "@revision" if wanted), looked up in this order.
+
+    ``dtype``: a torch dtype or its name, "auto" for ``auto_dtype(device)``. ``device``: default
+    CUDA if there is one. The first load of a GGUF converts it into the cache; a Hub id downloads.
+    Raises UsageError for whatever cannot be loaded, among it encoders and quantised weights.
+    """
+    device = as_device(device)
+    dtype = as_dtype(dtype, device)
+    origin = _locate(str(name), trust_remote_code)
+    weights = check_folder(origin.folder, trust_remote_code=trust_remote_code)
+    model, tokenizer = load_dense(origin.folder, dtype=dtype, trust_remote_code=trust_remote_code)
+    identity = _identity(str(name), origin, weights, model, tokenizer)
+    return LoadedModel(model.to(device).eval(), tokenizer, identity)
+
+
+def short_name(name: str | Path) -> str:
+    """The folder name for results of the model that ``load_model(name)`` gives; loads nothing.
+
+    An embedded name as it is, a path's last part, "org--model" for a Hub id.
+    """
+    if name in EMBEDDED:
+        return str(name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return safe_name(path.resolve().name)
+    if path.is_file() or path.suffix == ".gguf":
+        return safe_name(path.stem)
+    return safe_name(str(name).partition("@")[0].replace("/", "--"))
+
+
+def _identity(name: str, origin: _Origin, weights: list[Path], model, tokenizer) -> dict:
+    row = EMBEDDED[name] if origin.source == "embedded" else None
+    return {
+        "name": name,
+        "short": short_name(name),
+        "source": origin.source,
+        "revision": origin.revision,
+        "weights_sha256": origin.weights_sha256 or _combined_sha256(weights),
+        "architecture": type(model).__name__,
+        "n_blocks": len(decoder_blocks(model)),
+        "n_parameters": sum(p.numel() for p in model.parameters()),
+        "bos": _bos_policy(tokenizer),
+        "pad": _settle_pad_token(tokenizer),
+        "chat_template": _template_sha256(tokenizer),
+        "licence": row and row.licence,
+        "note": row and row.note,
+    }
+
+
+def _locate(name: str, trust_remote_code: bool) -> _Origin:
+    if name in EMBEDDED:
+        return _Origin(prepare_model(name), "embedded", EMBEDDED[name].sha256)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _Origin(path, "folder")
+    if path.is_file():
+        return _gguf_origin(path)
+    if path.suffix == ".gguf" or not HUB_ID.fullmatch(name):
+        raise UsageError(
+            f"there is no model {name!r}: pass an embedded name "
+            f"({', '.join(EMBEDDED)}), a folder, a GGUF file or a Hub id"
+        )
+    return _fetch(name, trust_remote_code)
+
+
+def _gguf_origin(path: Path) -> _Origin:
+    with open(path, "rb") as file:
+        if file.read(4) != b"GGUF":
+            raise UsageError(f"{path} is not a GGUF file: pass one, or the folder of a model")
+    folder, sha256 = prepare_gguf(path)
+    return _Origin(folder, "gguf", sha256)
+
+
+def _fetch(name: str, trust_remote_code: bool) -> _Origin:
+    """A Hub snapshot: downloaded, or the local copy of one when the Hub is out of reach."""
+    repository, _, revision = name.partition("@")
+    files = HUB_FILES + ["*.py"] * trust_remote_code
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=files,
+                ignore_patterns=["*/*", "consolidated*"],
+            )
+        )
+    except Exception as error:  # of huggingface_hub, its HTTP library or the disk
+        why = {
+            "RepositoryNotFoundError": "has no model of this name open to you",
+            "GatedRepoError": "asks you to accept the model's terms and log in first",
+            "RevisionNotFoundError": "has no such revision of it",
+        }
+        raise UsageError(
+            f"{name!r} is no embedded model ({', '.join(EMBEDDED)}), file or folder, and the Hub "
+            + why.get(type(error).__name__, "cannot be reached, nor is there a local copy")
+            + ": correct the name or mend the access"
+        ) from error
+    return _Origin(folder, "hub", revision=folder.name)
+
+
+def _combined_sha256(weights: list[Path]) -> str:
+    lines = "".join(f"{file_sha256(path)}  {path.name}\n" for path in weights)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _bos_policy(tokenizer) -> str:
+    """What the tokenizer puts before a text, found by encoding one."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    if full == bare:
+        return "none"
+    if full == [tokenizer.bos_token_id, *bare]:
+        return "added by the tokenizer"
+    return "added by the tokenizer with others: " + " ".join(tokenizer.convert_ids_to_tokens(full))
+
+
+def _settle_pad_token(tokenizer) -> str:
+    """Give the loaded tokenizer a pad token if it has none; say which and whose it is."""
+    if tokenizer.pad_token_id is not None:
+        return f"{tokenizer.pad_token} (its own)"
+    others = (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token)
+    tokenizer.pad_token = next((token for token in others if token), None)
+    return f"{tokenizer.pad_token} (borrowed)" if tokenizer.pad_token else "none"
+
+
+def _template_sha256(tokenizer) -> str | None:
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
+        return None
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,110 @@
+"""Parameters of notebooks, profiles, and strict papermill execution."""
+
+import ast
+import logging
+import os
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from avss_utils.runs import UsageError, project_root
+
+PROFILES = ("smoke", "quick", "full")
+# where things lie and how they are run: not part of a run's key
+LOCATION = ("model", "device", "profile", "results", "records", "checkpoint", "batch_tokens")
+
+
+def notebook_names() -> list[str]:
+    """Names of the project's notebooks, in order, without folder and suffix."""
+    return sorted(p.stem for p in (project_root() / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def notebook_path(name: str) -> Path:
+    """The notebook's file; UsageError names the ones there are."""
+    path = project_root() / "notebooks" / f"{name}.ipynb"
+    if not path.exists():
+        raise UsageError(f"unknown notebook {name!r}: choose from {', '.join(notebook_names())}")
+    return path
+
+
+def default_parameters(path: Path) -> dict:
+    """The literals of the cell tagged ``parameters``; anything else in it is refused."""
+    notebook = nbformat.read(path, as_version=4)
+    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        raise UsageError(f"{path.name} needs one cell tagged 'parameters', it has {len(tagged)}")
+    defaults = {}
+    for line in ast.parse(tagged[0].source).body:
+        try:
+            ((name,), value) = line.targets, ast.literal_eval(line.value)
+            defaults[name.id] = value
+        except (AttributeError, ValueError):
+            raise UsageError(
+                f"{path.name}: the parameters cell may hold name = literal lines only, not "
+                f"{ast.unparse(line)!r}"
+            ) from None
+    return defaults
+
+
+def read_profile(profile: str, notebook: str) -> dict:
+    """Parameters of ``params/<profile>.yml`` for one notebook; a notebook not listed has none."""
+    if profile not in PROFILES:
+        raise UsageError(f"unknown profile {profile!r}: choose from {', '.join(PROFILES)}")
+    content = yaml.safe_load((project_root() / "params" / f"{profile}.yml").read_text())
+    return dict(content.get(notebook) or {})
+
+
+def check_parameters(path: Path, parameters: dict) -> dict:
+    """The notebook's defaults overlaid with ``parameters``; a wrong name or type is refused.
+
+    papermill only warns about an unknown parameter, which would silently run the default instead.
+    """
+    defaults = default_parameters(path)
+    for name, value in parameters.items():
+        if name not in defaults:
+            raise UsageError(f"{path.stem} has no parameter {name!r}: it has {', '.join(defaults)}")
+        if not _same_type(value, defaults[name]):
+            kind = type(defaults[name]).__name__
+            raise UsageError(f"parameter {name!r} of {path.stem} must be a {kind}, not {value!r}")
+    return {**defaults, **parameters}
+
+
+def notebook_parameters(name: str, profile: str, given: dict) -> dict:
+    """All parameters of a notebook: its defaults, the profile's, then ``given``, checked."""
+    path = notebook_path(name)
+    return check_parameters(path, {**read_profile(profile, name), **given})
+
+
+def _same_type(value, default) -> bool:
+    if isinstance(default, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is type(default)
+
+
+def execute(name: str, output: Path, parameters: dict, *, timeout: int) -> Path:
+    """Run a notebook with papermill from the project's root; ``timeout`` in seconds a cell.
+
+    ``output`` appears only when every cell succeeded. A failed run leaves ``<name>.failed.ipynb``
+    beside it, with the error in its place, and raises.
+    """
+    import papermill  # heavy, and not needed to read records
+
+    path = notebook_path(name)
+    check_parameters(path, parameters)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    failed = output.with_name(f"{output.stem}.failed.ipynb")
+    output.unlink(missing_ok=True)
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    papermill.execute_notebook(
+        path,
+        failed,
+        parameters,
+        kernel_name="python3",
+        cwd=project_root(),
+        execution_timeout=timeout,
+        progress_bar=False,
+        log_output=False,
+    )
+    os.replace(failed, output)
+    return output

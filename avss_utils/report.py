@@ -1,0 +1,96 @@
+"""What a notebook shows: numbers for the prose, tables that are safe to print.
+
+``glue`` writes the same output that ``myst_nb.glue`` writes, so that the book can place the value
+in its prose, and needs no book package where a notebook is only run.
+"""
+
+import html
+
+import pandas as pd
+from IPython.display import HTML, display
+
+from avss_utils.statistics import Estimate
+
+_MIME = "application/papermill.record/"
+
+
+def glue(**values: object) -> None:
+    """Make values available to the book's prose under their names; nothing is displayed.
+
+    Text goes in as it is, an Estimate as "value [low, high]", a DataFrame or HTML as HTML.
+    """
+    for name, value in values.items():
+        value = as_html(value) if isinstance(value, pd.DataFrame) else value
+        content = {"text/plain": _text(value)}
+        if isinstance(value, HTML):
+            content["text/html"] = value.data
+        display(
+            {_MIME + mime: text for mime, text in content.items()},
+            raw=True,
+            metadata={"scrapbook": {"name": name, "mime_prefix": _MIME}},
+        )
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Estimate):
+        return interval(value)
+    if isinstance(value, float):
+        return number(value)
+    return str(value)
+
+
+def number(x: float) -> str:
+    """Three significant digits, all of an integer part; an exponent from 1e9 up and below 1e-4."""
+    if x != x:
+        return "n/a"
+    if abs(x) == float("inf"):
+        return "∞" if x > 0 else "−∞"
+    if x == 0:
+        return "0.000"
+    mantissa, exponent = f"{x:.2e}".split("e")  # of the rounded number: 99.96 is 100, not 100.0
+    if -4 <= int(exponent) < 9:
+        return f"{x:,.{max(0, 2 - int(exponent))}f}".replace("-", "−")
+    return f"{mantissa}e{int(exponent)}".replace("-", "−")
+
+
+def interval(e: Estimate) -> str:
+    """ "value [low, high]" with three significant digits each."""
+    return f"{number(e.value)} [{number(e.low)}, {number(e.high)}]"
+
+
+def with_interval(table: pd.DataFrame) -> pd.DataFrame:
+    """A tidy table with value, low and high joined into one column of text, n kept."""
+    text = [interval(Estimate(r.value, r.low, r.high, r.n)) for r in table.itertuples()]
+    return table.drop(columns=["value", "low", "high"]).assign(estimate=text)
+
+
+def wide(table: pd.DataFrame, *, rows: str, columns: str) -> pd.DataFrame:
+    """Tidy estimates as one row a ``rows``, one column a ``columns``, in order of appearance."""
+    text = with_interval(table).pivot(index=rows, columns=columns, values="estimate")
+    text = text.loc[table[rows].unique(), table[columns].unique()].fillna("")
+    return text.rename_axis(columns=None).reset_index()
+
+
+def as_html(table: pd.DataFrame, *, caption: str = "") -> HTML:
+    """A table as HTML, every cell escaped, floats to three digits, in a box that scrolls."""
+    body = table.map(lambda x: number(x) if isinstance(x, float) else x)
+    text = body.to_html(index=False, escape=True, border=0, classes="dataframe", justify="left")
+    head = f"<p><em>{html.escape(caption)}</em></p>" if caption else ""
+    return HTML(f'<div class="table-scroll" tabindex="0">{head}{text}</div>')
+
+
+def budget(
+    record: dict, answers: pd.DataFrame, texts: pd.DataFrame, null: pd.DataFrame
+) -> pd.DataFrame:
+    """What a run spent, stated where its results are: rows, scored tokens and seconds by part."""
+    parameters, seconds = record["parameters"], record["seconds"]
+    arms = answers.arm.nunique()
+    per_arm = f"{len(answers) // arms} questions, {texts.n_tokens.sum() // arms:,} text tokens"
+    statistics = f"{parameters['n_calibration']} texts x {parameters['calibration_length']} tokens"
+    per_set = f"{parameters['null_questions']} questions, {parameters['null_tokens']:,} text tokens"
+    rows = [
+        ("statistics", "calibration", statistics, seconds["blocks"] + seconds["plans"]),
+        ("arms", f"{arms} arms", per_arm, seconds["answers"] + seconds["texts"]),
+        ("null", f"{len(null)} block sets", per_set, seconds["null"]),
+    ]
+    return pd.DataFrame(rows, columns=["part", "count", "each", "seconds"])

@@ -1,0 +1,113 @@
+"""What every arm of an experiment is judged on, and the texts its statistics come from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from avss_utils.activations import text_batches
+from avss_utils.corpora import Question, load_questions, load_texts, standard_split
+from avss_utils.likelihood import Window, text_windows
+from avss_utils.runs import UsageError
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Questions by task and text windows by set.
+
+    ``batch_tokens`` bounds one forward pass, padding included; it does not change results beyond
+    float rounding.
+    """
+
+    questions: dict[str, tuple[Question, ...]] = field(default_factory=dict)
+    windows: dict[str, Sequence[Window]] = field(default_factory=dict)
+    batch_tokens: int = 4096
+
+    def smaller(
+        self, *, tasks: Sequence[str], text_sets: Sequence[str], n_questions: int, n_tokens: int
+    ) -> "Suite":
+        """The first rows and windows of some of the tasks and sets, at least one of each."""
+        for name in (*tasks, *text_sets):
+            if name not in {**self.questions, **self.windows}:
+                raise UsageError(f"{name!r} is not among the evaluated tasks and text sets")
+        return replace(
+            self,
+            questions={t: self.questions[t][:n_questions] for t in tasks},
+            windows={t: _first_tokens(self.windows[t], n_tokens) for t in text_sets},
+        )
+
+
+def _first_tokens(windows: Sequence[Window], n_tokens: int) -> list[Window]:
+    taken, left = [], n_tokens
+    for window in windows:
+        if left <= 0:
+            break
+        taken.append(window)
+        left -= len(window.ids) - 1
+    return taken
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A suite, the batches that statistics come from, and the identity of all data used."""
+
+    suite: Suite
+    calibration: list[dict]
+    identities: list[dict]
+
+
+def build_suite(
+    tokenizer,
+    *,
+    tasks: Sequence[str],
+    text_sets: Sequence[str],
+    n_questions: int,
+    n_tokens: int,
+    context: int,
+    batch_tokens: int = 4096,
+) -> tuple[Suite, list[dict]]:
+    """The evaluation parts of tasks and text sets, cut to size, and their identities.
+
+    At most ``n_questions`` rows a task and ``n_tokens`` scored tokens a text set, in windows of
+    ``context`` tokens.
+    """
+    questions, windows, identities = {}, {}, []
+    for task in tasks:
+        corpus = load_questions(task)
+        questions[task] = standard_split(corpus)["evaluation"][:n_questions]
+        identities.append(corpus.identity)
+    for name in text_sets:
+        corpus = load_texts(name)
+        rows = standard_split(corpus)["evaluation"]
+        windows[name] = text_windows(tokenizer, rows, context=context, max_tokens=n_tokens)
+        identities.append(corpus.identity)
+    return Suite(questions, windows, batch_tokens), identities
+
+
+def calibration_batches(
+    tokenizer, name: str, *, n_texts: int, length: int, batch_tokens: int
+) -> tuple[list[dict], dict]:
+    """Batches of the calibration part of a text set, ``length`` tokens a text, and its identity."""
+    corpus = load_texts(name)
+    rows = standard_split(corpus)["calibration"]
+    if len(rows) < n_texts:
+        raise UsageError(
+            f"{name} has {len(rows)} calibration texts, fewer than the {n_texts} asked"
+        )
+    batch_size = max(1, batch_tokens // length)
+    batches = text_batches(tokenizer, rows[:n_texts], length=length, batch_size=batch_size)
+    return batches, corpus.identity
+
+
+def build_inputs(
+    tokenizer, *, calibration: str, n_calibration: int, calibration_length: int, **suite_options
+) -> Inputs:
+    """``build_suite`` and ``calibration_batches`` together; no row stands in both."""
+    suite, identities = build_suite(tokenizer, **suite_options)
+    batches, identity = calibration_batches(
+        tokenizer,
+        calibration,
+        n_texts=n_calibration,
+        length=calibration_length,
+        batch_tokens=suite.batch_tokens,
+    )
+    known = {i["name"] for i in identities}
+    return Inputs(suite, batches, identities + [identity] * (identity["name"] not in known))

@@ -1,0 +1,99 @@
+"""Intervals -> the verdict of each claim, by one rule.
+
+A claim says that a quantity lies above a threshold. With the 95 % interval [low, high] of what was
+measured: *reproduced* if low is above the threshold, *not reproduced* if high is below it,
+*undecided* between, *cannot be tested* when the measurement could not have shown it either way.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from avss_utils.statistics import Estimate
+
+REPRODUCED = "reproduced"
+NOT_REPRODUCED = "not reproduced"
+UNDECIDED = "undecided"
+CANNOT_BE_TESTED = "cannot be tested"
+
+
+def verdict(estimate: Estimate, *, threshold: float, testable: bool = True) -> str:
+    """The verdict on "the quantity is above ``threshold``"; NaN or infinite limits test nothing."""
+    finite = math.isfinite(estimate.low) and math.isfinite(estimate.high)
+    if not testable or estimate.n == 0 or not finite:
+        return CANNOT_BE_TESTED
+    if estimate.low > threshold:
+        return REPRODUCED
+    return NOT_REPRODUCED if estimate.high < threshold else UNDECIDED
+
+
+def verdict_below(estimate: Estimate, *, threshold: float, testable: bool = True) -> str:
+    """The same for "the quantity is below ``threshold``"."""
+    mirrored = Estimate(-estimate.value, -estimate.high, -estimate.low, estimate.n)
+    return verdict(mirrored, threshold=-threshold, testable=testable)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of the ledger: a claim, what was measured, and the verdict by the rule."""
+
+    claim: str
+    measure: str
+    estimate: Estimate
+    threshold: float
+    verdict: str
+    primary: bool
+    note: str = ""
+
+
+def finding(
+    claim: str,
+    measure: str,
+    estimate: Estimate,
+    *,
+    threshold: float,
+    primary: bool,
+    testable: bool = True,
+    below: bool = False,
+    note: str = "",
+) -> Finding:
+    """Judge one measurement; ``below`` turns the claim around (a p-value is to be small)."""
+    judge = verdict_below if below else verdict
+    decided = judge(estimate, threshold=threshold, testable=testable)
+    return Finding(claim, measure, estimate, threshold, decided, primary, note)
+
+
+def ledger(findings: Iterable[Finding]) -> pd.DataFrame:
+    """Tidy table, a row a finding: claim, measure, value, low, high, n, threshold, verdict, ..."""
+    rows = []
+    for f in findings:
+        e = f.estimate
+        rows.append(
+            [
+                f.claim,
+                f.measure,
+                e.value,
+                e.low,
+                e.high,
+                e.n,
+                f.threshold,
+                f.verdict,
+                f.primary,
+                f.note,
+            ]
+        )
+    columns = [
+        "claim",
+        "measure",
+        "value",
+        "low",
+        "high",
+        "n",
+        "threshold",
+        "verdict",
+        "primary",
+        "note",
+    ]
+    return pd.DataFrame(rows, columns=columns)

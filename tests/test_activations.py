@@ -1,0 +1,208 @@
+"""Statistics against a plain float64 computation, masks, merging and planted blocks."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import FAMILIES
+
+from avss_utils import blocks as families
+from avss_utils.activations import available_sites, collect_block_stats
+from avss_utils.importance import score_blocks
+from avss_utils.runs import UsageError
+
+EPS = (1e-3, 0.1)
+SOME = ("llama", "gpt2", "gpt_neox", "gemma3", "qwen3", "falcon", "olmo2", "bloom")
+
+
+def ids(n_rows: int, length: int, seed: int = 0, high: int = 90) -> torch.Tensor:
+    return torch.randint(5, high, (n_rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def batch(tokens: torch.Tensor, mask: torch.Tensor | None = None) -> dict:
+    return {
+        "input_ids": tokens,
+        "attention_mask": torch.ones_like(tokens) if mask is None else mask,
+    }
+
+
+def gather(model, inputs) -> dict[str, list[np.ndarray]]:
+    """Residual in and out of every block, (tokens, width) float64, real tokens only."""
+    seen: dict[str, list] = {"in": [], "out": []}
+    keep = inputs["attention_mask"].bool()
+
+    def hook(_, args, kwargs, output):
+        before = args[0] if args else kwargs["hidden_states"]
+        after = output[0] if isinstance(output, tuple) else output
+        seen["in"].append(before[keep].double().numpy())
+        seen["out"].append(after[keep].double().numpy())
+
+    handles = [
+        b.register_forward_hook(hook, with_kwargs=True) for b in families.decoder_blocks(model)
+    ]
+    with torch.no_grad():
+        families.decoder_body(model)(**families.forward_inputs(model, inputs), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_statistics_equal_a_plain_float64_computation(family):
+    model, inputs = FAMILIES[family](), batch(ids(3, 12))
+    seen = gather(model, inputs)
+    stats = collect_block_stats(model, [inputs], eps=EPS, pooled=True, histogram=True, spans=(1, 2))
+    for i, (a, b) in enumerate(zip(seen["in"], seen["out"], strict=True)):
+        update = b.astype(np.float32) - a.astype(np.float32)
+        for site, x in (("residual", b), ("update", update.astype(float))):
+            assert stats.variance(site)[i] == pytest.approx(x.var(), rel=1e-6)
+            assert stats.mean(site)[i] == pytest.approx(x.mean(), rel=1e-5, abs=1e-7)
+            for eps in EPS:
+                assert stats.zeros(site, eps=eps)[i] == (np.abs(x) < eps).sum()
+            pooled = x.reshape(3, 12, -1).mean(1).var(-1, ddof=1).mean()
+            assert stats.pooled_variance(site)[i] == pytest.approx(pooled, rel=1e-5)
+            below = (np.abs(x) < 0.3 * x.std()).mean()
+            assert stats.relative_sparsity(site, ratio=0.3)[i] == pytest.approx(below, abs=0.02)
+        cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+        assert stats.influence[i] == pytest.approx((1 - cosine).mean(), abs=1e-6)
+    cosine = [
+        (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+        for a, b in zip(seen["in"], seen["out"][1:], strict=False)
+    ]
+    angles = [np.arccos(np.clip(c, -1, 1)).mean() / np.pi for c in cosine]
+    np.testing.assert_allclose(stats.angular_distance(2), angles, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ("llama", "gpt2", "gpt_neox", "qwen3"))
+def test_inner_sites_are_the_projection_input_and_the_attention_output(family):
+    model, inputs = FAMILIES[family](), batch(ids(2, 9))
+    seen: dict[tuple, np.ndarray] = {}
+    for i, block in enumerate(families.decoder_blocks(model)):
+        families.mlp_down_projection(block).register_forward_pre_hook(
+            lambda _, args, i=i: seen.__setitem__(("mlp", i), args[0].double().numpy())
+        )
+        families.attention_module(block).register_forward_hook(
+            lambda _, args, out, i=i: seen.__setitem__(("attention", i), out.double().numpy())
+        )
+    stats = collect_block_stats(model, [inputs], sites=("mlp", "attention"), eps=EPS)
+    for (site, i), x in seen.items():
+        assert stats.variance(site)[i] == pytest.approx(x.var(), rel=1e-6)
+        assert stats.sparsity(site, eps=0.1)[i] == (np.abs(x) < 0.1).mean()
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_padding_side_does_not_matter(family):
+    model, tokens = FAMILIES[family](), ids(1, 10)
+    pad = torch.full((1, 4), 3)
+    mask = torch.ones_like(tokens)
+    none = torch.zeros_like(pad)
+    left = batch(torch.cat([pad, tokens], 1), torch.cat([none, mask], 1))
+    right = batch(torch.cat([tokens, pad], 1), torch.cat([mask, none], 1))
+    plain = collect_block_stats(model, [batch(tokens)], eps=EPS)
+    for padded in (left, right):
+        stats = collect_block_stats(model, [padded], eps=EPS)
+        assert stats.n_tokens.sum() == 10
+        for site in ("residual", "update"):
+            np.testing.assert_allclose(stats.variance(site), plain.variance(site), rtol=2e-4)
+        np.testing.assert_allclose(stats.influence, plain.influence, atol=1e-5)
+
+
+def test_one_batch_equals_many_in_any_order_and_parts_merge_to_the_whole():
+    model, tokens = FAMILIES["llama"](), ids(6, 8)
+    options = dict(eps=EPS, pooled=True, histogram=True, per_sequence=True)
+    whole = collect_block_stats(model, [batch(tokens)], **options)
+    parts = [collect_block_stats(model, [batch(tokens[i : i + 2])], **options) for i in (4, 0, 2)]
+    joined = parts[0] + parts[1] + parts[2]
+    for site in ("residual", "update"):
+        np.testing.assert_allclose(joined.variance(site), whole.variance(site), rtol=1e-5)
+        np.testing.assert_allclose(joined.pooled_variance(site), whole.pooled_variance(site), 1e-5)
+    merged = parts[0].merged() + parts[1].merged() + parts[2].merged()
+    for site in ("residual", "update"):
+        np.testing.assert_allclose(merged.variance(site), joined.variance(site), rtol=1e-12)
+        for eps in EPS:
+            np.testing.assert_array_equal(merged.zeros(site, eps=eps), joined.zeros(site, eps=eps))
+    some = whole.rows(np.array([4, 5]))
+    np.testing.assert_allclose(some.variance("update"), parts[0].variance("update"), rtol=1e-5)
+    assert merged.is_merged and not joined.is_merged
+
+
+def test_an_offset_of_a_million_does_no_harm():
+    model, inputs = FAMILIES["gpt2"](), batch(ids(4, 16))
+    model.transformer.wte.weight.data += 1e6
+    seen = gather(model, inputs)
+    stats = collect_block_stats(model, [inputs, inputs])
+    for i, x in enumerate(seen["out"]):
+        assert x.mean() > 9e5
+        assert stats.variance("residual")[i] == pytest.approx(x.var(), rel=1e-6)
+
+
+def test_masks_limit_what_is_counted():
+    model, tokens = FAMILIES["llama"](), ids(2, 8)
+    answer = torch.zeros_like(tokens)
+    answer[:, 5:] = 1
+    inputs = batch(tokens)
+    seen = gather(model, inputs)
+    by_function = collect_block_stats(model, [inputs], token_mask=lambda b: answer)
+    by_list = collect_block_stats(model, [inputs], token_mask=[answer])
+    expected = seen["out"][1].reshape(2, 8, -1)[:, 5:].var()
+    for stats in (by_function, by_list):
+        assert stats.n_tokens.sum() == 6
+        assert stats.variance("residual")[1] == pytest.approx(expected, rel=1e-6)
+    skipped = collect_block_stats(model, [inputs], skip_first_token=True)
+    expected = seen["out"][1].reshape(2, 8, -1)[:, 1:].var()
+    assert skipped.variance("residual")[1] == pytest.approx(expected, rel=1e-6)
+
+
+def test_first_token_is_the_first_real_one_under_left_padding():
+    model, tokens = FAMILIES["llama"](), ids(1, 6)
+    pad = torch.full((1, 3), 3)
+    mask = torch.cat([torch.zeros_like(pad), torch.ones_like(tokens)], 1)
+    padded = batch(torch.cat([pad, tokens], 1), mask)
+    plain = collect_block_stats(model, [batch(tokens)], skip_first_token=True)
+    stats = collect_block_stats(model, [padded], skip_first_token=True)
+    assert stats.n_tokens.sum() == 5
+    np.testing.assert_allclose(stats.variance("residual"), plain.variance("residual"), rtol=1e-4)
+
+
+def planted(*, identity: int, vital: int):
+    """A Llama in which one block does exactly nothing and one does twenty times its share."""
+    model = FAMILIES["llama"](n_blocks=6)
+    for number, factor in ((identity, 0.0), (vital, 20.0)):
+        block = families.decoder_blocks(model)[number]
+        families.attention_module(block).weight.data *= factor
+        families.mlp_down_projection(block).weight.data *= factor
+    return model
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    ["block-influence", "angular-distance", "update-variance", "relative-update-variance"],
+)
+def test_effect_criteria_rank_a_planted_identity_last_and_a_vital_block_first(criterion):
+    model = planted(identity=3, vital=1)
+    scores = score_blocks(criterion, collect_block_stats(model, [batch(ids(4, 16))]))
+    later = scores[1:]  # block 0 always moves the tiny embedding far
+    assert scores.argmin() == 3
+    assert later.argmax() == 0
+
+
+def test_non_finite_activations_name_the_block_and_leave_no_hook():
+    model = FAMILIES["llama"]()
+    families.attention_module(families.decoder_blocks(model)[2]).weight.data[0, 0] = float("nan")
+    with pytest.raises(UsageError, match="block 2"):
+        collect_block_stats(model, [batch(ids(1, 6))])
+    assert not any(b._forward_hooks for b in families.decoder_blocks(model))
+
+
+def test_user_mistakes_are_refused():
+    model = FAMILIES["llama"]()
+    with pytest.raises(UsageError, match="unknown site 'hidden'"):
+        collect_block_stats(model, [batch(ids(1, 4))], sites=("hidden",))
+    with pytest.raises(UsageError, match="no token"):
+        collect_block_stats(model, [])
+    with pytest.raises(UsageError, match="spans"):
+        collect_block_stats(model, [batch(ids(1, 4))], spans=(9,))
+
+
+def test_available_sites_leave_out_what_a_family_hides():
+    assert available_sites(FAMILIES["llama"]()) == ("residual", "update", "mlp", "attention")
+    assert "mlp" not in available_sites(FAMILIES["mixtral"]())

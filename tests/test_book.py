@@ -1,0 +1,205 @@
+"""What can be held about the book without building it."""
+
+import importlib
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import nbformat
+import numpy as np
+import pytest
+import yaml
+
+from avss_utils.importance import CRITERIA
+from avss_utils.pruning import plan_as_released, plan_lowest
+
+ROOT = Path(__file__).parents[1]
+BOOK = ROOT / "book"
+CONFIG = yaml.safe_load((BOOK / "_config.yml").read_text())
+SPHINX = CONFIG["sphinx"]["config"]
+PAGES = sorted(BOOK.glob("*.md"))
+MODULES = sorted(p.stem for p in (ROOT / "avss_utils").glob("[a-z]*.py"))
+ELSEWHERE = re.compile(
+    r"<(script|link|iframe)\b|src\s*=\s*[\"']?https?:|@import|url\(\s*[\"']?(https?:)?//"
+)
+
+
+def prose() -> dict[str, str]:
+    """Markdown of every page and of every notebook, by file name."""
+    texts = {p.name: p.read_text() for p in PAGES}
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        texts[path.name] = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+    return texts
+
+
+def toc_files() -> list[str]:
+    toc = yaml.safe_load((BOOK / "_toc.yml").read_text())
+    chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    return [toc["root"], *(chapter["file"] for chapter in chapters)]
+
+
+def found(pattern: str) -> set[str]:
+    return {match for text in prose().values() for match in re.findall(pattern, text)}
+
+
+def test_every_page_of_the_contents_exists():
+    missing = [
+        f
+        for f in toc_files()
+        if not any((ROOT / f).with_suffix(s).exists() for s in (".md", ".ipynb"))
+    ]
+    assert missing == []
+
+
+def test_every_page_and_notebook_is_in_the_contents():
+    written = {f"book/{p.stem}" for p in PAGES}
+    written |= {f"notebooks/{p.stem}" for p in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
+    assert written - set(toc_files()) == set()
+
+
+def test_every_page_opens_with_a_title_and_a_question():
+    for page in PAGES:
+        title, opening = page.read_text().split("\n\n", 2)[:2]
+        assert title.startswith("# "), page.name
+        assert "?" in title + opening, page.name
+
+
+def test_cited_works_are_in_the_bibliography_once():
+    keys = re.findall(r"^@\w+\{(\S+),", (BOOK / "references.bib").read_text(), re.MULTILINE)
+    cited = {
+        key.strip() for group in found(r"\{cite(?::\w+)?\}`([^`]+)`") for key in group.split(",")
+    }
+    assert len(keys) == len(set(keys))
+    assert cited
+    assert cited - set(keys) == set()
+
+
+def test_equations_and_terms_that_are_referred_to_exist():
+    equations = found(r"\{eq\}`([^`]+)`")
+    assert equations
+    assert equations - found(r"\$\$ \(([\w-]+)\)") == set()
+    glossary = (BOOK / "glossary.md").read_text().lower()
+    targets = {
+        re.sub(r".*<(.+)>", r"\1", t, flags=re.DOTALL).lower() for t in found(r"\{term\}`([^`]+)`")
+    }
+    entries = set(re.findall(r"^(\S.*)$", glossary.split(":::{glossary}")[1], re.MULTILINE))
+    assert targets
+    assert targets - entries == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_functions_named_in_the_text_exist(page):
+    for module, names in re.findall(rf"`({'|'.join(MODULES)})\.([\w.]+)`", page.read_text()):
+        thing = importlib.import_module(f"avss_utils.{module}")
+        for name in names.split("."):
+            assert hasattr(thing, name), f"{page.name}: avss_utils.{module}.{names}"
+            thing = getattr(thing, name)
+
+
+def test_every_criterion_is_defined_in_the_background():
+    background = (BOOK / "background.md").read_text()
+    assert [name for name in CRITERIA if f"`{name}`" not in background] == []
+
+
+def test_nothing_is_loaded_from_elsewhere():
+    texts = prose() | {
+        p.name: p.read_text() for s in ("css", "js", "py") for p in BOOK.rglob(f"*.{s}")
+    }
+    assert [name for name, text in texts.items() if ELSEWHERE.search(text)] == []
+    assert "sphinx_thebe" not in SPHINX["extensions"]
+    assert SPHINX["nb_ipywidgets_js"] == {}
+    assert "mathjax_path" not in SPHINX
+    assert CONFIG["execute"]["execute_notebooks"] == "off"
+
+
+def test_the_repository_is_addressed_alike_everywhere():
+    address = SPHINX["html_theme_options"]["repository_url"]
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert CONFIG["parse"]["myst_substitutions"]["repository_url"] == address
+    assert package["project"]["urls"]["Repository"] == address
+    assert (BOOK / "_config.yml").read_text().count(address) == 1
+    assert [name for name, text in prose().items() if address in text] == []
+
+
+def test_static_files_named_in_the_configuration_exist():
+    (folder,) = SPHINX["html_static_path"]
+    named = SPHINX["html_css_files"] + SPHINX["html_js_files"]
+    assert sorted(named) == sorted(p.name for p in (ROOT / folder).iterdir())
+
+
+def local_mathjax() -> ModuleType:
+    path = BOOK / "_ext" / "local_mathjax.py"
+    spec = importlib.util.spec_from_file_location("local_mathjax", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_mathematics_is_typeset_by_a_file_of_the_book(tmp_path):
+    extension, events = local_mathjax(), []
+    app = SimpleNamespace(
+        config=SimpleNamespace(),
+        outdir=tmp_path,
+        builder=SimpleNamespace(format="html"),
+        connect=lambda *event: events.append(event),
+    )
+    extension.setup(app)
+    ((_, copy),) = events
+    copy(app)
+    assert "MathJax" in (tmp_path / "_static" / app.config.mathjax_path).read_text()
+
+
+def test_a_missing_mathjax_package_stops_the_build(tmp_path, monkeypatch):
+    extension = local_mathjax()
+    monkeypatch.setattr(extension, "PACKAGE", "no-such-package")
+    app = SimpleNamespace(outdir=tmp_path, builder=SimpleNamespace(format="html"))
+    with pytest.raises(extension.ExtensionError, match="pip install no-such-package"):
+        extension.copy_component(app)
+
+
+def figure_one() -> tuple[np.ndarray, np.ndarray, float]:
+    """Variance, sparsity and the highest plotted score that the background reads off Figure 1."""
+    rows = re.findall(
+        r"^\| (\d+)(?:–(\d+))? \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$",
+        (BOOK / "background.md").read_text(),
+        re.MULTILINE,
+    )
+    variance, sparsity, plotted = [], [], []
+    for first, last, v, s, score in rows:
+        n = int(last or first) - int(first) + 1
+        numbers = [float(x) for x in v.replace("to", " ").split()]
+        variance += numbers if len(numbers) == n else list(np.linspace(numbers[0], numbers[-1], n))
+        sparsity += [float(x) * 1e-6 for x in s.split()]
+        plotted += [float(x) * 1e-3 for x in re.findall(r"\d+\.\d", score)]
+    return np.array(variance), np.array(sparsity), max(plotted)
+
+
+def test_what_the_background_says_about_figure_one_follows_from_its_values():
+    variance, sparsity, highest = figure_one()
+    assert len(variance) == len(sparsity) == 32
+    ratio = variance / sparsity
+    product = (
+        (variance - variance.min())
+        / np.ptp(variance)
+        * (sparsity - sparsity.min())
+        / np.ptp(sparsity)
+    )
+    assert plan_lowest(ratio, n_drop=8).drop == tuple(range(8))
+    assert len(plan_as_released(ratio, ratio=0.25).drop) == 27
+    assert ratio.argmax() >= 30
+    assert 14 <= product.argmax() <= 18
+    assert product[31] == 0
+    assert f"none exceeds\n{highest:.4f}, so 32 of them" in (BOOK / "background.md").read_text()
+    assert 32 * highest < 1
+
+
+def test_the_citation_file_names_the_licence_and_both_papers():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    papers = [r["identifiers"][0]["value"] for r in citation["references"]]
+    assert papers == ["arXiv:2411.02117", "arXiv:2411.10069"]
+    assert citation["license"] == "MIT"
+    assert "MIT License" in (ROOT / "LICENSE").read_text()
+    assert citation["version"] == importlib.import_module("avss_utils").__version__

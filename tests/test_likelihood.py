@@ -1,0 +1,112 @@
+"""Token likelihoods and choice scores against plain computations."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny import FAMILIES, tiny_tokenizer
+
+from avss_utils.likelihood import (
+    perplexity,
+    score_choices,
+    text_windows,
+    window_likelihoods,
+)
+from avss_utils.runs import UsageError
+
+TEXTS = [
+    SimpleNamespace(row_id="a", text="The quick brown fox jumps over the lazy dog, twice. " * 3),
+    SimpleNamespace(row_id="b", text="Ein kurzer Satz mit Umlaut: über."),
+]
+PROMPTS = ["Question: which animal barks?\nAnswer:", "Why?\nAnswer:"]
+CHOICES = [[" a dog", " the cat", " x"], [" because", " no"]]
+
+
+def plain_score(model, tokenizer, prompt: str, choice: str) -> float:
+    whole = tokenizer(prompt + choice)["input_ids"]
+    cut = len(tokenizer(prompt)["input_ids"])
+    with torch.no_grad():
+        logits = model(torch.tensor([whole])).logits[0].double().log_softmax(-1)
+    return sum(logits[i - 1, whole[i]].item() for i in range(cut, len(whole)))
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["llama", "gpt2", "gpt_neox", "gpt_neo", "opt", "bloom", "mpt", "gemma3", "qwen2", "mistral"],
+)
+def test_choice_scores_equal_one_plain_pass_a_choice(family):
+    tokenizer = tiny_tokenizer()
+    model = FAMILIES[family](vocab_size=len(tokenizer))
+    expected = [
+        [plain_score(model, tokenizer, p, c) for c in own]
+        for p, own in zip(PROMPTS, CHOICES, strict=True)
+    ]
+    for shared in (True, False):
+        scores = score_choices(model, tokenizer, PROMPTS, CHOICES, shared_prefix=shared)
+        for got, want in zip(scores, expected, strict=True):
+            np.testing.assert_allclose(got, want, atol=1e-4, rtol=1e-5)
+
+
+def test_choice_scores_do_not_depend_on_batching_or_order():
+    tokenizer = tiny_tokenizer()
+    model = FAMILIES["llama"](vocab_size=len(tokenizer))
+    together = score_choices(model, tokenizer, PROMPTS * 3, CHOICES * 3)
+    alone = score_choices(model, tokenizer, PROMPTS[::-1], CHOICES[::-1], batch_tokens=1)
+    for i in range(2):
+        np.testing.assert_allclose(together[i], alone[1 - i], atol=1e-4)
+        np.testing.assert_allclose(together[i + 4], together[i], atol=1e-4)
+
+
+def test_an_empty_choice_is_refused():
+    tokenizer = tiny_tokenizer()
+    model = FAMILIES["llama"](vocab_size=len(tokenizer))
+    with pytest.raises(UsageError, match="choice"):
+        score_choices(model, tokenizer, ["Why?"], [["", " no"]])
+
+
+def test_windows_score_every_token_but_the_first_once_and_all_its_bytes():
+    tokenizer = tiny_tokenizer()
+    windows = text_windows(tokenizer, TEXTS, context=16)
+    for text in TEXTS:
+        own = [w for w in windows if w.row_id == text.row_id]
+        ids = tokenizer(text.text)["input_ids"]
+        scored = [i for w in own for i in w.ids[1:]]
+        assert scored == ids[1:]
+        first = len(tokenizer.decode(ids[:1]).encode())
+        assert sum(w.n_bytes for w in own) == len(text.text.encode()) - first
+        assert all(len(w.ids) <= 16 for w in own)
+
+
+def test_max_tokens_is_exact():
+    windows = text_windows(tiny_tokenizer(), TEXTS, context=16, max_tokens=37)
+    assert sum(len(w.ids) - 1 for w in windows) == 37
+
+
+def test_likelihoods_equal_cross_entropy_whatever_the_batch():
+    tokenizer = tiny_tokenizer()
+    model = FAMILIES["gpt2"](vocab_size=len(tokenizer))
+    windows = text_windows(tokenizer, TEXTS, context=16)
+    table = window_likelihoods(model, windows, batch_tokens=40)
+    single = window_likelihoods(model, windows, batch_tokens=1)
+    for window, one, other in zip(windows, table.nll, single.nll, strict=True):
+        ids = torch.tensor([window.ids])
+        with torch.no_grad():
+            logits = model(ids).logits[0, :-1].double()
+        want = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
+        assert one == pytest.approx(want, rel=1e-5)
+        assert other == pytest.approx(want, rel=1e-5)
+
+
+def test_perplexity_of_a_uniform_model_is_the_vocabulary():
+    tokenizer = tiny_tokenizer()
+    model = FAMILIES["gpt_neox"](vocab_size=len(tokenizer))
+    model.get_output_embeddings().weight.data.zero_()
+    assert perplexity(model, tokenizer, TEXTS, context=32) == pytest.approx(
+        model.get_output_embeddings().weight.shape[0], rel=1e-5
+    )
+
+
+def test_no_text_is_refused():
+    with pytest.raises(UsageError, match="two tokens"):
+        text_windows(tiny_tokenizer(), [SimpleNamespace(row_id="x", text="")], context=8)

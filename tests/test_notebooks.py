@@ -1,0 +1,338 @@
+"""Parameters of notebooks and profiles, the stored notebooks themselves, and strict execution."""
+
+import ast
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from papermill.exceptions import PapermillExecutionError
+
+from avss_utils import notebooks
+from avss_utils.notebooks import (
+    LOCATION,
+    PROFILES,
+    check_parameters,
+    default_parameters,
+    execute,
+    notebook_names,
+    notebook_parameters,
+    notebook_path,
+    read_profile,
+)
+from avss_utils.runs import UsageError
+
+ROOT = Path(__file__).parents[1]
+STORED = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PARAMS = sorted((ROOT / "params").glob("*.yml"))
+
+DEFAULTS = """
+# a comment
+model = "tiny"
+n_rows = 3
+eps = 1e-5
+shown = False
+arms = ["a", "b"]
+"""
+
+
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+
+
+def write(path: Path, *cells: str, parameters: str | None = DEFAULTS) -> Path:
+    made = [new_markdown_cell("# A title")]
+    if parameters is not None:
+        made.append(new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    made += [new_code_cell(source) for source in cells]
+    nbformat.write(new_notebook(cells=made, metadata={"kernelspec": KERNEL}), path)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A project with one notebook and three profiles, which is the working directory."""
+    for folder in ("notebooks", "params"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "params" / "smoke.yml").write_text("01_tiny:\n  n_rows: 1\n")
+    (tmp_path / "params" / "quick.yml").write_text("01_tiny: {}\n")
+    (tmp_path / "params" / "full.yml").write_text("other:\n  n_rows: 9\n")
+    write(tmp_path / "notebooks" / "01_tiny.ipynb", "print(n_rows * 1000 + 7)")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# the parameters cell
+
+
+def test_the_parameters_cell_is_read_as_literals(tmp_path):
+    assert default_parameters(write(tmp_path / "a.ipynb")) == {
+        "model": "tiny",
+        "n_rows": 3,
+        "eps": 1e-5,
+        "shown": False,
+        "arms": ["a", "b"],
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "n_rows: int = 3",
+        "n_rows = m_rows = 3",
+        "n_rows, m_rows = 3, 4",
+        "n_rows = 2 * 3",
+        "n_rows = len('abc')",
+        "n_rows = other",
+        "import os",
+        "n_rows += 1",
+        "settings.n_rows = 3",
+        "print('x')",
+        "'a docstring'",
+        "def f():\n    pass",
+    ],
+)
+def test_anything_but_plain_literals_is_refused(tmp_path, line):
+    path = write(tmp_path / "a.ipynb", parameters=f"model = 'x'\n{line}")
+    with pytest.raises(UsageError, match=r"a\.ipynb: the parameters cell may hold"):
+        default_parameters(path)
+
+
+def test_a_notebook_needs_exactly_one_parameters_cell(tmp_path):
+    with pytest.raises(UsageError, match="it has 0"):
+        default_parameters(write(tmp_path / "a.ipynb", parameters=None))
+    twice = nbformat.read(write(tmp_path / "b.ipynb"), as_version=4)
+    twice.cells.append(new_code_cell("x = 1", metadata={"tags": ["parameters"]}))
+    nbformat.write(twice, tmp_path / "b.ipynb")
+    with pytest.raises(UsageError, match="it has 2"):
+        default_parameters(tmp_path / "b.ipynb")
+
+
+# overlaying parameters
+
+
+def test_given_parameters_overlay_the_defaults(tmp_path):
+    path = write(tmp_path / "a.ipynb")
+    given = {"n_rows": 5, "arms": [], "shown": True, "model": "x", "eps": 0.5}
+    assert check_parameters(path, given) == given
+    assert check_parameters(path, {"n_rows": 5}) == {**default_parameters(path), "n_rows": 5}
+    assert check_parameters(path, {}) == default_parameters(path)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path):
+    path = write(tmp_path / "a.ipynb")
+    with pytest.raises(UsageError, match="a has no parameter 'n_row': it has model, n_rows, eps"):
+        check_parameters(path, {"n_row": 5})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_rows", True),
+        ("n_rows", 3.0),
+        ("n_rows", "3"),
+        ("n_rows", None),
+        ("eps", True),
+        ("eps", "1e-5"),
+        ("shown", 1),
+        ("shown", "yes"),
+        ("model", 3),
+        ("arms", "a"),
+        ("arms", ("a",)),
+    ],
+)
+def test_a_wrong_type_is_refused(tmp_path, name, value):
+    with pytest.raises(UsageError, match=f"parameter '{name}' of a must be a"):
+        check_parameters(write(tmp_path / "a.ipynb"), {name: value})
+
+
+def test_a_whole_number_serves_where_a_float_is_the_default(tmp_path):
+    assert check_parameters(write(tmp_path / "a.ipynb"), {"eps": 1})["eps"] == 1
+
+
+def test_a_profile_overlays_the_defaults_and_is_overlaid(project):
+    assert notebook_parameters("01_tiny", "quick", {})["n_rows"] == 3
+    assert notebook_parameters("01_tiny", "smoke", {})["n_rows"] == 1
+    assert notebook_parameters("01_tiny", "smoke", {"n_rows": 8})["n_rows"] == 8
+    assert notebook_parameters("01_tiny", "full", {})["n_rows"] == 3  # not listed there
+
+
+def test_a_profile_with_an_unknown_parameter_is_refused(project):
+    (project / "params" / "smoke.yml").write_text("01_tiny:\n  rows: 1\n")
+    with pytest.raises(UsageError, match="no parameter 'rows'"):
+        notebook_parameters("01_tiny", "smoke", {})
+
+
+def test_an_unknown_profile_or_notebook_is_refused_with_the_known_ones(project):
+    with pytest.raises(UsageError, match="unknown profile 'fast': choose from smoke, quick, full"):
+        read_profile("fast", "01_tiny")
+    with pytest.raises(UsageError, match="unknown notebook '02_tiny': choose from 01_tiny"):
+        notebook_path("02_tiny")
+
+
+def test_only_numbered_notebooks_are_the_projects(project):
+    write(project / "notebooks" / "draft.ipynb")
+    write(project / "notebooks" / "00_first.ipynb")
+    assert notebook_names() == ["00_first", "01_tiny"]
+
+
+# execution
+
+
+def test_execution_uses_the_parameters_and_writes_the_finished_notebook(project):
+    output = project / "_build" / "tiny" / "01_tiny.ipynb"
+    assert execute("01_tiny", output, {"n_rows": 5}, timeout=60) == output
+    cells = nbformat.read(output, as_version=4).cells
+    assert cells[-1].outputs[0].text == "5007\n"
+    assert [p.name for p in output.parent.iterdir()] == ["01_tiny.ipynb"]
+    stored = nbformat.read(notebook_path("01_tiny"), as_version=4)
+    assert stored.cells[-1].outputs == []
+
+
+def test_a_failed_run_leaves_no_file_that_looks_finished(project):
+    output = project / "_build" / "01_tiny.ipynb"
+    output.parent.mkdir()
+    output.write_text("of an earlier run")
+    write(project / "notebooks" / "01_tiny.ipynb", "print('reached')\n1 / 0", "print('after')")
+    with pytest.raises(PapermillExecutionError, match="ZeroDivisionError"):
+        execute("01_tiny", output, {}, timeout=60)
+    assert [p.name for p in output.parent.iterdir()] == ["01_tiny.failed.ipynb"]
+    text = (output.parent / "01_tiny.failed.ipynb").read_text()
+    assert "reached" in text
+    assert "ZeroDivisionError" in text
+
+
+def test_a_timeout_is_a_failure(project):
+    write(project / "notebooks" / "01_tiny.ipynb", "import time\ntime.sleep(30)")
+    output = project / "_build" / "01_tiny.ipynb"
+    with pytest.raises(TimeoutError):
+        execute("01_tiny", output, {}, timeout=1)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("parameters", [{"n_row": 5}, {"n_rows": "5"}])
+def test_wrong_parameters_are_refused_before_the_start(project, monkeypatch, parameters):
+    import papermill
+
+    def started(*_, **__):
+        raise AssertionError("papermill was started")
+
+    monkeypatch.setattr(papermill, "execute_notebook", started)
+    with pytest.raises(UsageError):
+        execute("01_tiny", project / "_build" / "01_tiny.ipynb", parameters, timeout=60)
+    assert not (project / "_build").exists()
+
+
+# the notebooks and profiles of this project
+
+
+@pytest.fixture
+def at_root(monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def code(path: Path) -> list[str]:
+    return [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+
+
+def nodes(path: Path) -> list[ast.AST]:
+    return [node for source in code(path) for node in ast.walk(ast.parse(source))]
+
+
+def test_there_are_notebooks_and_a_file_for_each_profile():
+    assert len(STORED) > 0
+    assert {p.stem for p in PARAMS} == set(PROFILES)
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
+def test_a_stored_notebook_is_valid_numbered_and_in_python(path, at_root):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert path.stem in notebook_names()
+    # papermill refuses parameters for a notebook that does not name its language
+    assert notebook.metadata.kernelspec.language == "python"
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
+def test_a_stored_notebook_has_one_parameters_cell_with_plain_literals(path):
+    assert default_parameters(path)
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
+def test_a_stored_notebook_takes_what_the_command_line_gives_to_all(path):
+    assert {"model", "profile", "results", "records"} <= default_parameters(path).keys()
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
+def test_a_stored_notebook_holds_no_outputs(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
+def test_a_stored_notebook_defines_no_function_or_class(path):
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    assert [node.name for node in nodes(path) if isinstance(node, kinds)] == []
+
+
+def keyed_parameters(path: Path) -> list[ast.keyword] | None:
+    """Keywords of ``parameters = dict(...)``, which make a run's key; None without such a line."""
+    for node in nodes(path):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            named = [t.id for t in node.targets if isinstance(t, ast.Name)]
+            if named == ["parameters"] and ast.unparse(node.value.func) == "dict":
+                return node.value.keywords
+    return None
+
+
+KEYED = [path for path in STORED if keyed_parameters(path) is not None]
+
+
+@pytest.mark.parametrize("path", KEYED, ids=lambda p: p.stem)
+def test_every_parameter_but_the_location_is_in_the_runs_key(path):
+    keywords = keyed_parameters(path)
+    assert {k.arg for k in keywords} == default_parameters(path).keys() - set(LOCATION)
+    assert len({k.arg for k in keywords}) == len(keywords)
+    for keyword in keywords:
+        assert ast.unparse(keyword.value) == keyword.arg
+
+
+def test_a_notebook_that_collects_has_a_keyed_record():
+    collecting = [path for path in STORED if any("open_run(" in source for source in code(path))]
+    assert collecting == KEYED
+
+
+@pytest.mark.parametrize("path", PARAMS, ids=lambda p: p.stem)
+def test_a_profile_names_existing_notebooks_and_parameters_of_the_right_type(path, at_root):
+    content = yaml.safe_load(path.read_text())
+    assert set(content) <= set(notebook_names())
+    for name, own in content.items():
+        checked = notebook_parameters(name, path.stem, {})
+        assert checked.keys() == default_parameters(notebook_path(name)).keys()
+        for parameter, value in (own or {}).items():
+            assert checked[parameter] == value
+
+
+@pytest.mark.parametrize("path", PARAMS, ids=lambda p: p.stem)
+def test_a_profile_changes_only_what_it_must(path, at_root):
+    for name, own in yaml.safe_load(path.read_text()).items():
+        defaults = default_parameters(notebook_path(name))
+        assert [k for k, v in (own or {}).items() if defaults[k] == v] == []
+
+
+@pytest.mark.parametrize("path", PARAMS, ids=lambda p: p.stem)
+def test_a_profiles_lists_hold_what_the_defaults_lists_hold(path, at_root):
+    for name, own in yaml.safe_load(path.read_text()).items():
+        for parameter, value in (own or {}).items():
+            if isinstance(value, list):
+                default = default_parameters(notebook_path(name))[parameter]
+                assert {type(v) for v in value} <= {type(v) for v in default}, parameter
+
+
+def test_a_profile_does_not_set_where_things_lie(at_root):
+    # how many tokens go in a batch is a matter of the profile's machine, the rest of the caller's
+    for path in PARAMS:
+        for own in yaml.safe_load(path.read_text()).values():
+            assert set(own or {}) & (set(notebooks.LOCATION) - {"batch_tokens"}) == set()

@@ -1,0 +1,343 @@
+"""What a notebook shows: glue, numbers, safe tables, and figures that draw what they are given."""
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from IPython.core.formatters import DisplayFormatter
+from IPython.display import HTML
+from matplotlib.colors import same_color
+
+from avss_utils import figures, report
+from avss_utils.report import as_html, budget, glue, interval, number, with_interval
+from avss_utils.statistics import Estimate
+
+PREFIX = "application/papermill.record/"
+NAN, INF = np.nan, np.inf
+
+
+# glue
+
+
+class Shown:
+    """Stands in for IPython's display and keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+
+    def __call__(self, content, *, raw, metadata) -> None:
+        self.calls.append((content, raw, metadata))
+
+
+@pytest.fixture
+def shown(monkeypatch) -> Shown:
+    recorder = Shown()
+    monkeypatch.setattr(report, "display", recorder)
+    return recorder
+
+
+class Text:
+    """Something whose plain display is its text, without the quotes of a string."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+@pytest.mark.parametrize("value", [Text("blocks 1, 2"), HTML("<b>1</b>"), 7])
+def test_glue_writes_what_myst_nb_writes(shown, monkeypatch, value):
+    original = pytest.importorskip("myst_nb.ext.glue", reason="the book's packages are not here")
+    theirs = Shown()
+    monkeypatch.setattr(original, "ipy_display", theirs)
+    # the shell's formatter, without starting a shell
+    monkeypatch.setattr("IPython.core.formatters.format_display_data", DisplayFormatter().format)
+    original.glue("avss_drop", value, display=False)
+    glue(avss_drop=value)
+    assert shown.calls == theirs.calls
+    assert len(shown.calls) == 1
+
+
+def test_glue_puts_text_in_as_it_is(shown):
+    glue(a="x, <y>", b="")
+    assert shown.calls == [
+        (
+            {PREFIX + "text/plain": text},
+            True,
+            {"scrapbook": {"name": name, "mime_prefix": PREFIX}},
+        )
+        for name, text in (("a", "x, <y>"), ("b", ""))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.123456, "0.123"),
+        (np.float64(1234.5), "1,234"),
+        (30, "30"),
+        (Estimate(0.5, 0.25, 0.75, 9), "0.500 [0.250, 0.750]"),
+    ],
+)
+def test_glue_formats_numbers_and_estimates(shown, value, text):
+    glue(x=value)
+    assert shown.calls[0][0] == {PREFIX + "text/plain": text}
+
+
+def test_glue_gives_tables_as_escaped_html(shown):
+    table = pd.DataFrame({"a": ["<script>"]})
+    glue(x=table)
+    content = shown.calls[0][0]
+    assert content[PREFIX + "text/html"] == as_html(table).data
+    assert "<script>" not in content[PREFIX + "text/html"]
+
+
+# numbers
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        (0.0, "0.000"),
+        (-0.0, "0.000"),
+        (1.0, "1.00"),
+        (0.5, "0.500"),
+        (0.05, "0.0500"),
+        (0.00498, "0.00498"),
+        (0.0002, "0.000200"),
+        (0.0001, "0.000100"),
+        (0.00009876, "9.88e−5"),
+        (1e-12, "1.00e−12"),
+        (12.345, "12.3"),
+        (123.45, "123"),
+        (1234.5678, "1,235"),
+        (170000.0, "170,000"),
+        (999_000_000.0, "999,000,000"),
+        (1e9, "1.00e9"),
+        (2.5e17, "2.50e17"),
+        (0.9996, "1.00"),
+        (9.996, "10.0"),
+        (99.96, "100"),
+        (NAN, "n/a"),
+        (INF, "∞"),
+        (-INF, "−∞"),
+    ],
+)
+def test_a_number_shows_three_significant_digits(x, text):
+    assert number(x) == text
+
+
+@pytest.mark.parametrize("x", [0.5, 0.0002, 1e-7, 12.345, 1234.5, 5e12])
+def test_a_negative_number_is_the_positive_one_with_a_minus_sign(x):
+    assert number(-x) == "−" + number(x)
+
+
+def test_a_number_reads_back_within_its_digits():
+    for x in np.random.default_rng(0).lognormal(0, 8, size=300):
+        read = float(number(x).replace(",", "").replace("−", "-"))
+        assert read == pytest.approx(x, rel=0.0051)
+
+
+def test_an_interval_shows_value_and_limits():
+    assert interval(Estimate(0.5, -0.25, 12.0, 9)) == "0.500 [−0.250, 12.0]"
+    assert interval(Estimate(NAN, -INF, INF, 9)) == "n/a [−∞, ∞]"
+
+
+# tables
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pd.DataFrame({"a": ["<script>alert(1)</script>"]}),
+        pd.DataFrame({"<script>": [1]}),
+        pd.DataFrame({"a": ["x"], "b": [["<script>"]]}),
+    ],
+)
+def test_tables_are_escaped(table):
+    text = as_html(table, caption="<script>").data
+    assert "<script>" not in text
+    assert text.count("&lt;script&gt;") == 2  # in the table and in the caption
+
+
+def test_a_table_shows_every_row_whole_with_floats_to_three_digits():
+    table = pd.DataFrame(
+        {"arm": ["x" * 300] * 150, "n": 12345, "share": 0.123456, "limit": NAN, "yes": True}
+    )
+    text = as_html(table).data
+    assert text.count("<tr") == 151
+    assert text.count("x" * 300) == 150
+    for cell in ("<td>12345</td>", "<td>0.123</td>", "<td>n/a</td>", "<td>True</td>"):
+        assert text.count(cell) == 150
+    assert "<em>" not in text
+
+
+def test_a_table_does_not_change_what_it_shows():
+    table = pd.DataFrame({"a": [0.123456]})
+    as_html(table)
+    assert table.a[0] == 0.123456
+
+
+def test_value_and_limits_become_one_column():
+    tidy = pd.DataFrame({"arm": ["avss"], "value": [0.5], "low": [0.4], "high": [0.6], "n": [64]})
+    joined = with_interval(tidy)
+    assert joined.columns.tolist() == ["arm", "n", "estimate"]
+    assert joined.iloc[0].tolist() == ["avss", 64, "0.500 [0.400, 0.600]"]
+
+
+def test_the_budget_is_stated_by_part():
+    record = {
+        "parameters": {
+            "n_calibration": 32,
+            "calibration_length": 64,
+            "null_questions": 16,
+            "null_tokens": 2048,
+        },
+        "seconds": {"blocks": 10.0, "plans": 5.0, "answers": 20.0, "texts": 30.0, "null": 40.0},
+    }
+    answers = pd.DataFrame({"arm": ["full", "full", "avss", "avss"]})
+    texts = pd.DataFrame({"arm": ["full", "avss"], "n_tokens": [4096, 4096]})
+    table = budget(record, answers, texts, pd.DataFrame({"null": ["random"] * 42}))
+    assert table.columns.tolist() == ["part", "count", "each", "seconds"]
+    assert table.values.tolist() == [
+        ["statistics", "calibration", "32 texts x 64 tokens", 15.0],
+        ["arms", "2 arms", "2 questions, 4,096 text tokens", 50.0],
+        ["null", "42 block sets", "16 questions, 2,048 text tokens", 40.0],
+    ]
+
+
+# figures
+
+
+@pytest.fixture
+def ax():
+    figure, axes = plt.subplots()
+    yield axes
+    figure.canvas.draw()  # what was drawn can be rendered
+    plt.close(figure)
+
+
+def labels(legend) -> list[str]:
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_block_profile_draws_one_line_a_profile(ax):
+    values = {"a": np.array([1.0, 10.0, 100.0]), "b": np.array([3.0, 2.0, 1.0])}
+    assert figures.block_profile(ax, values, ylabel="variance") is ax
+    for line, (name, y) in zip(ax.lines, values.items(), strict=True):
+        assert line.get_xdata().tolist() == [0, 1, 2]
+        assert line.get_ydata().tolist() == y.tolist()
+        assert line.get_label() == name
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()) == ("block", "variance", "log")
+    assert labels(ax.get_legend()) == ["a", "b"]
+
+
+def test_block_profile_leaves_a_gap_for_zero_on_a_log_axis_only(ax):
+    given = np.array([1.0, 0.0, 4.0])
+    figures.block_profile(ax, {"a": given}, ylabel="sparsity")
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [1.0, NAN, 4.0])
+    assert given[1] == 0.0
+    assert ax.get_legend() is None
+    figures.block_profile(ax, {"a": given}, ylabel="sparsity", log=False)
+    np.testing.assert_array_equal(ax.lines[1].get_ydata(), given)
+    assert ax.get_yscale() == "linear"
+
+
+def test_dropped_blocks_marks_each_plans_blocks(ax):
+    plans = pd.DataFrame({"arm": ["avss", "none"], "drop": [(0, 2), ()]})
+    assert figures.dropped_blocks(ax, plans, n_blocks=4) is ax
+    background, removed = ax.collections[0::2], ax.collections[1::2]
+    assert [c.get_offsets().tolist() for c in background] == [
+        [[block, row] for block in range(4)] for row in (0, 1)
+    ]
+    assert [c.get_offsets().tolist() for c in removed] == [[[0, 0], [2, 0]], []]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["avss", "none"]
+    assert ax.yaxis_inverted()
+
+
+ESTIMATES = pd.DataFrame(
+    {"arm": ["avss", "tail"], "value": [0.5, 0.8], "low": [0.4, -INF], "high": [0.6, INF]}
+)
+
+
+def test_intervals_draws_point_limits_and_threshold(ax):
+    drawn = figures.intervals(ax, ESTIMATES, threshold=0.9, xlabel="kept", highlight="avss")
+    assert drawn is ax
+    span, point = ax.lines[0], ax.lines[1]
+    assert span.get_xdata().tolist() == [0.4, 0.6]
+    assert point.get_xydata().tolist() == [[0.5, 0]]
+    assert ax.lines[-1].get_xdata() == [0.9, 0.9]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["avss", "tail"]
+    assert ax.get_xlabel() == "kept"
+    assert ax.yaxis_inverted()
+
+
+def test_intervals_marks_the_highlighted_arm_alone(ax):
+    figures.intervals(ax, ESTIMATES, threshold=0.9, xlabel="kept", highlight="tail")
+    colours = [line.get_color() for line in ax.lines[:4]]
+    assert same_color(colours[0], colours[1])
+    assert same_color(colours[2], colours[3])
+    assert not same_color(colours[0], colours[2])
+
+
+def test_an_infinite_interval_leaves_the_axis_on_both_sides(ax):
+    figures.intervals(ax, ESTIMATES, threshold=0.9, xlabel="kept", highlight="avss")
+    ax.set_xlim(-1, 1.3)
+    low, high = ax.lines[2].get_xdata()
+    assert np.isfinite([low, high]).all()
+    assert low < -1
+    assert high > 1.3
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_null_distribution_counts_every_set_and_marks_the_plans(ax, log):
+    null, marks = [1.0, 2.0, 2.0, 50.0], {"avss": 100.0, "full": 0.5}
+    assert figures.null_distribution(ax, null, marks, xlabel="bits", log=log) is ax
+    bars = ax.patches
+    assert sum(bar.get_height() for bar in bars) == 4
+    first, last = bars[0], bars[-1]
+    assert first.get_x() == pytest.approx(0.5)
+    assert last.get_x() + last.get_width() == pytest.approx(100.0)
+    assert {line.get_label(): line.get_xdata()[0] for line in ax.lines} == marks
+    assert (ax.get_xlabel(), ax.get_xscale()) == ("bits", "log" if log else "linear")
+
+
+def test_null_distribution_of_equal_sets_still_counts_them(ax):
+    figures.null_distribution(ax, [0.25, 0.25], {"avss": 0.25}, xlabel="accuracy")
+    assert sum(bar.get_height() for bar in ax.patches) == 2
+
+
+def test_null_distribution_tells_its_marks_apart(ax):
+    figures.null_distribution(ax, [1.0, 2.0], {"a": 1.0, "b": 1.5, "c": 2.0}, xlabel="x")
+    looks = {(line.get_color(), line.get_linestyle()) for line in ax.lines}
+    assert len(looks) == 3
+
+
+def test_full_line_draws_value_and_band(ax):
+    assert figures.full_line(ax, Estimate(0.5, 0.4, 0.7, 9), label="full") is ax
+    assert ax.lines[0].get_xdata() == [0.5, 0.5]
+    assert ax.lines[0].get_label() == "full"
+    extents = ax.patches[0].get_path().get_extents(ax.patches[0].get_patch_transform())
+    assert (extents.x0, extents.x1) == pytest.approx((0.4, 0.7))
+
+
+def test_panels_are_a_flat_list_of_the_asked_size():
+    figure, axes = figures.panels(2, 3, height=1.5, width=6)
+    try:
+        assert len(axes) == 6
+        assert figure.get_size_inches().tolist() == [6.0, 3.0]
+        assert figures.panels(1, 1, height=1)[1][0].figure is not figure
+    finally:
+        plt.close("all")
+
+
+def test_the_house_style_is_white_and_reproducible():
+    with mpl.rc_context():
+        figures.set_style()
+        assert plt.rcParams["figure.facecolor"] == plt.rcParams["savefig.facecolor"] == "white"
+        assert plt.rcParams["svg.hashsalt"] == "avss"

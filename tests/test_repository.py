@@ -1,0 +1,112 @@
+"""The house rules that a file can break without breaking the code."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted((ROOT / "avss_utils").rglob("*.py"))
+
+# A module imports only from rows above its own; names in one row do not import each other.
+ROWS = [
+    {"runs"},
+    {"statistics", "notebooks"},
+    {"blocks", "block_stats"},
+    {"devices", "dense", "embedded"},
+    {"models"},
+    {"corpora"},
+    {"activations", "likelihood"},
+    {"importance", "suites"},
+    {"pruning"},
+    {"arms", "checkpoint"},
+    {"evaluation", "retention", "verdicts"},
+    {"claims", "figures", "report"},
+    {"cli"},
+]
+ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
+
+
+def _top(path: Path) -> str:
+    return path.relative_to(ROOT / "avss_utils").parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("avss_utils"):
+            parts = node.module.split(".")[1:]
+            found |= {parts[0]} if parts else {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("avss_utils.")}
+    return found - {_top(path), "__version__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_imports_go_one_way(path):
+    name = _top(path)
+    if name.startswith("__"):
+        return
+    assert name in ROW_OF, f"{name} has no row: place it in the table"
+    upward = {other for other in _imports(path) if ROW_OF[other] >= ROW_OF[name]}
+    assert not upward, f"{name} imports {upward} from its own row or below"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_functions_are_short_and_public_ones_documented(path):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= 50, f"{node.name} has {length} lines"
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def _project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def _all_dependencies() -> list[str]:
+    project = _project()
+    extras = project["optional-dependencies"].values()
+    return project["dependencies"] + [d for extra in extras for d in extra]
+
+
+def test_environment_equals_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert sorted(pip) == sorted(_all_dependencies())
+
+
+def test_lock_pins_every_dependency_inside_its_range():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = dict(line.lower().split("==") for line in lines if line and not line.startswith("#"))
+    normal = {re.sub(r"[-_.]+", "-", name): version for name, version in pins.items()}
+    for text in _all_dependencies():
+        requirement = Requirement(text)
+        version = normal[re.sub(r"[-_.]+", "-", requirement.name.lower())]
+        assert requirement.specifier.contains(version), text
+    assert not re.search(r"[+@]", "".join(pins.values())), "no build tags or addresses in the lock"
+
+
+def test_make_help_names_every_target():
+    text = (ROOT / "Makefile").read_text()
+    phony = re.search(r"\.PHONY: (.*)", text).group(1).split()
+    documented = re.findall(r"^([a-z]+):.*## ", text, flags=re.M)
+    assert sorted(phony) == sorted(documented)
+
+
+def test_workflows_run_the_readmes_commands():
+    steps = []
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for job in yaml.safe_load(path.read_text())["jobs"].values():
+            steps += [step["run"] for step in job["steps"] if "run" in step]
+    readme = (ROOT / "README.md").read_text()
+    for step in steps:
+        assert step in readme, f"the README does not name {step!r}"

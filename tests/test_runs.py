@@ -1,0 +1,480 @@
+"""Run folders: key, atomicity, resume, rereading, and what they refuse."""
+
+import getpass
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from avss_utils import cli, runs
+from avss_utils.runs import (
+    Run,
+    UsageError,
+    cache_dir,
+    file_sha256,
+    open_record,
+    open_run,
+    project_root,
+    provenance,
+    renew_command,
+    run_key,
+    write_json,
+)
+
+NOTEBOOK = "01_avss_pruning"
+MODEL = {"short": "tiny", "name": "Tiny", "weights_sha256": "aa", "bos": None, "chat_template": "b"}
+DATA = [{"name": "sciq", "sha256": "11"}, {"name": "c4", "sha256": "22"}]
+PARAMETERS = {"seed": 0, "eps": 1e-5, "tasks": ["sciq"]}
+COMMAND = f"python -m avss_utils run --notebook {NOTEBOOK} --profile full --model tiny"
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch) -> Path:
+    """An empty project, which is the working directory."""
+    for folder in ("notebooks", "params"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def opened(parameters: dict = PARAMETERS, **other) -> Run:
+    settings = {
+        "profile": "full",
+        "results": "results",
+        "model": MODEL,
+        "data": DATA,
+        "collect_version": 1,
+        "device": "cpu, float32",
+    }
+    return open_run(NOTEBOOK, parameters=parameters, **{**settings, **other})
+
+
+def recorded(parameters: dict | None = None, **other) -> Run:
+    return open_record(
+        NOTEBOOK, records="results/full", model="tiny", parameters=parameters, **other
+    )
+
+
+def small_table(factor: float = 1.0) -> pd.DataFrame:
+    return pd.DataFrame({"block": [0, 1, 2], "score": np.array([0.1, 0.2, 1 / 3]) * factor})
+
+
+def finished(**other) -> Run:
+    run = opened(**other)
+    run.table("scores", small_table)
+    return run.finish()
+
+
+def never() -> pd.DataFrame:
+    raise AssertionError("a finished table was computed again")
+
+
+def folder_of(project: Path) -> Path:
+    return project / "results" / "full" / "tiny" / NOTEBOOK
+
+
+def siblings(project: Path) -> list[str]:
+    return sorted(p.name for p in folder_of(project).parent.iterdir())
+
+
+# key
+
+KEY = run_key(PARAMETERS, MODEL, DATA, 1)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ({**PARAMETERS, "seed": 1}, MODEL, DATA, 1),
+        ({**PARAMETERS, "tasks": ["piqa"]}, MODEL, DATA, 1),
+        ({**PARAMETERS, "more": 0}, MODEL, DATA, 1),
+        (PARAMETERS, {**MODEL, "weights_sha256": "bb"}, DATA, 1),
+        (PARAMETERS, {**MODEL, "bos": "added"}, DATA, 1),
+        (PARAMETERS, {**MODEL, "chat_template": None}, DATA, 1),
+        (PARAMETERS, MODEL, [{"name": "sciq", "sha256": "12"}, DATA[1]], 1),
+        (PARAMETERS, MODEL, DATA[:1], 1),
+        (PARAMETERS, MODEL, DATA, 2),
+    ],
+)
+def test_whatever_decides_the_numbers_changes_the_key(changed):
+    assert run_key(*changed) != KEY
+
+
+def test_what_decides_no_number_leaves_the_key_alone():
+    turned = dict(reversed(PARAMETERS.items()))
+    assert run_key(turned, MODEL, DATA, 1) == KEY
+    assert run_key({**PARAMETERS, "tasks": ("sciq",)}, MODEL, DATA, 1) == KEY
+    assert run_key(PARAMETERS, {**MODEL, "name": "renamed"}, DATA, 1) == KEY
+    assert run_key(PARAMETERS, MODEL, [{**d, "source": "hub"} for d in DATA[::-1]], 1) == KEY
+    assert len(KEY) == 64
+
+
+def test_device_commit_and_versions_are_recorded_but_not_keyed():
+    first, second = opened().record, opened(device="cuda, bfloat16").record
+    assert first["key"] == second["key"] == KEY
+    assert (first["device"], second["device"]) == ("cpu, float32", "cuda, bfloat16")
+
+
+# the folder
+
+
+def test_a_finished_run_lies_under_profile_model_and_notebook(project):
+    run = finished()
+    assert run.folder == folder_of(project)
+    assert sorted(p.name for p in run.folder.iterdir()) == ["run.json", "scores.csv"]
+    assert siblings(project) == [NOTEBOOK]
+
+
+def test_the_record_says_what_ran():
+    record = json.loads((finished().folder / "run.json").read_text())
+    assert record["parameters"] == PARAMETERS
+    assert record["model"] == MODEL
+    assert record["data"] == DATA
+    assert (record["notebook"], record["profile"]) == (NOTEBOOK, "full")
+    assert (record["key"], record["collect_version"]) == (KEY, 1)
+    assert record["device"] == "cpu, float32"
+    assert record["versions"]["numpy"] == np.__version__
+    assert record["seconds"].keys() == {"scores"}
+    assert record["seconds"]["scores"] >= 0
+    noted = record["tables"]["scores"]
+    assert noted == {"rows": 3, "sha256": file_sha256(folder_of(Path.cwd()) / "scores.csv")}
+
+
+def test_the_record_holds_nothing_of_the_machine_or_its_user(project, monkeypatch):
+    secrets = {
+        "SOME_TOKEN": "value-of-a-token",
+        "AVSS_DATA_DIR": str(project / "private-data"),
+        "AVSS_CACHE": str(project / "private-cache"),
+        "USER": "user-name-here",
+        "LOGNAME": "user-name-here",
+        "HOSTNAME": "host-name-here",
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    text = (finished().folder / "run.json").read_text()
+    paths = [str(project), str(Path.home()), sys.prefix, str(Path(runs.__file__).parents[1])]
+    for value in [*secrets.values(), *secrets, getpass.getuser(), *paths]:
+        assert value not in text, value
+    assert os.sep + project.name not in text
+
+
+def test_nothing_stands_under_the_final_name_before_the_end(project):
+    run = opened()
+    run.table("scores", small_table)
+    assert not folder_of(project).exists()
+    assert not run.finished
+    with pytest.raises(UsageError, match="no record"):
+        recorded()
+    run.finish()
+    assert run.finished
+    assert recorded().record["key"] == KEY
+
+
+def test_a_table_that_fails_leaves_no_finished_looking_file(project):
+    run = opened()
+    with pytest.raises(ZeroDivisionError):
+        run.table("scores", lambda: 1 / 0)
+    assert not folder_of(project).exists()
+    assert not list(project.rglob("*.csv"))
+    with pytest.raises(UsageError, match="no table 'scores'"):
+        run.read("scores")
+
+
+def test_a_file_is_written_whole_or_not_at_all(project, monkeypatch):
+    path = project / "a.json"
+    write_json(path, {"old": 1})
+
+    def broken(*_):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", broken)
+        with pytest.raises(OSError, match="disk full"):
+            write_json(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1}
+
+
+def test_an_interrupted_end_keeps_the_older_run_and_can_be_repeated(project, monkeypatch):
+    finished()
+    newer = opened({**PARAMETERS, "seed": 1})
+    newer.table("scores", lambda: small_table(2.0))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "_replace_folder", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            newer.finish()
+    assert recorded(PARAMETERS, collect_version=1).record["parameters"]["seed"] == 0
+    again = opened({**PARAMETERS, "seed": 1})
+    again.table("scores", never)
+    again.finish()
+    assert recorded().record["parameters"]["seed"] == 1
+
+
+def test_a_newer_run_replaces_the_older_one_completely(project):
+    older = opened()
+    older.table("only_older", small_table)
+    older.finish()
+    newer = finished(parameters={**PARAMETERS, "seed": 1})
+    assert sorted(p.name for p in newer.folder.iterdir()) == ["run.json", "scores.csv"]
+    assert siblings(project) == [NOTEBOOK]
+    assert recorded().record["parameters"]["seed"] == 1
+
+
+def test_other_profiles_and_models_lie_side_by_side(project):
+    finished()
+    finished(profile="smoke")
+    finished(model={**MODEL, "short": "other"})
+    found = sorted(str(p.relative_to(project)) for p in project.rglob("run.json"))
+    assert found == [
+        f"results/{place}/{NOTEBOOK}/run.json"
+        for place in ("full/other", "full/tiny", "smoke/tiny")
+    ]
+
+
+def test_finishing_twice_does_nothing_more(project):
+    run = finished()
+    before = (run.folder / "run.json").read_bytes()
+    assert run.finish() is run
+    assert (run.folder / "run.json").read_bytes() == before
+
+
+# reuse and resume
+
+
+def test_an_equal_key_is_reused_without_computing():
+    finished()
+    again = opened()
+    assert again.finished
+    assert again.table("scores", never).block.tolist() == [0, 1, 2]
+    assert again.rows("scores", [1, 2], lambda key: never()).block.tolist() == [0, 1, 2]
+
+
+def test_another_key_is_not_reused():
+    finished()
+    assert not opened({**PARAMETERS, "seed": 1}).finished
+    assert not opened(collect_version=2).finished
+    assert not opened(model={**MODEL, "weights_sha256": "bb"}).finished
+
+
+def test_a_table_is_computed_once_even_before_the_end():
+    opened().table("scores", small_table)
+    assert opened().table("scores", never).score.tolist() == [0.1, 0.2, 0.333333333]
+
+
+def judged(key: str) -> pd.DataFrame:
+    return pd.DataFrame({"arm": key, "row_id": [0, 1], "nll": [len(key) / 3, np.nan]})
+
+
+def test_rows_resume_after_the_last_finished_key():
+    keys, asked = ["a", "bb", "ccc", "dddd"], []
+
+    def interrupted_at_third(key):
+        asked.append(key)
+        if key == "ccc":
+            raise KeyboardInterrupt
+        return judged(key)
+
+    with pytest.raises(KeyboardInterrupt):
+        opened().rows("answers", keys, interrupted_at_third)
+
+    def going_on(key):
+        asked.append(key)
+        return judged(key)
+
+    run = opened()
+    resumed = run.rows("answers", keys, going_on)
+    assert asked == ["a", "bb", "ccc", "ccc", "dddd"]
+    whole = opened({**PARAMETERS, "seed": 1}).rows("answers", keys, judged)
+    pd.testing.assert_frame_equal(resumed, whole)
+    assert resumed.arm.tolist() == ["a", "a", "bb", "bb", "ccc", "ccc", "dddd", "dddd"]
+    run.finish()
+    assert sorted(p.name for p in run.folder.iterdir()) == ["answers.csv", "run.json"]
+
+
+def test_an_interrupted_run_does_not_go_on_with_another_ones_rows():
+    def stops(key):
+        if key == "bb":
+            raise KeyboardInterrupt
+        return judged(key)
+
+    with pytest.raises(KeyboardInterrupt):
+        opened().rows("answers", ["a", "bb"], stops)
+    asked = []
+    opened({**PARAMETERS, "seed": 1}).rows(
+        "answers", ["a", "bb"], lambda k: asked.append(k) or judged(k)
+    )
+    assert asked == ["a", "bb"]
+
+
+def test_more_than_ten_keys_keep_their_order():
+    keys = [f"arm{i}" for i in range(12)]
+    assert opened().rows("answers", keys, judged).arm.unique().tolist() == keys
+
+
+# a first run and a reread give the same numbers
+
+
+def awkward() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "number": [1 / 3, 1e-300, -2.5e17],
+            "missing": [1.5, np.nan, np.inf],
+            "whole": [1, 2, 3],
+            "whole_float": [1.0, 2.0, 3.0],
+            "flag": [True, False, True],
+            "text": ["a, b", "", "NA"],
+            "quoted": ['"x"', "line\nbreak", "null"],
+            "drop": ["3 4 17", "-", "5"],
+        }
+    )
+
+
+def test_first_read_unfinished_reread_and_record_are_the_same_table():
+    run = opened()
+    first = run.table("t", awkward)
+    reread = [run.read("t"), opened().table("t", never)]
+    run.finish()
+    reread += [run.read("t"), opened().table("t", never), recorded().read("t")]
+    for table in reread:
+        pd.testing.assert_frame_equal(first, table)
+
+
+def test_text_survives_and_numbers_keep_nine_digits():
+    given, table = awkward(), opened().table("t", awkward)
+    for column in ("text", "quoted", "drop"):
+        assert table[column].tolist() == given[column].tolist()
+    np.testing.assert_allclose(table.number, given.number, rtol=1e-8)
+    np.testing.assert_array_equal(table.missing, given.missing)
+    assert table.flag.tolist() == [True, False, True]
+
+
+def test_the_same_run_writes_the_same_bytes():
+    first = file_sha256(finished().folder / "scores.csv")
+    second = file_sha256(finished(profile="smoke").folder / "scores.csv")
+    assert first == second
+
+
+# records
+
+
+def test_a_record_of_the_same_parameters_is_read_without_model_or_data():
+    finished()
+    run = recorded(dict(reversed(PARAMETERS.items())), collect_version=1)
+    assert run.finished
+    assert run.read("scores").block.tolist() == [0, 1, 2]
+
+
+def refused(match: str, *arguments, **options) -> None:
+    """The message says what is wrong and holds the command that renews the record."""
+    with pytest.raises(UsageError, match=match) as error:
+        recorded(*arguments, **options)
+    assert COMMAND in str(error.value)
+
+
+def test_a_missing_record_is_refused_with_the_renewing_command():
+    refused("there is no record")
+
+
+def test_a_record_of_other_parameters_is_refused_with_the_renewing_command():
+    finished()
+    refused("of other parameters", {**PARAMETERS, "seed": 1}, collect_version=1)
+    refused("of other parameters", {"seed": 0}, collect_version=1)
+
+
+def test_a_record_of_an_older_computation_is_refused_with_the_renewing_command():
+    finished()
+    refused("of other parameters", PARAMETERS, collect_version=2)
+
+
+def edit(table: Path) -> None:
+    table.write_text(table.read_text().replace("0.1", "0.9"))
+
+
+def test_an_edited_table_is_refused_with_the_renewing_command(project):
+    edit(finished().folder / "scores.csv")
+    refused("scores.csv is not what the run wrote")
+    refused("scores.csv is not what the run wrote", PARAMETERS, collect_version=1)
+
+
+def test_a_deleted_table_is_refused_with_the_renewing_command():
+    (finished().folder / "scores.csv").unlink()
+    refused("scores.csv is not what the run wrote")
+
+
+def test_running_again_really_renews_an_edited_table():
+    edit(finished().folder / "scores.csv")
+    again = opened()
+    assert not again.finished
+    again.table("scores", small_table)
+    again.finish()
+    assert recorded().read("scores").score[0] == 0.1
+
+
+def test_a_table_that_a_record_lacks_is_refused_with_the_renewing_command():
+    with pytest.raises(UsageError, match="no table 'nothing'") as error:
+        finished().read("nothing")
+    assert COMMAND in str(error.value)
+
+
+def test_the_renewing_command_is_one_the_command_line_understands():
+    clause = renew_command({"notebook": NOTEBOOK, "profile": "full", "model": {"short": "tiny"}})
+    words = shlex.split(clause.split("`")[1])
+    assert words[:3] == ["python", "-m", "avss_utils"]
+    parsed = cli._parser().parse_args(words[3:])
+    assert (parsed.notebook, parsed.profile, parsed.model) == ([NOTEBOOK], "full", "tiny")
+
+
+# where things are
+
+
+def test_the_project_is_the_nearest_folder_with_notebooks_and_params(project, monkeypatch):
+    deep = project / "notebooks" / "deeper"
+    deep.mkdir()
+    monkeypatch.chdir(deep)
+    assert project_root() == project
+    finished()
+    assert (folder_of(project) / "run.json").exists()
+
+
+def test_outside_a_project_the_working_directory_serves(tmp_path_factory, monkeypatch):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    assert project_root() == elsewhere
+
+
+def test_cache_dir_follows_the_environment(project, monkeypatch):
+    monkeypatch.setenv("AVSS_CACHE", str(project / "own"))
+    assert cache_dir() == project / "own"
+    monkeypatch.delenv("AVSS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(project / "xdg"))
+    assert cache_dir() == project / "xdg" / "avss_utils"
+
+
+def git(*words: str) -> str:
+    settings = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", *settings, *words], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_the_commit_is_recorded_and_says_when_files_differ_from_it(project):
+    assert provenance("cpu")["commit"] is None
+    git("init", "-q")
+    (project / "a.txt").write_text("one")
+    git("add", "a.txt")
+    assert provenance("cpu")["commit"] is None
+    git("commit", "-q", "-m", "first")
+    head = git("rev-parse", "HEAD")
+    assert provenance("cpu")["commit"] == head
+    (project / "untracked.txt").write_text("no matter")
+    assert provenance("cpu")["commit"] == head
+    (project / "a.txt").write_text("two")
+    assert provenance("cpu")["commit"] == head + "+changes"

@@ -1,0 +1,269 @@
+"""One rule for every verdict, on constructed intervals and tables."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from avss_utils import claims, retention
+from avss_utils.statistics import Estimate, proportion
+from avss_utils.verdicts import (
+    CANNOT_BE_TESTED,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    UNDECIDED,
+    finding,
+    ledger,
+    verdict,
+    verdict_below,
+)
+
+INF, NAN = np.inf, np.nan
+
+
+def estimate(low: float, high: float, n: int = 100) -> Estimate:
+    return Estimate((low + high) / 2, low, high, n)
+
+
+ABOVE_09 = [
+    (0.91, 0.95, REPRODUCED),
+    (0.85, 0.89, NOT_REPRODUCED),
+    (0.85, 0.95, UNDECIDED),
+    (0.9, 0.95, UNDECIDED),  # exactly at the threshold is not above it
+    (0.85, 0.9, UNDECIDED),
+    (0.9, 0.9, UNDECIDED),
+    (0.95, 0.95, REPRODUCED),
+    (-INF, INF, CANNOT_BE_TESTED),
+    (0.95, INF, CANNOT_BE_TESTED),
+    (-INF, 0.5, CANNOT_BE_TESTED),
+    (NAN, NAN, CANNOT_BE_TESTED),
+    (NAN, 0.5, CANNOT_BE_TESTED),
+    (0.95, NAN, CANNOT_BE_TESTED),
+]
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), ABOVE_09)
+def test_verdict_on_above(low, high, expected):
+    assert verdict(estimate(low, high), threshold=0.9) == expected
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), ABOVE_09)
+def test_verdict_on_below_is_the_mirror_image(low, high, expected):
+    assert verdict_below(estimate(-high, -low), threshold=-0.9) == expected
+
+
+def test_below_exactly_at_the_threshold_is_undecided():
+    assert verdict_below(estimate(0.0, 0.05), threshold=0.05) == UNDECIDED
+    assert verdict_below(estimate(0.0, 0.0499), threshold=0.05) == REPRODUCED
+    assert verdict_below(estimate(0.05, 0.2), threshold=0.05) == UNDECIDED
+    assert verdict_below(estimate(0.0501, 0.2), threshold=0.05) == NOT_REPRODUCED
+
+
+@pytest.mark.parametrize("judge", [verdict, verdict_below])
+def test_nothing_is_tested_without_rows_or_when_said_so(judge):
+    sure = estimate(0.95, 0.99)
+    assert judge(sure, threshold=0.9) != CANNOT_BE_TESTED
+    assert judge(sure, threshold=0.9, testable=False) == CANNOT_BE_TESTED
+    assert judge(estimate(0.95, 0.99, n=0), threshold=0.9) == CANNOT_BE_TESTED
+
+
+def test_verdict_does_not_depend_on_the_unit():
+    for low, high, expected in ABOVE_09:
+        assert verdict(estimate(8 * low, 8 * high), threshold=8 * 0.9) == expected
+
+
+def test_a_finding_judges_in_the_direction_asked_for():
+    small = estimate(0.001, 0.01)
+    assert finding("C4", "p", small, threshold=0.05, primary=True).verdict == NOT_REPRODUCED
+    turned = finding("C4", "p", small, threshold=0.05, primary=True, below=True)
+    assert turned.verdict == REPRODUCED
+
+
+def test_ledger_has_a_row_a_finding_with_every_number():
+    first = finding("C1", "a", estimate(0.92, 0.96), threshold=0.9, primary=True, note="x")
+    second = finding("C2", "b", estimate(0.1, 0.2, n=7), threshold=0.9, primary=False)
+    table = ledger([first, second])
+    numbers = ["value", "low", "high", "n", "threshold"]
+    assert table.columns.tolist() == ["claim", "measure", *numbers, "verdict", "primary", "note"]
+    assert table.iloc[0].tolist() == ["C1", "a", 0.94, 0.92, 0.96, 100, 0.9, REPRODUCED, True, "x"]
+    assert table.iloc[1].tolist()[5:] == [7, 0.9, NOT_REPRODUCED, False, ""]
+
+
+def test_an_empty_ledger_keeps_its_columns():
+    assert (
+        ledger([]).columns.tolist()
+        == ledger(
+            [finding("C1", "a", estimate(0, 1), threshold=0.9, primary=True)]
+        ).columns.tolist()
+    )
+
+
+# claims on constructed tables
+
+
+def tidy(**measures: tuple[float, float]) -> list[tuple]:
+    return [(name.replace("_", " "), *limits) for name, limits in measures.items()]
+
+
+def question_table(**tasks: list[tuple]) -> pd.DataFrame:
+    """Estimates of arm "avss"; "above chance" belongs to the full model."""
+    rows = []
+    for task, measures in tasks.items():
+        for measure, low, high in measures:
+            arm = "full" if measure == "above chance" else "avss"
+            rows.append((task, "plain", arm, measure, (low + high) / 2, low, high, 200))
+    columns = ["task", "wording", "arm", "measure", "value", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def text_table(**sets: tuple[float, float]) -> pd.DataFrame:
+    rows = [(s, "avss", "bits retention", (a + b) / 2, a, b, 30) for s, (a, b) in sets.items()]
+    return pd.DataFrame(rows, columns=["text_set", "arm", "measure", "value", "low", "high", "n"])
+
+
+GOOD = tidy(raw_retention=(0.92, 0.97), corrected_retention=(0.5, 0.8), above_chance=(0.2, 0.3))
+BAD = tidy(raw_retention=(0.4, 0.6), corrected_retention=(-0.2, 0.1), above_chance=(0.2, 0.3))
+AT_CHANCE = tidy(
+    raw_retention=(0.92, 0.97), corrected_retention=(-INF, INF), above_chance=(-0.01, 0.05)
+)
+
+
+def found_by_measure(questions: pd.DataFrame, texts: pd.DataFrame) -> dict:
+    found = claims.retention_findings(questions, texts, primary_text="wikipedia")
+    assert len({f.measure for f in found}) == len(found)
+    return {f.measure: f for f in found}
+
+
+def test_retention_findings_put_each_task_under_its_claim():
+    questions = question_table(sciq=GOOD, piqa=BAD, sst2=BAD)
+    found = found_by_measure(questions, text_table(wikipedia=(0.3, 0.4), c4=(0.95, 0.99)))
+    assert {m: (f.claim, f.verdict) for m, f in found.items()} == {
+        "raw retention, sciq": ("C1", REPRODUCED),
+        "corrected retention, sciq": ("C1", NOT_REPRODUCED),
+        "raw retention, piqa": ("C1", NOT_REPRODUCED),
+        "corrected retention, piqa": ("C1", NOT_REPRODUCED),
+        "raw retention, sst2": ("C3", NOT_REPRODUCED),
+        "corrected retention, sst2": ("C3", NOT_REPRODUCED),
+        "bits retention, wikipedia": ("C2", NOT_REPRODUCED),
+        "bits retention, c4": ("C2", REPRODUCED),
+    }
+
+
+def test_each_claim_has_exactly_the_declared_primary_measure():
+    questions = question_table(sciq=GOOD, piqa=BAD, sst2=BAD)
+    found = found_by_measure(questions, text_table(wikipedia=(0.3, 0.4), c4=(0.95, 0.99)))
+    assert {f.claim: m for m, f in found.items() if f.primary} == {
+        "C1": "raw retention, sciq",
+        "C2": "bits retention, wikipedia",
+        "C3": "raw retention, sst2",
+    }
+
+
+def test_a_task_where_the_full_model_is_at_chance_tests_nothing():
+    found = found_by_measure(question_table(sciq=AT_CHANCE), text_table(wikipedia=(0.3, 0.4)))
+    assert found["raw retention, sciq"].verdict == CANNOT_BE_TESTED
+    assert found["corrected retention, sciq"].verdict == CANNOT_BE_TESTED
+
+
+def test_a_second_wording_does_not_enter_the_claims():
+    plain = question_table(sciq=GOOD)
+    second = question_table(sciq=BAD).assign(wording="second")
+    found = found_by_measure(pd.concat([second, plain]), text_table(wikipedia=(0.3, 0.4)))
+    assert found["raw retention, sciq"].verdict == REPRODUCED
+
+
+UNIFORM_BITS = "share of uniform random sets at least as good, bits_per_byte"
+
+
+def null_table(n: int = 200) -> pd.DataFrame:
+    """An arm better than all random sets but 4 uniform and half of the end-protected ones."""
+    bits = np.array([*np.full(4, 1.5), *np.full(n - 4, 3.0)])
+    protected = np.array([*np.full(n // 2, 1.5), *np.full(n - n // 2, 3.0)])
+    return pd.DataFrame(
+        {
+            "null": ["full", "avss", *["random"] * n, *["random-protected"] * n],
+            "bits_per_byte": [1.0, 2.0, *bits, *protected],
+            "accuracy_sciq": [0.5, 0.4, *np.full(n, 0.3), *np.full(n, 0.4)],
+        }
+    )
+
+
+def test_null_findings_count_sets_at_least_as_good_in_the_right_direction():
+    found = {f.measure: f for f in claims.null_findings(null_table())}
+    assert {m: (f.estimate, f.verdict) for m, f in found.items()} == {
+        # the exact upper limit of 4 in 200 is 0.0504
+        UNIFORM_BITS: (proportion(4, 200), UNDECIDED),
+        "share of uniform random sets at least as good, accuracy_sciq": (
+            proportion(0, 200),
+            REPRODUCED,
+        ),
+        "share of end-protected random sets at least as good, bits_per_byte": (
+            proportion(100, 200),
+            NOT_REPRODUCED,
+        ),
+        "share of end-protected random sets at least as good, accuracy_sciq": (
+            proportion(200, 200),  # a tie is at least as good
+            NOT_REPRODUCED,
+        ),
+    }
+    assert {f.claim for f in found.values()} == {"C4"}
+    assert [m for m, f in found.items() if f.primary] == [UNIFORM_BITS]
+    assert found[UNIFORM_BITS].note == "p = 0.0249"  # (1 + 4) / (1 + 200)
+
+
+def test_twenty_sets_can_never_show_better_than_chance():
+    best = null_table(20).assign(bits_per_byte=lambda t: np.where(t.null == "avss", 0.1, 9.0))
+    verdicts = {f.measure: f.verdict for f in claims.null_findings(best)}
+    assert verdicts[UNIFORM_BITS] == UNDECIDED
+
+
+def test_null_findings_judge_the_arm_asked_for():
+    better = null_table()
+    better.loc[0, "null"] = "block-influence"
+    own = claims.null_findings(better, arm="block-influence")
+    assert [f.estimate.value for f in own] == [0, 0, 0, 0]
+
+
+def answers_of(arm: str, right: int, *, task: str, wording: str = "plain") -> pd.DataFrame:
+    rows = [(task, wording, i, 2, i % 2, i % 2 if i < right else 1 - i % 2) for i in range(40)]
+    columns = ["task", "wording", "row_id", "n_choices", "label", "prediction"]
+    table = pd.DataFrame(rows, columns=columns)
+    correct = (table.label == table.prediction).astype(float)
+    return table.assign(p_label=0.2 + 0.6 * correct, beaten=correct, arm=arm)
+
+
+def texts_of(arm: str, nll: float) -> pd.DataFrame:
+    columns = {"row_id": range(12), "window": 0, "n_tokens": 10, "n_bytes": 40, "nll": nll}
+    return pd.DataFrame(columns).assign(text_set="wikipedia", arm=arm)
+
+
+def pruning_run() -> SimpleNamespace:
+    answers = [
+        answers_of(arm, right, task=task, wording=wording)
+        for arm, right in (("full", 36), ("avss", 18), ("other", 40))
+        for task in ("sciq", "sst2")
+        for wording in ("plain", "second")
+    ]
+    texts = [texts_of(arm, nll) for arm, nll in (("full", 30.0), ("avss", 60.0), ("other", 1.0))]
+    tables = {"answers": pd.concat(answers), "texts": pd.concat(texts), "null": null_table()}
+    record = {"parameters": {"seed": 0, "text_sets": ["wikipedia"]}}
+    return SimpleNamespace(record=record, read=tables.__getitem__)
+
+
+def test_pruning_findings_read_the_tables_of_a_run(monkeypatch):
+    # no claim rests on the AUROC, and its bootstrap takes seconds
+    monkeypatch.setattr(retention, "auroc", lambda own, *, rng: estimate(0, 1))
+    table = ledger(claims.pruning_findings(pruning_run()))
+    primary = table[table.primary].set_index("claim")
+    assert primary.value.to_dict() == pytest.approx({"C1": 0.5, "C2": 0.5, "C3": 0.5, "C4": 0.02})
+    assert primary.n.to_dict() == {"C1": 40, "C2": 12, "C3": 40, "C4": 200}
+    assert primary.verdict.to_dict() == {
+        **dict.fromkeys(("C1", "C2", "C3"), NOT_REPRODUCED),
+        "C4": UNDECIDED,
+    }
+
+
+def test_every_claim_of_the_papers_is_worded():
+    assert list(claims.CLAIMS) == [f"C{i}" for i in range(1, 12)]
+    assert all(text.endswith(".") for text in claims.CLAIMS.values())
