@@ -5,6 +5,9 @@ PROFILE  ?= quick
 NOTEBOOK ?= all
 
 PY       := .venv/bin/python
+# Idle OpenMP threads sleep instead of spinning: on a shared machine spinning costs ten times more.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 STAMP    := .venv/.installed
 EXECUTED := _build/executed
 RUN      := $(PY) -m avss_utils run

@@ -228,6 +228,11 @@ class _Reducer:
         return torch.stack([values[i] for i in sorted(values)], dim=-1).cpu().numpy()
 
     def _moments(self, site: str, n_tokens: np.ndarray, arrays: dict) -> Moments:
+        if arrays["first", site].shape[1] < self.n_blocks:
+            raise UsageError(
+                f"a bypassed block has no activations at site {site!r}: collect residual and "
+                "update only while blocks are bypassed"
+            )
         n = n_tokens[:, None] * self.width[site][None]
         first, second = arrays["first", site], arrays["second", site]
         bad = ~np.isfinite(first + second).all(0)

@@ -72,7 +72,7 @@ def test_statistics_equal_a_plain_float64_computation(family):
     np.testing.assert_allclose(stats.angular_distance(2), angles, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ("llama", "gpt2", "gpt_neox", "qwen3"))
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "qwen3"])
 def test_inner_sites_are_the_projection_input_and_the_attention_output(family):
     model, inputs = FAMILIES[family](), batch(ids(2, 9))
     seen: dict[tuple, np.ndarray] = {}
@@ -122,7 +122,8 @@ def test_one_batch_equals_many_in_any_order_and_parts_merge_to_the_whole():
             np.testing.assert_array_equal(merged.zeros(site, eps=eps), joined.zeros(site, eps=eps))
     some = whole.rows(np.array([4, 5]))
     np.testing.assert_allclose(some.variance("update"), parts[0].variance("update"), rtol=1e-5)
-    assert merged.is_merged and not joined.is_merged
+    assert merged.is_merged
+    assert not joined.is_merged
 
 
 def test_an_offset_of_a_million_does_no_harm():

@@ -29,7 +29,7 @@ from avss_utils.runs import UsageError
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 SPECIAL = ["<s>", "</s>", "<pad>"]
 SHAPE = {
-    "vocab_size": len(BYTES) + len(SPECIAL) + 1,
+    "vocab_size": len(BYTES) + len(SPECIAL) + 2,
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -85,8 +85,8 @@ def test_the_identity_of_a_folder(tmp_path):
     save_folder(folder)
     identity = load_model(str(folder), device="cpu").identity
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    # embeddings and head 2 x 260 x 32; a block 2 x 32 x 32 + 2 x 32 x 16 + 3 x 32 x 64 + 2 x 32
-    n_parameters = 2 * 260 * 32 + 2 * (2048 + 1024 + 6144 + 64) + 32
+    # embeddings and head 2 x 261 x 32; a block 2 x 32 x 32 + 2 x 32 x 16 + 3 x 32 x 64 + 2 x 32
+    n_parameters = 2 * 261 * 32 + 2 * (2048 + 1024 + 6144 + 64) + 32
     assert identity == {
         "name": str(folder),
         "short": "my-model",
@@ -219,11 +219,11 @@ def test_a_broken_folder_is_refused_in_one_sentence(tmp_path, kind, message):
 
 
 def test_encoders_are_refused_by_name(tmp_path):
-    config = BertConfig(vocab_size=260, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    config = BertConfig(vocab_size=261, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
     save_folder(tmp_path / "bert", BertModel(config))
     with pytest.raises(UsageError, match="is an encoder"):
         load_model(tmp_path / "bert", device="cpu")
-    config = T5Config(vocab_size=260, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    config = T5Config(vocab_size=261, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     save_folder(tmp_path / "t5", T5ForConditionalGeneration(config))
     with pytest.raises(UsageError, match="T5"):
         load_model(tmp_path / "t5", device="cpu")
@@ -279,9 +279,9 @@ def write_gguf(path) -> dict[str, np.ndarray]:
     writer.add_vocab_size(SHAPE["vocab_size"])
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
-    writer.add_token_list([*SPECIAL, *BYTES, "th"])
-    writer.add_token_types([3] * len(SPECIAL) + [1] * (len(BYTES) + 1))
-    writer.add_token_merges(["t h"])
+    writer.add_token_list([*SPECIAL, *BYTES, "th", "in"])
+    writer.add_token_types([3] * len(SPECIAL) + [1] * (len(BYTES) + 2))
+    writer.add_token_merges(["t h", "i n"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     writer.add_add_bos_token(False)
