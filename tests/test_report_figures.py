@@ -303,6 +303,9 @@ def test_null_distribution_counts_every_set_and_marks_the_plans(ax, log):
     first, last = bars[0], bars[-1]
     assert first.get_x() == pytest.approx(0.5)
     assert last.get_x() + last.get_width() == pytest.approx(100.0)
+    edges = np.array([bar.get_x() for bar in bars] + [last.get_x() + last.get_width()])
+    steps = np.diff(np.log(edges) if log else edges)  # bins of equal width on the axis's own scale
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
     assert {line.get_label(): line.get_xdata()[0] for line in ax.lines} == marks
     assert (ax.get_xlabel(), ax.get_xscale()) == ("bits", "log" if log else "linear")
 

@@ -202,6 +202,12 @@ def test_text_ratios_are_paired_over_windows():
     assert bits.low < bits.value < bits.high
 
 
+def test_bits_retention_is_of_sums_not_a_mean_over_windows():
+    rows = [windows("full", [10, 90]), windows("avss", [10, 190])]
+    kept = estimate(text_estimates(pd.concat(rows), seed=0), "avss", "bits retention")
+    assert kept.value == 100 / 200
+
+
 def test_perplexity_ratio_is_the_ratio_of_the_perplexities():
     rng = np.random.default_rng(0)
     rows = [windows(arm, rng.uniform(20, 60, size=9)) for arm in ("full", "avss")]

@@ -40,6 +40,7 @@ def project(tmp_path, monkeypatch) -> Path:
     for folder in ("notebooks", "params"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AVSS_COMMIT", raising=False)
     return tmp_path
 
 
@@ -225,6 +226,16 @@ def test_a_newer_run_replaces_the_older_one_completely(project):
     older.finish()
     newer = finished(parameters={**PARAMETERS, "seed": 1})
     assert sorted(p.name for p in newer.folder.iterdir()) == ["run.json", "scores.csv"]
+    assert siblings(project) == [NOTEBOOK]
+    assert recorded().record["parameters"]["seed"] == 1
+
+
+def test_a_leftover_of_an_interrupted_replacement_does_no_harm(project):
+    older = finished()
+    leftover = older.folder.with_name(f".{NOTEBOOK}.old")
+    leftover.mkdir()
+    (leftover / "run.json").write_text("{}")
+    finished(parameters={**PARAMETERS, "seed": 1})
     assert siblings(project) == [NOTEBOOK]
     assert recorded().record["parameters"]["seed"] == 1
 
@@ -478,3 +489,13 @@ def test_the_commit_is_recorded_and_says_when_files_differ_from_it(project):
     assert provenance("cpu")["commit"] == head
     (project / "a.txt").write_text("two")
     assert provenance("cpu")["commit"] == head + "+changes"
+
+
+def test_a_copy_without_its_history_can_be_told_its_commit(project, monkeypatch):
+    monkeypatch.setenv("AVSS_COMMIT", "abc123")
+    assert provenance("cpu")["commit"] == "abc123"
+    git("init", "-q")
+    (project / "a.txt").write_text("one")
+    git("add", "a.txt")
+    git("commit", "-q", "-m", "first")
+    assert provenance("cpu")["commit"] == git("rev-parse", "HEAD")  # the history knows better
