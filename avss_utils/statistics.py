@@ -66,7 +66,8 @@ def mean(x: np.ndarray, *, rng: np.random.Generator) -> Estimate:
     return bootstrap(lambda a, axis: a.mean(axis), x, rng=rng)
 
 
-def _safe_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def safe_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """numerator / denominator of one shape, NaN where the denominator is not above 0."""
     return np.divide(
         numerator,
         denominator,
@@ -80,7 +81,7 @@ def ratio_of_means(
 ) -> Estimate:
     """mean(numerator) / mean(denominator) over the same rows, both of shape (n,), paired."""
     return bootstrap(
-        lambda a, b, axis: _safe_ratio(a.mean(axis), b.mean(axis)), numerator, denominator, rng=rng
+        lambda a, b, axis: safe_ratio(a.mean(axis), b.mean(axis)), numerator, denominator, rng=rng
     )
 
 
@@ -93,7 +94,7 @@ def corrected_ratio(
     reaches chance the ratio has no finite interval, and the limits say so (infinite).
     """
     return bootstrap(
-        lambda a, b, c, axis: _safe_ratio((a - c).mean(axis), (b - c).mean(axis)),
+        lambda a, b, c, axis: safe_ratio((a - c).mean(axis), (b - c).mean(axis)),
         numerator,
         denominator,
         chance,

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from avss_utils.activations import text_batches
 from avss_utils.corpora import Question, load_questions, load_texts, standard_split
-from avss_utils.likelihood import Window, text_windows
 from avss_utils.runs import UsageError
+from avss_utils.windows import Window, text_windows
 
 
 @dataclass(frozen=True)

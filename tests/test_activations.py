@@ -72,7 +72,7 @@ def test_statistics_equal_a_plain_float64_computation(family):
     np.testing.assert_allclose(stats.angular_distance(2), angles, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "qwen3", "opt"])
 def test_inner_sites_are_the_projection_input_and_the_attention_output(family):
     model, inputs = FAMILIES[family](), batch(ids(2, 9))
     seen: dict[tuple, np.ndarray] = {}
@@ -84,6 +84,7 @@ def test_inner_sites_are_the_projection_input_and_the_attention_output(family):
             lambda _, args, out, i=i: seen.__setitem__(("attention", i), out.double().numpy())
         )
     stats = collect_block_stats(model, [inputs], sites=("mlp", "attention"), eps=EPS)
+    assert len(seen) == 2 * len(families.decoder_blocks(model))
     for (site, i), x in seen.items():
         assert stats.variance(site)[i] == pytest.approx(x.var(), rel=1e-6)
         assert stats.sparsity(site, eps=0.1)[i] == (np.abs(x) < 0.1).mean()
@@ -206,4 +207,5 @@ def test_user_mistakes_are_refused():
 
 def test_available_sites_leave_out_what_a_family_hides():
     assert available_sites(FAMILIES["llama"]()) == ("residual", "update", "mlp", "attention")
-    assert "mlp" not in available_sites(FAMILIES["mixtral"]())
+    for family in ("mixtral", "qwen3_moe"):  # the latter mixes dense and expert blocks
+        assert "mlp" not in available_sites(FAMILIES[family]())

@@ -408,8 +408,9 @@ def test_learning_the_output_form_leaves_random_numbers_alone(family, dropout, m
     assert torch.equal(*runs)
 
 
-def test_gradients_flow_past_a_bypassed_block():
-    model = FAMILIES["bloom"]()
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_gradients_flow_past_a_bypassed_block(family):
+    model = FAMILIES[family]()
     with bypass_blocks(model, [1]):
         model(
             **forward_inputs(model, {"input_ids": ids()}), use_cache=False

@@ -23,10 +23,11 @@ from avss_utils.evaluation import (
     null_row,
     null_sets,
 )
-from avss_utils.likelihood import score_choices, text_windows
+from avss_utils.likelihood import score_choices
 from avss_utils.pruning import PruningPlan
 from avss_utils.runs import UsageError
 from avss_utils.suites import Suite
+from avss_utils.windows import text_windows
 
 WORDS = "red green blue stone river mountain cloud window paper bridge"
 TEXTS = [

@@ -10,10 +10,10 @@ from tiny import FAMILIES, tiny_tokenizer
 from avss_utils.likelihood import (
     perplexity,
     score_choices,
-    text_windows,
     window_likelihoods,
 )
 from avss_utils.runs import UsageError
+from avss_utils.windows import text_windows
 
 TEXTS = [
     SimpleNamespace(row_id="a", text="The quick brown fox jumps over the lazy dog, twice. " * 3),

@@ -297,7 +297,9 @@ def test_an_infinite_interval_leaves_the_axis_on_both_sides(ax):
 @pytest.mark.parametrize("log", [False, True])
 def test_null_distribution_counts_every_set_and_marks_the_plans(ax, log):
     null, marks = [1.0, 2.0, 2.0, 50.0], {"avss": 100.0, "full": 0.5}
-    assert figures.null_distribution(ax, null, marks, xlabel="bits", log=log) is ax
+    assert (
+        figures.null_distribution(ax, null, marks, xlabel="bits", highlight="avss", log=log) is ax
+    )
     bars = ax.patches
     assert sum(bar.get_height() for bar in bars) == 4
     first, last = bars[0], bars[-1]
@@ -311,22 +313,16 @@ def test_null_distribution_counts_every_set_and_marks_the_plans(ax, log):
 
 
 def test_null_distribution_of_equal_sets_still_counts_them(ax):
-    figures.null_distribution(ax, [0.25, 0.25], {"avss": 0.25}, xlabel="accuracy")
+    figures.null_distribution(ax, [0.25, 0.25], {"avss": 0.25}, xlabel="accuracy", highlight="avss")
     assert sum(bar.get_height() for bar in ax.patches) == 2
 
 
 def test_null_distribution_tells_its_marks_apart(ax):
-    figures.null_distribution(ax, [1.0, 2.0], {"a": 1.0, "b": 1.5, "c": 2.0}, xlabel="x")
+    figures.null_distribution(
+        ax, [1.0, 2.0], {"a": 1.0, "b": 1.5, "c": 2.0}, xlabel="x", highlight="b"
+    )
     looks = {(line.get_color(), line.get_linestyle()) for line in ax.lines}
     assert len(looks) == 3
-
-
-def test_full_line_draws_value_and_band(ax):
-    assert figures.full_line(ax, Estimate(0.5, 0.4, 0.7, 9), label="full") is ax
-    assert ax.lines[0].get_xdata() == [0.5, 0.5]
-    assert ax.lines[0].get_label() == "full"
-    extents = ax.patches[0].get_path().get_extents(ax.patches[0].get_patch_transform())
-    assert (extents.x0, extents.x1) == pytest.approx((0.4, 0.7))
 
 
 def test_panels_are_a_flat_list_of_the_asked_size():

@@ -14,13 +14,15 @@ MODULES = sorted((ROOT / "avss_utils").rglob("*.py"))
 
 # A module imports only from rows above its own; names in one row do not import each other.
 ROWS = [
+    {"project"},
     {"runs"},
-    {"statistics", "notebooks"},
+    {"statistics", "notebooks", "windows"},
     {"blocks", "block_stats"},
     {"devices", "dense"},
     {"embedded"},
     {"models"},
     {"corpora"},
+    {"reducer"},
     {"activations", "likelihood"},
     {"importance", "suites"},
     {"pruning"},

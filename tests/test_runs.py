@@ -210,7 +210,7 @@ def test_an_interrupted_end_keeps_the_older_run_and_can_be_repeated(project, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_replace_folder", interrupted)
+        patch.setattr(runs, "replace_folder", interrupted)
         with pytest.raises(KeyboardInterrupt):
             newer.finish()
     assert recorded(PARAMETERS, collect_version=1).record["parameters"]["seed"] == 0

@@ -1,5 +1,7 @@
 """One rule for every verdict, on constructed intervals and tables."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +9,7 @@ import pandas as pd
 import pytest
 
 from avss_utils import claims, retention
+from avss_utils.runs import open_record
 from avss_utils.statistics import Estimate, proportion
 from avss_utils.verdicts import (
     CANNOT_BE_TESTED,
@@ -267,3 +270,14 @@ def test_pruning_findings_read_the_tables_of_a_run(monkeypatch):
 def test_every_claim_of_the_papers_is_worded():
     assert list(claims.CLAIMS) == [f"C{i}" for i in range(1, 12)]
     assert all(text.endswith(".") for text in claims.CLAIMS.values())
+
+
+def test_the_readme_states_the_verdicts_of_the_committed_record(monkeypatch):
+    root = Path(__file__).resolve().parent.parent
+    monkeypatch.chdir(root)
+    run = open_record("01_avss_pruning", records="results/full", model="smollm2-135m")
+    primary = [f for f in claims.pruning_findings(run) if f.primary]
+    assert [f.claim for f in primary] == ["C1", "C3", "C2", "C4"]
+    text = (root / "README.md").read_text()
+    rows = dict(re.findall(r"^\| (C\d+) \|.*\| ([a-z ]+) \|$", text, re.MULTILINE))
+    assert rows == {f.claim: f.verdict for f in primary}
