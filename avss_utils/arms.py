@@ -149,7 +149,11 @@ def blocks_table(collect: Calibration, *, eps: float, ratio: float) -> pd.DataFr
 def plans_table(
     arms: Iterable[str], collect: Calibration, *, n_blocks: int, drop_ratio: float, options: dict
 ) -> pd.DataFrame:
-    """A row an arm: arm, rule, n_dropped, drop, judged_as (the first arm with the same blocks)."""
+    """A row an arm: arm, rule, n_dropped, drop, judged_as (the first arm with the same blocks).
+
+    AVSS as printed, which the claims are about, is always among the arms and comes first.
+    """
+    arms = ["avss", *(arm for arm in arms if arm != "avss")]
     first: dict[tuple[int, ...], str] = {}
     rows = []
     for arm in arms:

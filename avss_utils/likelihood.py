@@ -3,6 +3,7 @@
 All log-likelihoods are natural logarithms, taken from float32 logits whatever the model's dtype.
 """
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -76,7 +77,7 @@ def score_choices(
     groups = _group(units) if shared_prefix else [[unit] for unit in units]
     longest = [len(g[0].prefix) + max(len(u.ids) for u in g) for g in groups]
     sizes = [len(g) * n for g, n in zip(groups, longest, strict=True)]
-    order = sorted(range(len(groups)), key=lambda i: -longest[i])
+    order = sorted(range(len(groups)), key=lambda i: -len(groups[i][0].prefix))
     scores = [np.full(len(own), np.nan) for own in choices]
     run = _score_shared if shared_prefix else _score_whole
     for part in _batches(order, sizes, batch_tokens, summed=True):
@@ -130,13 +131,21 @@ def _score_shared(model, groups: list[list[_Unit]]) -> np.ndarray:
     units = [u for g in groups for u in g]
     firsts = torch.tensor([[u.ids[0]] for u in units])
     scores = _gather(out.logits[:, -1:][group_of.to(out.logits.device)], firsts)[:, 0]
-    longer = [i for i, u in enumerate(units) if len(u.ids) > 1]
-    if longer:
-        cache = out.past_key_values
-        cache.batch_select_indices(group_of[longer].to(inputs["input_ids"].device))
-        rest = _score_rest(model, cache, mask[group_of[longer]], [units[i].ids for i in longer])
-        scores[longer] += rest
+    for part in _alike([i for i, u in enumerate(units) if len(u.ids) > 1], units):
+        cache = copy.deepcopy(out.past_key_values)
+        cache.batch_select_indices(group_of[part].to(inputs["input_ids"].device))
+        scores[part] += _score_rest(
+            model, cache, mask[group_of[part]], [units[i].ids for i in part]
+        )
     return scores.numpy()
+
+
+def _alike(longer: list[int], units: list[_Unit]) -> list[list[int]]:
+    """Choices in parts whose lengths differ by less than a factor of two, to spare padding."""
+    parts: dict[int, list[int]] = {}
+    for i in longer:
+        parts.setdefault((len(units[i].ids) - 1).bit_length(), []).append(i)
+    return list(parts.values())
 
 
 def _score_rest(model, cache, prefix_mask: torch.Tensor, choices: list[tuple[int, ...]]):
@@ -182,7 +191,7 @@ def _pad(rows: Sequence[Sequence[int]], *, side: str) -> tuple[torch.Tensor, tor
 def _batches(
     order: list[int], sizes: list[int], batch_tokens: int, *, summed: bool = False
 ) -> Iterator[list[int]]:
-    """Split ``order`` (longest first) so that each part's padded size stays within the budget."""
+    """Split ``order`` so that each part's padded size stays within the budget."""
     part, total = [], 0
     for i in order:
         size = total + sizes[i] if summed else sizes[(part or [i])[0]] * (len(part) + 1)

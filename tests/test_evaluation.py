@@ -115,7 +115,20 @@ def test_bits_per_byte_is_nats_over_ln2_and_bytes(loaded, suite):
     texts = judge_texts(loaded, suite, ("full", ()))
     expected = texts.nll.sum() / np.log(2) / texts.n_bytes.sum()
     assert bits_per_byte(texts) == pytest.approx(expected)
-    assert null_row(loaded, suite, ("full", ())).bits_per_byte[0] == pytest.approx(expected)
+    nothing = texts[:0]
+    row = null_row(loaded, suite, ("full", ()), answers=nothing, texts=nothing)
+    assert row.bits_per_byte[0] == pytest.approx(expected)
+
+
+def test_arms_judged_already_are_read_for_the_null_and_equal_judging_again(loaded, suite):
+    small = suite.smaller(tasks=["sciq"], text_sets=["toy"], n_questions=4, n_tokens=60)
+    answers = judge_answers(loaded, suite, ("x", (2,)))
+    texts = judge_texts(loaded, suite, ("x", (2,)))
+    read = null_row(None, small, ("x", (2,)), answers=answers, texts=texts)
+    again = null_row(loaded, small, ("x", (2,)), answers=answers[:0], texts=texts[:0])
+    assert read.columns.tolist() == again.columns.tolist()
+    assert read.bits_per_byte[0] == pytest.approx(again.bits_per_byte[0], rel=1e-6)
+    assert read.accuracy_sciq[0] == again.accuracy_sciq[0]
 
 
 def test_null_sets_are_seeded_of_one_size_and_protected_where_they_say():
@@ -168,6 +181,12 @@ def test_every_rule_gives_a_plan(calibration):
     judged = distinct(plans.reset_index())
     assert judged[0] == ("full", ())
     assert len({drop for _, drop in judged}) == len(judged)
+
+
+def test_the_claimed_arm_is_always_there_and_first(calibration):
+    plans = plans_table(["variance", "tail"], calibration, **OPTIONS)
+    assert plans.arm.tolist() == ["avss", "variance", "tail"]
+    assert plans.judged_as[0] == "avss"
 
 
 def test_iterative_equals_collecting_again_by_hand(calibration):
