@@ -67,11 +67,16 @@ def judge_answers(
 
 
 def judge_texts(loaded, suite: Suite, arm: tuple[str, Iterable[int]]) -> pd.DataFrame:
-    """Rows of ``window_likelihoods`` for every text set; ``arm`` is (name, dropped)."""
+    """Rows of ``window_likelihoods`` for every text set; ``arm`` is (name, dropped).
+
+    A pass holds half of ``batch_tokens``: here every position has logits, not only a few.
+    """
     name, drop = arm
     model = remove_blocks(loaded.model, drop, share_weights=True)
     tables = [
-        window_likelihoods(model, windows, batch_tokens=suite.batch_tokens).assign(text_set=key)
+        window_likelihoods(model, windows, batch_tokens=suite.batch_tokens // 2).assign(
+            text_set=key
+        )
         for key, windows in suite.windows.items()
     ]
     return pd.concat(tables, ignore_index=True).assign(arm=name)

@@ -328,7 +328,7 @@ def test_a_profiles_lists_hold_what_the_defaults_lists_hold(path, at_root):
         for parameter, value in (own or {}).items():
             if isinstance(value, list):
                 default = default_parameters(notebook_path(name))[parameter]
-                assert {type(v) for v in value} <= {type(v) for v in default}, parameter
+                assert {type(v) for v in value} <= {type(v) for v in default or [""]}, parameter
 
 
 def test_a_profile_does_not_set_where_things_lie(at_root):
