@@ -381,18 +381,18 @@ def test_scores_table_has_a_row_a_criterion_and_block():
 def test_an_arm_with_the_same_blocks_as_an_earlier_one_is_judged_as_it():
     collect = Collected()
     table = plans_table(
-        ["variance", "variance:lowest", "tail"],
+        ["avss", "avss:lowest", "tail"],
         collect,
         n_blocks=8,
         drop_ratio=0.25,
         options={"eps": EPS, "ratio": 0.1, "rng": rng()},
     )
-    assert table.judged_as.tolist() == ["variance", "variance", "tail"]
+    assert table.judged_as.tolist() == ["avss", "avss", "tail"]
     assert table.n_dropped.tolist() == [2, 2, 2]
     assert table["drop"].tolist()[2] == "6 7"
     assert distinct(table) == [
         ("full", ()),
-        ("variance", plan_of("variance", collect).drop),
+        ("avss", plan_of("avss", collect).drop),
         ("tail", (6, 7)),
     ]
 
