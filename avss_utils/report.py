@@ -5,12 +5,14 @@ in its prose, and needs no book package where a notebook is only run.
 """
 
 import html
+import re
 
 import pandas as pd
 from IPython.display import HTML, display
 
 from avss_utils.statistics import Estimate
 
+_INSIDE = re.compile(r"(?<=\S) (?=\[)|(?<=,) (?=[−∞\d.,e]+\])")
 _MIME = "application/papermill.record/"
 
 
@@ -71,9 +73,14 @@ def wide(table: pd.DataFrame, *, rows: str, columns: str) -> pd.DataFrame:
     return text.rename_axis(columns=None).reset_index()
 
 
+def _unbroken(cell: object) -> object:
+    """An interval stays on one line of its cell."""
+    return _INSIDE.sub("\u00a0", cell) if isinstance(cell, str) else cell
+
+
 def as_html(table: pd.DataFrame, *, caption: str = "") -> HTML:
     """A table as HTML, every cell escaped, floats to three digits, in a box that scrolls."""
-    body = table.map(lambda x: number(x) if isinstance(x, float) else x)
+    body = table.map(lambda x: number(x) if isinstance(x, float) else _unbroken(x))
     text = body.to_html(index=False, escape=True, border=0, classes="dataframe", justify="left")
     head = f"<p><em>{html.escape(caption)}</em></p>" if caption else ""
     return HTML(f'<div class="table-scroll" tabindex="0">{head}{text}</div>')

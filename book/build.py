@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import yaml
 
 from avss_utils.models import short_name
@@ -32,7 +33,11 @@ def stage(executed: Path, folder: Path) -> None:
     if not any(name.startswith("07_") for name in found):
         raise UsageError(f"no executed ledger in {executed}: run `python -m avss_utils run` first")
     for name in found:
-        shutil.copy(executed / f"{name}.ipynb", folder / "notebooks")
+        notebook = nbformat.read(executed / f"{name}.ipynb", as_version=4)
+        for cell in notebook.cells:
+            if "injected-parameters" in cell.metadata.get("tags", []):
+                cell.metadata.tags.append("hide-input")
+        nbformat.write(notebook, folder / "notebooks" / f"{name}.ipynb")
     (folder / "_toc.yml").write_text(yaml.safe_dump(_contents(found), sort_keys=False))
 
 

