@@ -70,9 +70,9 @@ def score_choices(
     choice together, for models without a cache. Both give the same scores within float tolerance.
     """
     units = [
-        _Unit(q, c, *_split(tokenizer, prompt, choice))
+        unit
         for q, (prompt, own) in enumerate(zip(prompts, choices, strict=True))
-        for c, choice in enumerate(own)
+        for unit in _units(tokenizer, q, prompt, own)
     ]
     groups = _group(units) if shared_prefix else [[unit] for unit in units]
     longest = [len(g[0].prefix) + max(len(u.ids) for u in g) for g in groups]
@@ -96,13 +96,14 @@ class _Unit:
     ids: tuple[int, ...]
 
 
-def _split(tokenizer, prompt: str, choice: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Tokens of prompt and choice as they stand in the joint text."""
-    whole = tuple(tokenizer(prompt + choice)["input_ids"])
+def _units(tokenizer, question: int, prompt: str, choices: Sequence[str]) -> Iterator[_Unit]:
+    """Tokens of the prompt and of each choice as they stand in their joint text."""
     cut = len(tokenizer(prompt)["input_ids"])
-    if not prompt or cut == 0 or cut >= len(whole):
-        raise UsageError(f"a choice needs text after a prompt that is not empty: {choice!r}")
-    return whole[:cut], whole[cut:]
+    for number, choice in enumerate(choices):
+        whole = tuple(tokenizer(prompt + choice)["input_ids"])
+        if not prompt or cut == 0 or cut >= len(whole):
+            raise UsageError(f"a choice needs text after a prompt that is not empty: {choice!r}")
+        yield _Unit(question, number, whole[:cut], whole[cut:])
 
 
 def _group(units: list[_Unit]) -> list[list[_Unit]]:
@@ -191,7 +192,11 @@ def _pad(rows: Sequence[Sequence[int]], *, side: str) -> tuple[torch.Tensor, tor
 def _batches(
     order: list[int], sizes: list[int], batch_tokens: int, *, summed: bool = False
 ) -> Iterator[list[int]]:
-    """Split ``order`` so that each part's padded size stays within the budget."""
+    """Split ``order`` so that each part stays within the budget.
+
+    A part's size is the sum of its sizes, or else its first size times its rows: then ``order``
+    must begin with the longest.
+    """
     part, total = [], 0
     for i in order:
         size = total + sizes[i] if summed else sizes[(part or [i])[0]] * (len(part) + 1)

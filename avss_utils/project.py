@@ -37,7 +37,7 @@ def project_root() -> Path:
 
 
 def provenance(device: str) -> dict:
-    """Versions, commit and machine kind; no environment variable, user or path is read."""
+    """Versions, commit and machine kind; no user, path or variable but ``$AVSS_COMMIT`` is read."""
     versions = {}
     for package in PACKAGES:
         try:

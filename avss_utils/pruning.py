@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from avss_utils.importance import normalised
 from avss_utils.runs import UsageError
 
 
@@ -105,7 +106,7 @@ def plan_as_released(scores: np.ndarray, *, ratio: float) -> PruningPlan:
     scores = _finite(scores)
     if (scores < 0).any():
         raise UsageError("the released rule sums normalised scores and needs them non-negative")
-    cumulative = np.cumsum(scores / scores.sum())
+    cumulative = np.cumsum(normalised(scores))
     order = np.argsort(cumulative, kind="stable")
     drop = order[np.sort(cumulative) <= ratio][: len(scores) - 1]
     return PruningPlan(tuple(drop), len(scores), "as-released")
