@@ -5,6 +5,7 @@ that a large common offset or one massive activation does not wash out the varia
 """
 
 from collections import deque
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,79 +15,125 @@ from avss_utils.runs import UsageError
 
 
 class Reducer:
-    """Turns the tensors of one batch into sums, (B,) float64 for each block, kept on the device."""
+    """Turns the tensors of one batch into sums, (B,) float64 for each block.
+
+    A block costs only what reads all its entries, a dozen passes into (B, T) numbers a token, in
+    buffers that the blocks share; whatever works on those numbers waits for ``finish`` and then
+    handles all blocks at once.
+    """
 
     def __init__(self, n_blocks, eps, pooled, histogram, spans):
         self.n_blocks, self.eps, self.pooled = n_blocks, eps, pooled
         self.histogram, self.spans = histogram, spans
-        self.shift: dict[tuple[str, int], torch.Tensor] = {}
+        self.shift: dict[tuple[str, int], float] = {}
         self.width: dict[str, np.ndarray] = {}
+        self.buffers: dict[tuple, torch.Tensor] = {}
 
     def start(self, mask: torch.Tensor) -> None:
         self.mask, self.weight = mask, mask.double()
-        self.sums: dict[tuple, dict[int, torch.Tensor]] = {}
+        self.per_token: dict[tuple, dict[int, torch.Tensor]] = {}
+        self.per_text: dict[tuple, dict[int, torch.Tensor]] = {}
+        self.bins: dict[str, dict[int, torch.Tensor]] = {}
         self.inputs: deque = deque(maxlen=max(self.spans, default=1))
-
-    def _keep(self, key: tuple, number: int, values: torch.Tensor) -> None:
-        self.sums.setdefault(key, {})[number] = values
-
-    def _masked_sum(self, per_token: torch.Tensor) -> torch.Tensor:
-        # where, not a product: a masked position may hold NaN
-        return torch.where(self.mask, per_token.double(), 0.0).sum(-1)
 
     def block(self, number: int, before: torch.Tensor, after: torch.Tensor, sites) -> None:
         if "residual" in sites:
             self.site("residual", number, after)
         if "update" in sites:
-            self.site("update", number, after - before)
-        cosine = _cosine(before, after)
-        self._keep(("influence",), number, self._masked_sum(1 - cosine))
-        self.inputs.append(before)
-        for span in self.spans:
+            update = torch.sub(after, before, out=self._buffer("update", after))
+            self.site("update", number, update)
+        self.inputs.append((before, _length(before)))
+        length = _length(after)
+        for span in {1, *self.spans}:
             if number + 1 >= span:
-                angle = torch.arccos(_cosine(self.inputs[-span], after)) / torch.pi
-                self._keep(("angle", span), number + 1 - span, self._masked_sum(angle))
+                start, start_length = self.inputs[-span]
+                cosine = torch.linalg.vecdot(start, after) / (start_length * length).clamp(min=1e-8)
+                self._keep(self.per_token, ("cosine", span), number + 1 - span, cosine)
 
     def site(self, site: str, number: int, x: torch.Tensor) -> None:
         self.width.setdefault(site, np.zeros(self.n_blocks, dtype=np.int64))[number] = x.shape[-1]
-        shift = self.shift.get((site, number))
-        if shift is None:
-            mean = self._masked_sum(x.mean(-1)).sum() / self.weight.sum().clamp(min=1)
-            shift = self.shift[site, number] = mean.float()
-        centred = x - shift
-        self._keep(("first", site), number, self._masked_sum(centred.sum(-1)))
-        self._keep(("second", site), number, self._masked_sum(centred.square().sum(-1)))
-        magnitude = x.abs()
+        magnitude = torch.abs(x, out=self._buffer("magnitude", x))
         for eps in self.eps:
-            below = (magnitude < eps).sum(-1)
-            self._keep(("zeros", site, eps), number, torch.where(self.mask, below, 0).sum(-1))
-        if self.pooled:
-            self._keep(("pooled", site), number, self._pooled_variance(x))
+            # ones in a float buffer: a bool one takes five times as long, and 2^24 count exactly
+            below = torch.lt(magnitude, eps, out=self._buffer("below", x))
+            self._keep(self.per_token, ("zeros", site, eps), number, below.sum(-1))
         if self.histogram:
-            self._keep(("histogram", site), number, _magnitude_bins(magnitude[self.mask]))
+            bins = _magnitude_bins(magnitude[self.mask])
+            self._keep(self.bins, site, number, bins)
+        if self.pooled:
+            self._keep(self.per_text, ("pooled", site), number, self._pooled_variance(x))
+        first, length = x.sum(-1), _length(x)
+        if (site, number) not in self.shift:
+            self.shift[site, number] = self._shift(first, length, x.shape[-1])
+        if shift := self.shift[site, number]:
+            centred = torch.sub(x, shift, out=magnitude)
+            first, length = centred.sum(-1), _length(centred)
+        self._keep(self.per_token, ("first", site), number, first)
+        self._keep(self.per_token, ("length", site), number, length)
+
+    def _shift(self, first: torch.Tensor, length: torch.Tensor, width: int) -> float:
+        """The first batch's mean where it is large beside the spread; else 0, which costs no pass.
+
+        From the sums of all tokens as they are, (B, T): the spread is rough where the mean is
+        large, and need not be better.
+        """
+        n = self.weight.sum().clamp(min=1) * width
+        mean = torch.where(self.mask, first.double(), 0.0).sum() / n
+        square = torch.where(self.mask, length.double().square(), 0.0).sum() / n
+        return mean.float().item() if mean.square() > square / 2 else 0.0
 
     def _pooled_variance(self, x: torch.Tensor) -> torch.Tensor:
         kept = torch.where(self.mask[..., None], x, 0.0)
         mean = kept.sum(1, dtype=torch.float64) / self.weight.sum(1, keepdim=True).clamp(min=1)
         return mean.var(-1, correction=1)
 
+    def _buffer(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        """Memory of this shape that every block writes anew: fresh pages cost more than sums."""
+        key = (name, like.shape[-1])  # of one size a site, so that no buffer grows by turns
+        size = like.numel()
+        if key not in self.buffers or self.buffers[key].numel() < size:
+            self.buffers[key] = torch.empty(size, dtype=like.dtype, device=like.device)
+        return self.buffers[key][:size].view(like.shape)
+
+    @staticmethod
+    def _keep(where: dict, key, number: int, values: torch.Tensor) -> None:
+        where.setdefault(key, {})[number] = values
+
     def finish(self) -> BlockStats:
         """The batch's BlockStats with one row a text."""
-        arrays = {key: self._stack(values) for key, values in self.sums.items()}
+        sums = {key: self._sum(key, values) for key, values in self._numbers()}
+        sums |= {key: _stack(values).T for key, values in self.per_text.items()}
+        arrays = {key: a.cpu().numpy() for key, a in sums.items()}
         sites = [key[1] for key in arrays if key[0] == "first"]
         n_tokens = self.mask.sum(-1).cpu().numpy()
         moments = {site: self._moments(site, n_tokens, arrays) for site in sites}
-        apart = ("first", "second", "histogram")
         return BlockStats(
             n_tokens,
             (n_tokens > 0).astype(np.int64),
             moments,
-            {key: a for key, a in arrays.items() if key[0] not in apart},
-            {key[1]: a.T for key, a in arrays.items() if key[0] == "histogram"},
+            {key: a for key, a in arrays.items() if key[0] not in ("first", "second")},
+            {site: _stack(values).cpu().numpy() for site, values in self.bins.items()},
         )
 
-    def _stack(self, values: dict[int, torch.Tensor]) -> np.ndarray:
-        return torch.stack([values[i] for i in sorted(values)], dim=-1).cpu().numpy()
+    def _numbers(self) -> Iterator[tuple[tuple, torch.Tensor]]:
+        """What is summed over tokens, by its name in BlockStats: (blocks, B, T) each."""
+        for key, values in self.per_token.items():
+            stacked = _stack(values)
+            if key[0] == "length":
+                yield ("second", key[1]), stacked.double().square()
+            elif key[0] == "cosine":
+                cosine = stacked.clamp(-1.0, 1.0)  # rounding can lift it above 1
+                if key[1] == 1:
+                    yield ("influence",), 1 - cosine
+                if key[1] in self.spans:
+                    yield ("angle", key[1]), torch.arccos(cosine) / torch.pi
+            else:
+                yield key, stacked
+
+    def _sum(self, key: tuple, stacked: torch.Tensor) -> torch.Tensor:
+        # where, not a product: a masked position may hold NaN
+        wide = stacked.long() if key[0] == "zeros" else stacked.double()
+        return torch.where(self.mask, wide, 0).sum(-1).T
 
     def _moments(self, site: str, n_tokens: np.ndarray, arrays: dict) -> Moments:
         if arrays["first", site].shape[1] < self.n_blocks:
@@ -102,13 +149,16 @@ class Reducer:
                 f"block {int(np.argmax(bad))} gave activations that are not finite at site "
                 f"{site!r}: check the weights, or load the model in float32"
             )
-        shift = np.array([self.shift[site, i].item() for i in range(self.n_blocks)])
+        shift = np.array([self.shift[site, i] for i in range(self.n_blocks)])
         return Moments.from_sums(n, first, second, shift)
 
 
-def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    # rounding can lift a cosine above 1, which arccos would turn into NaN
-    return torch.cosine_similarity(a, b, dim=-1).clamp(-1.0, 1.0)
+def _stack(values: dict[int, torch.Tensor]) -> torch.Tensor:
+    return torch.stack([values[i] for i in sorted(values)])
+
+
+def _length(x: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(x, dim=-1)
 
 
 def _magnitude_bins(magnitude: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import torch
 from tiny import FAMILIES
 
 from avss_utils import blocks as families
-from avss_utils.activations import available_sites, collect_block_stats
+from avss_utils.activations import SITES, available_sites, collect_block_stats
 from avss_utils.embedded import EMBEDDED, package_path
 from avss_utils.importance import score_blocks
 from avss_utils.models import load_model
@@ -130,6 +130,18 @@ def test_one_batch_equals_many_in_any_order_and_parts_merge_to_the_whole():
     assert not joined.is_merged
 
 
+def test_batches_of_any_size_and_shape_share_one_pass():
+    model, tokens = FAMILIES["llama"](), ids(6, 8)
+    options = dict(sites=SITES, eps=EPS, pooled=True, histogram=True)
+    whole = collect_block_stats(model, [batch(tokens)], **options)
+    shapes = [batch(tokens[:1]), batch(tokens[1:5]), batch(tokens[5:])]
+    parts = collect_block_stats(model, shapes, **options)
+    for site in SITES:
+        np.testing.assert_allclose(parts.variance(site), whole.variance(site), rtol=1e-5)
+        np.testing.assert_array_equal(parts.zeros(site, eps=0.1), whole.zeros(site, eps=0.1))
+    np.testing.assert_allclose(parts.influence, whole.influence, atol=1e-6)
+
+
 def test_an_offset_of_a_million_does_no_harm():
     model, inputs = FAMILIES["gpt2"](), batch(ids(4, 16))
     model.transformer.wte.weight.data += 1e6
@@ -137,6 +149,7 @@ def test_an_offset_of_a_million_does_no_harm():
     stats = collect_block_stats(model, [inputs, inputs])
     for i, x in enumerate(seen["out"]):
         assert x.mean() > 9e5
+        assert stats.mean("residual")[i] == pytest.approx(x.mean(), rel=1e-9)
         assert stats.variance("residual")[i] == pytest.approx(x.var(), rel=1e-6)
 
 
