@@ -14,11 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
+from avss_utils import locks
+from avss_utils.progress import progress
 from avss_utils.project import (
     UsageError,
     cache_dir,
     file_sha256,
+    plain_write_errors,
     project_root,
     provenance,
     read_csv,
@@ -65,14 +69,16 @@ class Run:
     record: dict
     finished: bool
     _working: Path = field(default=None, repr=False)
+    _lock: FileLock = field(default=None, repr=False)
 
     def table(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """The table ``name``, computed once. Needs no model when the run is finished."""
         path = self._path(name)
         if not path.exists() and not self.finished:
             start = time.perf_counter()
-            write_csv(compute(), path)
+            table = compute()
             self._note_seconds(name, time.perf_counter() - start)
+            write_csv(table, path)  # last: what is there needs nothing more
         return self.read(name)
 
     def read(self, name: str) -> pd.DataFrame:
@@ -87,8 +93,9 @@ class Run:
 
         def gather() -> pd.DataFrame:
             parts = self._working / f"{name}.parts"
-            parts.mkdir(exist_ok=True)
-            for number, key in enumerate(keys):
+            with plain_write_errors(parts):
+                parts.mkdir(exist_ok=True)
+            for number, key in enumerate(progress(keys, name)):
                 if not (part := parts / f"{number:05d}.csv").exists():
                     write_csv(compute(key), part)
             return pd.concat(map(read_csv, sorted(parts.glob("*.csv"))), ignore_index=True)
@@ -119,22 +126,26 @@ class Run:
             for p in sorted(self._working.glob("*.csv"))
         }
         self.record = {**self.record, "seconds": self._seconds(), "tables": tables}
-        (self._working / "progress.json").unlink(missing_ok=True)
         write_json(self._working / "run.json", self.record)
+        for stray in (*self._working.glob("*.writing"), *self._working.glob("*.parts")):
+            # of an earlier process that was killed in the middle
+            shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
+        locks.forget(self._lock)
         replace_folder(self._working, self.folder)
         self.finished = True
+        locks.release(self._lock)
         return self
 
     def _path(self, name: str) -> Path:
         return (self.folder if self.finished else self._working) / f"{name}.csv"
 
     def _seconds(self) -> dict:
-        path = self._working / "progress.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        """Seconds by table so far; run.json under the working name holds them until the end."""
+        return (_read_record(self._working) or {}).get("seconds", {})
 
     def _note_seconds(self, name: str, seconds: float) -> None:
         noted = {**self._seconds(), name: round(seconds, 2)}
-        write_json(self._working / "progress.json", noted)
+        write_json(self._working / "run.json", {**self.record, "seconds": noted})
 
 
 def open_run(
@@ -155,12 +166,16 @@ def open_run(
     data = list(data)
     key = run_key(parameters, model, data, collect_version)
     folder = project_root() / results / profile / model["short"] / notebook
-    if (found := _read_record(folder)) and found["key"] == key:
-        run = Run(folder, found, finished=True)
-        if not run.changed():  # an edited table is computed again
-            return run
+    if run := _finished(folder, key):
+        return run
     working = folder.with_name(f".{notebook}-{key[:12]}.partial")
-    working.mkdir(parents=True, exist_ok=True)
+    with plain_write_errors(working):
+        working.mkdir(parents=True, exist_ok=True)
+    lock = locks.hold(working)
+    if run := _finished(folder, key):  # another process has written it while this one waited
+        shutil.rmtree(working, ignore_errors=True)
+        locks.release(lock)
+        return run
     record = {
         "notebook": notebook,
         "profile": profile,
@@ -171,7 +186,16 @@ def open_run(
         "collect_version": collect_version,
         **provenance(device),
     }
-    return Run(folder, record, finished=False, _working=working)
+    return Run(folder, record, finished=False, _working=working, _lock=lock)
+
+
+def _finished(folder: Path, key: str) -> Run | None:
+    """The finished run in ``folder`` if it has this key; an edited table is computed again."""
+    found = _read_record(folder)
+    if found is None or found["key"] != key:
+        return None
+    run = Run(folder, found, finished=True)
+    return None if run.changed() else run
 
 
 def open_record(

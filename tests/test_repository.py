@@ -14,7 +14,8 @@ MODULES = sorted((ROOT / "avss_utils").rglob("*.py"))
 
 # A module imports only from rows above its own; names in one row do not import each other.
 ROWS = [
-    {"project"},
+    {"project", "progress"},
+    {"locks"},
     {"runs"},
     {"statistics", "notebooks", "windows"},
     {"blocks", "block_stats"},
