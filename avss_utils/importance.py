@@ -2,16 +2,21 @@
 
 ``CRITERIA`` maps a name to a function of BlockStats. Each takes the keywords it needs and no
 other: ``eps`` where a threshold enters, ``rng`` where chance does. ``score_blocks`` passes them.
+An installed package adds criteria of its own through entry points of the group ENTRY_POINTS, each
+naming a module that registers some with ``criterion``.
 """
 
 import inspect
+import warnings
 from collections.abc import Callable
+from importlib import metadata
 
 import numpy as np
 
 from avss_utils.block_stats import BlockStats
 from avss_utils.runs import UsageError
 
+ENTRY_POINTS = "avss_utils.criteria"
 CRITERIA: dict[str, Callable[..., np.ndarray]] = {}
 
 
@@ -154,3 +159,17 @@ def angular_distance(stats: BlockStats) -> np.ndarray:
 def random(stats: BlockStats, *, rng: np.random.Generator) -> np.ndarray:
     """A random order, the control that every criterion has to beat."""
     return rng.permutation(stats.n_blocks).astype(float)
+
+
+def load_outside_criteria() -> None:
+    """Import what installed packages name under ENTRY_POINTS; a broken one only warns."""
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            entry.load()
+        except Exception as error:  # of somebody else's code
+            warnings.warn(
+                f"the criteria of {entry.value!r} cannot be loaded: {error}", stacklevel=2
+            )
+
+
+load_outside_criteria()

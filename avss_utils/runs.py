@@ -38,8 +38,10 @@ __all__ = [
     "file_sha256",
     "open_record",
     "open_run",
+    "plain_write_errors",
     "project_root",
     "provenance",
+    "read_run",
     "renew_command",
     "run_key",
     "write_json",
@@ -224,6 +226,16 @@ def open_record(
     key = run_key(parameters, record["model"], record["data"], collect_version)
     if key != record["key"]:
         raise UsageError(f"the record in {folder} is of other parameters: {renew_command(record)}")
+    return run
+
+
+def read_run(folder: Path) -> Run:
+    """The finished run in a folder, wherever it lies; UsageError where there is none."""
+    record = _read_record(folder) if folder.is_dir() else None
+    if record is None or "tables" not in record:
+        raise UsageError(f"{folder} is not the folder of a finished run: it has no whole run.json")
+    run = Run(folder, record, finished=True)
+    run.check()
     return run
 
 

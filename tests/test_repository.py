@@ -30,6 +30,7 @@ ROWS = [
     {"arms", "checkpoint"},
     {"evaluation", "retention", "verdicts"},
     {"claims", "figures", "report"},
+    {"comparison"},
     {"commands"},
     {"cli"},
 ]
