@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import nbformat
-import yaml
 
 from avss_utils.models import short_name
 from avss_utils.notebooks import notebook_names
@@ -22,12 +21,16 @@ ROOT = Path(__file__).resolve().parent.parent
 def stage(executed: Path, folder: Path) -> None:
     """Fill ``folder`` with the book's sources and the notebooks found in ``executed``.
 
-    A notebook that was not run is left out of the table of contents; without the ledger, whose
-    verdicts the introduction shows, there is no book.
+    The table of contents takes the notebooks that were run; without the ledger, whose verdicts the
+    introduction shows, there is no book.
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("*.py[c]"))
-    shutil.copy(ROOT / "book" / "_config.yml", folder)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / "book" / name, folder)
+    measured = ROOT / "results" / "benchmarks"  # tables that pages include by their path
+    if measured.is_dir():
+        shutil.copytree(measured, folder / "results" / "benchmarks")
     (folder / "notebooks").mkdir()
     found = [name for name in notebook_names() if (executed / f"{name}.ipynb").exists()]
     if not any(name.startswith("07_") for name in found):
@@ -38,18 +41,6 @@ def stage(executed: Path, folder: Path) -> None:
             if "injected-parameters" in cell.metadata.get("tags", []):
                 cell.metadata.tags.append("hide-input")
         nbformat.write(notebook, folder / "notebooks" / f"{name}.ipynb")
-    (folder / "_toc.yml").write_text(yaml.safe_dump(_contents(found), sort_keys=False))
-
-
-def _contents(found: list[str]) -> dict:
-    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
-    for part in toc["parts"]:
-        part["chapters"] = [
-            c
-            for c in part["chapters"]
-            if not c["file"].startswith("notebooks/") or c["file"].split("/")[-1] in found
-        ]
-    return toc
 
 
 def build(folder: Path, out: Path) -> int:

@@ -37,8 +37,13 @@ def prose() -> dict[str, str]:
 
 def toc_files() -> list[str]:
     toc = yaml.safe_load((BOOK / "_toc.yml").read_text())
-    chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
-    return [toc["root"], *(chapter["file"] for chapter in chapters)]
+    files = [toc["root"]]
+    for chapter in (chapter for part in toc["parts"] for chapter in part["chapters"]):
+        if "glob" in chapter:
+            files += [f"notebooks/{p.stem}" for p in sorted(ROOT.glob(chapter["glob"]))]
+        else:
+            files.append(chapter["file"])
+    return files
 
 
 def found(pattern: str) -> set[str]:
