@@ -11,6 +11,7 @@ from torch import nn
 
 from avss_utils import blocks as families
 from avss_utils.block_stats import BlockStats
+from avss_utils.progress import progress
 from avss_utils.reducer import Reducer
 from avss_utils.runs import UsageError
 
@@ -53,8 +54,9 @@ def collect_block_stats(
     reducer = Reducer(n_blocks, tuple(eps), pooled, histogram, tuple(spans))
     body, total = families.decoder_body(model), None
     with torch.inference_mode(), _hooks(model, sites, reducer):
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(progress(batches, "statistics")):
             inputs = families.forward_inputs(model, batch)
+            families.check_length(model, inputs["input_ids"].shape[1])
             reducer.start(_token_mask(batch, inputs, token_mask, number, skip_first_token))
             body(**inputs, use_cache=False)
             part = reducer.finish()
@@ -86,20 +88,19 @@ def available_sites(model: nn.Module) -> tuple[str, ...]:
 
 
 def text_batches(tokenizer, texts: Iterable, *, length: int, batch_size: int) -> list[dict]:
-    """Texts (with ``text``) as padded batches of at most ``length`` tokens each."""
-    rows = [row.text for row in texts]
-    return [
-        dict(
-            tokenizer(
-                rows[i : i + batch_size],
-                return_tensors="pt",
-                padding=True,
-                truncation=True,
-                max_length=length,
-            )
-        )
-        for i in range(0, len(rows), batch_size)
-    ]
+    """Texts (with ``row_id`` and ``text``) as padded batches of at most ``length`` tokens each.
+
+    What is longer is cut. Raises UsageError for a text without a token, naming its row.
+    """
+    rows, batches = list(texts), []
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        texts_of_part = [row.text for row in part]
+        encoded = tokenizer(texts_of_part, truncation=True, max_length=length)["input_ids"]
+        if [] in encoded:
+            raise UsageError(f"text {part[encoded.index([])].row_id!r} is empty: leave it out")
+        batches.append(dict(tokenizer.pad({"input_ids": encoded}, return_tensors="pt")))
+    return batches
 
 
 def _token_mask(batch, inputs, token_mask, number: int, skip_first_token: bool) -> torch.Tensor:

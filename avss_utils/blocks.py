@@ -21,6 +21,7 @@ INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number", "layer_index", "blo
 BLOCK_NUMBERS = ("moe_layers", "mlp_only_layers")
 NOT_PER_BLOCK = ("architectures", "_token_id")
 LEADING_BLOCK_COUNTS = ("max_window_layers", "first_k_dense_replace", "num_dense_layers")
+CONTEXT_LIMITS = ("max_position_embeddings", "max_seq_len")
 ATTENTION_OUT = ("o_proj", "out_proj", "c_proj", "dense")
 MLP_DOWN = ("down_proj", "c_proj", "dense_4h_to_h", "fc_out", "fc2", "w2")
 
@@ -66,6 +67,22 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
 
 def _text_config(model: PreTrainedModel) -> PreTrainedConfig:
     return model.config.get_text_config(decoder=True)
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Tokens that the model has positions for; None where its configuration sets no limit."""
+    config = _text_config(model)
+    return next((n for name in CONTEXT_LIMITS if (n := getattr(config, name, None))), None)
+
+
+def check_length(model: PreTrainedModel, n_tokens: int) -> None:
+    """Raise UsageError if a text of ``n_tokens`` is longer than the model's context."""
+    limit = context_length(model)
+    if limit is not None and n_tokens > limit:
+        raise UsageError(
+            f"a text of {n_tokens} tokens is longer than the {limit} that the model has positions "
+            f"for: cut texts to {limit} tokens or fewer"
+        )
 
 
 def forward_inputs(model: PreTrainedModel, batch: Mapping) -> dict[str, torch.Tensor]:

@@ -4,8 +4,9 @@ All log-likelihoods are natural logarithms, taken from float32 logits whatever t
 """
 
 import copy
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from avss_utils import blocks as families
+from avss_utils.progress import progress
 from avss_utils.runs import UsageError
 from avss_utils.windows import Window, text_windows
 
@@ -25,9 +27,11 @@ def window_likelihoods(
 
     ``batch_tokens`` bounds tokens (padding included) of one forward pass.
     """
+    families.check_length(model, max((len(w.ids) for w in windows), default=0))
     nll = np.zeros(len(windows))
     order = sorted(range(len(windows)), key=lambda i: -len(windows[i].ids))
-    for part in _batches(order, [len(w.ids) for w in windows], batch_tokens):
+    parts = list(_batches(order, [len(w.ids) for w in windows], batch_tokens))
+    for part in progress(parts, "texts"):
         ids, mask = _pad([windows[i].ids for i in part], side="right")
         logits = _logits(model, {"input_ids": ids, "attention_mask": mask})
         scores = _gather(logits[:, :-1], ids[:, 1:])
@@ -68,19 +72,23 @@ def score_choices(
     ``choices[i]`` are the continuations of ``prompts[i]``, leading space included. The prompt runs
     once a question and its cache serves every choice; ``shared_prefix=False`` runs prompt and
     choice together, for models without a cache. Both give the same scores within float tolerance.
+    A prompt that does not fit into the model's context with its choice loses its beginning, and a
+    warning counts these.
     """
     units = [
         unit
         for q, (prompt, own) in enumerate(zip(prompts, choices, strict=True))
         for unit in _units(tokenizer, q, prompt, own)
     ]
+    units = _fitted(units, families.context_length(model))
     groups = _group(units) if shared_prefix else [[unit] for unit in units]
     longest = [len(g[0].prefix) + max(len(u.ids) for u in g) for g in groups]
     sizes = [len(g) * n for g, n in zip(groups, longest, strict=True)]
     order = sorted(range(len(groups)), key=lambda i: -len(groups[i][0].prefix))
     scores = [np.full(len(own), np.nan) for own in choices]
     run = _score_shared if shared_prefix else _score_whole
-    for part in _batches(order, sizes, batch_tokens, summed=True):
+    parts = list(_batches(order, sizes, batch_tokens, summed=True))
+    for part in progress(parts, "choices"):
         batch = [groups[i] for i in part]
         values = run(model, batch)
         for unit, value in zip((u for g in batch for u in g), values, strict=True):
@@ -104,6 +112,25 @@ def _units(tokenizer, question: int, prompt: str, choices: Sequence[str]) -> Ite
         if not prompt or cut == 0 or cut >= len(whole):
             raise UsageError(f"a choice needs text after a prompt that is not empty: {choice!r}")
         yield _Unit(question, number, whole[:cut], whole[cut:])
+
+
+def _fitted(units: list[_Unit], limit: int | None) -> list[_Unit]:
+    """Units of at most ``limit`` tokens, the beginnings of longer prompts cut."""
+    if limit is None:
+        return units
+    if longest := max((len(u.ids) for u in units if len(u.ids) >= limit), default=0):
+        raise UsageError(
+            f"a choice of {longest} tokens leaves no room for its prompt: the model has positions "
+            f"for {limit}"
+        )
+    n_long = sum(len(u.prefix) + len(u.ids) > limit for u in units)
+    if n_long:
+        warnings.warn(
+            f"{n_long} of {len(units)} prompts with their choice are longer than the model's "
+            f"{limit} tokens: their beginning was cut",
+            stacklevel=3,
+        )
+    return [replace(u, prefix=u.prefix[-(limit - len(u.ids)) :]) for u in units]
 
 
 def _group(units: list[_Unit]) -> list[list[_Unit]]:

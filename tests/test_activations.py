@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from tiny import FAMILIES
+from tiny import FAMILIES, tiny_tokenizer
 
 from avss_utils import blocks as families
-from avss_utils.activations import SITES, available_sites, collect_block_stats
+from avss_utils.activations import SITES, available_sites, collect_block_stats, text_batches
+from avss_utils.corpora import Text
 from avss_utils.embedded import EMBEDDED, package_path
 from avss_utils.importance import score_blocks
 from avss_utils.models import load_model
@@ -219,6 +220,27 @@ def test_user_mistakes_are_refused():
         collect_block_stats(model, [])
     with pytest.raises(UsageError, match="spans"):
         collect_block_stats(model, [batch(ids(1, 4))], spans=(9,))
+
+
+def test_a_text_without_a_token_is_named_and_a_long_one_cut():
+    texts = [Text("a", "The quick brown fox"), Text("b", ""), Text("c", "jumps")]
+    tokenizer = tiny_tokenizer()
+    with pytest.raises(UsageError, match="text 'b' is empty"):
+        text_batches(tokenizer, texts, length=3, batch_size=2)
+    first, last = text_batches(tokenizer, [*texts[::2], texts[2]], length=3, batch_size=2)
+    assert first["input_ids"].shape == (2, 3)
+    assert first["attention_mask"].sum(-1)[0] == 3
+    assert last["input_ids"][0].tolist() == tokenizer("jumps")["input_ids"][:3]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mpt"])
+def test_texts_longer_than_the_context_are_refused(family):
+    name = {"gpt2": "n_positions", "mpt": "max_seq_len"}.get(family, "max_position_embeddings")
+    model = FAMILIES[family](**{name: 16})
+    collect_block_stats(model, [batch(ids(1, 16))])
+    with pytest.raises(UsageError, match="17 tokens is longer than the 16"):
+        collect_block_stats(model, [batch(ids(1, 17))])
+    assert not any(b._forward_hooks for b in families.decoder_blocks(model))
 
 
 def test_available_sites_leave_out_what_a_family_hides():

@@ -65,6 +65,25 @@ def test_an_empty_choice_is_refused():
         score_choices(model, tokenizer, ["Why?"], [["", " no"]])
 
 
+def test_prompts_longer_than_the_context_lose_their_beginning_and_are_counted():
+    tokenizer = tiny_tokenizer()
+    model = FAMILIES["gpt2"](vocab_size=len(tokenizer), n_positions=24)
+    long = "The quick brown fox jumps over the lazy dog. " * 4 + "Which is it?"
+    with pytest.warns(UserWarning, match="2 of 3 prompts .* 24 tokens"):
+        scores = score_choices(model, tokenizer, [long, "Why?"], [[" a dog", " no"], [" no"]])
+    for score, choice in zip(scores[0], (" a dog", " no"), strict=True):
+        kept = tokenizer(long + choice)["input_ids"][-24:]
+        n = len(tokenizer(choice)["input_ids"])
+        with torch.no_grad():
+            logits = model(torch.tensor([kept])).logits[0].double().log_softmax(-1)
+        want = sum(logits[i - 1, kept[i]].item() for i in range(24 - n, 24))
+        assert score == pytest.approx(want, abs=1e-4)
+    with pytest.raises(UsageError, match="leaves no room for its prompt"):
+        score_choices(model, tokenizer, ["Why?"], [[" " + long]])
+    with pytest.raises(UsageError, match="longer than the 24"):
+        window_likelihoods(model, text_windows(tokenizer, TEXTS, context=25), batch_tokens=99)
+
+
 def test_windows_score_every_token_but_the_first_once_and_all_its_bytes():
     tokenizer = tiny_tokenizer()
     windows = text_windows(tokenizer, TEXTS, context=16)
