@@ -16,7 +16,7 @@ RUN      := $(PY) -m avss_utils run
 CHOSEN   := $(if $(filter all,$(NOTEBOOK)),all,$(sort $(NOTEBOOK) 07_claims))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup assets reproduce test lint unit smoke book lab clean
+.PHONY: help setup assets reproduce test lint unit smoke book browser lab clean
 
 help: ## print this help
 	@echo "make TARGET [MODEL=$(MODEL)] [PROFILE=smoke|quick|full] [NOTEBOOK=all] [AVSS_DATA_DIR=folder]"
@@ -28,7 +28,7 @@ reproduce: setup ## run every notebook on MODEL in PROFILE and build the book fr
 	$(RUN) --notebook $(CHOSEN) --profile $(PROFILE) --model "$(MODEL)"
 	$(PY) book/build.py --profile $(PROFILE) --model "$(MODEL)"
 
-test: lint unit smoke book ## lint, unit tests, the smoke notebooks, a build of the book
+test: lint unit smoke book browser ## lint, unit tests, the smoke notebooks, the book, its pages in a browser
 
 setup: $(STAMP) ## make .venv with the locked requirements, and convert the embedded model once
 
@@ -58,6 +58,9 @@ smoke: setup ## run every notebook in the smoke profile, a proof of the code and
 book: setup ## build the published book from the committed records; needs no model and no data
 	$(RUN) --profile full --records results/full --model smollm2-135m
 	$(PY) book/build.py --profile full --model smollm2-135m
+
+browser: book ## open every page of the published book in Chromium, which the system provides
+	$(PY) -m pytest -rs tests/browser
 
 lab: setup ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab notebooks

@@ -1,0 +1,105 @@
+"""Every page of the built book as its readers see it: light and dark, on a desk and on a phone.
+
+``make browser`` builds the book first; these tests open what lies in ``_build/book``.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import product
+from pathlib import Path
+
+import links
+import page_checks
+import pytest
+from conftest import View, serving, window
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOK = ROOT / "_build" / "book" / "_build" / "html"
+ENTRANCE = "index.html"  # it only leads to the first page
+PAGES = [name for name in links.pages_of(BOOK) if name != ENTRANCE]
+WINDOWS = list(product((1280, 390), ("light", "dark")))
+
+
+@pytest.fixture(scope="module")
+def base() -> Iterator[str]:
+    with serving(BOOK) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def windows(browser, base) -> Iterator[dict[tuple[int, str], Callable[[str], View]]]:
+    with ExitStack() as stack:
+        yield {
+            (width, mode): stack.enter_context(window(browser, base, width=width, mode=mode))
+            for width, mode in WINDOWS
+        }
+
+
+@pytest.fixture(
+    scope="module", params=product(PAGES, WINDOWS), ids=lambda p: f"{p[0]}-{p[1][0]}-{p[1][1]}"
+)
+def view(request, windows) -> View:
+    """Each page is opened once in each window; all tests of that view look at it there."""
+    name, (width, mode) = request.param
+    view = windows[width, mode](name)
+    assert view.page.evaluate("[innerWidth, document.documentElement.dataset.theme]") == [
+        width,
+        mode,
+    ]
+    return view
+
+
+def test_every_source_became_a_page():
+    sources = [*ROOT.glob("book/*.md"), *ROOT.glob("notebooks/[0-9]*.ipynb")]
+    wanted = {source.relative_to(ROOT).with_suffix(".html").as_posix() for source in sources}
+    assert wanted - set(PAGES) == set(), "run `make book`"
+
+
+def test_a_page_opens_without_an_error_or_a_request_elsewhere(view):
+    assert view.heard == []
+
+
+def test_every_formula_is_typeset(view):
+    assert page_checks.untypeset(view.page) == []
+
+
+def test_nothing_is_wider_than_the_window(view):
+    assert page_checks.sideways(view.page) == []
+
+
+def test_every_figure_has_a_text_and_can_be_read(view):
+    assert page_checks.unreadable_figures(view.page) == []
+
+
+def test_a_page_has_no_barriers(view):
+    assert page_checks.inaccessible(view.page) == []
+
+
+def test_every_link_and_anchor_resolves():
+    assert links.broken_links(BOOK) == []
+
+
+def test_the_entrance_leads_to_the_first_page(browser, base):
+    with browser.new_page() as page:
+        page.goto(base + ENTRANCE)
+        page.wait_for_url(base + "book/intro.html")
+
+
+@pytest.mark.parametrize("size", WINDOWS)
+def test_the_search_finds_what_is_written(windows, size):
+    view = windows[size]("search.html")
+    field = view.page.locator(".bd-search-container input[name=q]")
+    field.fill("block influence")
+    field.press("Enter")
+    results = view.page.locator("#search-results li a")
+    results.first.wait_for()
+    found = {link.get_attribute("href").split(".html")[0] for link in results.all()}
+    assert {"book/background", "book/glossary"} <= found
+    assert page_checks.inaccessible(view.page) == []
+    assert view.heard == []
+
+
+def test_the_search_does_not_find_what_is_not_written(windows):
+    view = windows[1280, "light"]("search.html?q=zyxwvutsrq")
+    view.page.get_by_text("did not match any documents").wait_for()
+    assert view.page.locator("#search-results li").count() == 0

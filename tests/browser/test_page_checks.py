@@ -1,0 +1,123 @@
+"""Every check must be able to fail: pages made to have one defect each."""
+
+import conftest
+import links
+import page_checks
+import pytest
+
+SVG = "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' width='600' height='300'>"
+WHITE = f"{SVG}<rect width='600' height='300' fill='white'/></svg>"
+DARK = f"{SVG}<rect width='600' height='300' fill='navy'/></svg>"
+CLEAR = f"{SVG}<circle cx='300' cy='150' r='50'/></svg>"
+TYPESET = "<span class='math'><mjx-container>x</mjx-container></span>"
+SOUND = f"""<body><main><h1>A title</h1><p>Text, {TYPESET} and <code>\\frac</code> for $5.</p>
+<figure><img src="{WHITE}" alt="A square"><figcaption>A square.</figcaption></figure></main></body>
+"""
+DARK_PAGE = "<style>body { background: #121212; color: #eee }</style>"
+
+
+def body(content: str) -> str:
+    return f"<body><main><h1>A title</h1>{content}</main></body>"
+
+
+def complaints(view: conftest.View) -> list[str]:
+    checks = (page_checks.untypeset, page_checks.sideways, page_checks.unreadable_figures)
+    return [*view.heard, *(c for check in checks for c in check(view.page))]
+
+
+def test_a_sound_page_has_no_complaints(opened):
+    view = opened(SOUND, head="<link rel='icon' href='data:,'>")
+    assert complaints(view) == []
+    assert page_checks.inaccessible(view.page) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("<script>undefinedName()</script>", "error: undefinedName is not defined"),
+        ("<script>console.error('a word')</script>", "console: a word"),
+        ("<img src='missing.png' alt='x'>", "404"),
+        ("<script src='https://example.org/a.js'></script>", "beyond: https://example.org/a.js"),
+        ("<script src='https://example.org/a.js'></script>", "failed: https://example.org/a.js"),
+        (r"<span class='math'>\(x\)</span>", r"not typeset: \(x\)"),
+        ("<mjx-container><g data-mml-node='merror'>q</g></mjx-container>", "error in a formula: q"),
+        ("<mjx-container><mtext mathcolor='red'>q</mtext></mjx-container>", "error in a formula"),
+        (r"<p>so \sigma is</p>", r"raw TeX: so \sigma is"),
+        ("<p>so $x_i$ is</p>", "raw TeX: so $x_i$ is"),
+        ("<p style='width: 3000px'>wide</p>", "the page scrolls sideways"),
+        ("<div style='overflow: hidden'><p style='width: 3000px'>w</p></div>", "cut off at the"),
+        (f'<img src="{WHITE}" alt=" ">', "no alternative text"),
+        (f'<img src="{WHITE}" alt="x" width="200">', "shrunk to 200"),
+        (f'<img src="{WHITE}" alt="x" style="filter: brightness(0.8)">', "recoloured"),
+        (f'<img src="{DARK}" alt="x">', "on a dark ground"),
+        ("<img src='missing.png' alt='x'>", "not loaded"),
+    ],
+)
+def test_a_defect_is_a_complaint(opened, content, complaint):
+    assert complaint in "\n".join(complaints(opened(body(content))))
+
+
+def test_a_clear_figure_needs_a_light_ground_in_dark_pages(opened):
+    figure = f'<img src="{CLEAR}" alt="x">'
+    on_white = figure.replace("alt", "style='background: white' alt")
+    assert page_checks.unreadable_figures(opened(body(figure)).page) == []
+    assert page_checks.unreadable_figures(opened(body(on_white), head=DARK_PAGE).page) == []
+    (complaint,) = page_checks.unreadable_figures(opened(body(figure), head=DARK_PAGE).page)
+    assert "on a dark ground" in complaint
+
+
+def test_what_scrolls_in_its_own_box_is_no_complaint(opened):
+    box = "<div style='overflow-x: auto' tabindex='0'><p style='width: 3000px'>wide</p></div>"
+    assert page_checks.sideways(opened(body(box), width=390).page) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (f'<img src="{WHITE}">', "image-alt"),
+        ("<figure><figcaption style='color: #999'>A caption</figcaption></figure>", "color-contr"),
+        (
+            "<details><summary>More</summary><p style='color: #999'>Some text</p></details>",
+            "color-contr",
+        ),
+        ("<div role='list'><div role='button'>x</div></div>", "aria-required-children"),
+        ("<table><tr><th></th><th>b</th></tr><tr><td>1</td><td>2</td></tr></table>", "empty-tab"),
+        ("</main><a href='#x'>outside</a><main>", "region"),
+        ("<a href='#x'><b></b></a>", "link-name"),
+    ],
+)
+def test_a_barrier_is_found(opened, content, rule):
+    found = page_checks.inaccessible(opened(body(content)).page)
+    assert any(text.startswith(rule) for text in found), found
+
+
+def test_broken_links_and_anchors_are_found(tmp_path):
+    folder = tmp_path / "pages"
+    (folder / "part").mkdir(parents=True)
+    (tmp_path / "outside.html").write_text("")
+    (folder / "a.html").write_text(
+        '<a id="here" href="part/b.html#there"></a><a href="#here"></a>'
+        '<a href="part/b.html#no"></a><a href="#nowhere"></a>'
+        '<a href="https://example.org/#x"></a><img src="c.png">'
+        '<a href="../outside.html"></a>'
+    )
+    (folder / "part" / "b.html").write_text('<p id="there"></p><a href="../a.html#here"></a>')
+    assert links.broken_links(folder) == [
+        "a.html: #nowhere",
+        "a.html: ../outside.html",
+        "a.html: c.png",
+        "a.html: part/b.html#no",
+    ]
+
+
+def test_without_a_browser_the_tests_are_skipped_but_not_on_ci(monkeypatch):
+    monkeypatch.setattr(conftest.shutil, "which", lambda _: None)
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no browser: install one of chromium"):
+        conftest.find_chromium()
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="no browser"):
+        conftest.find_chromium()
+    monkeypatch.setenv("CHROMIUM", "/some/chromium")
+    assert conftest.find_chromium() == "/some/chromium"
