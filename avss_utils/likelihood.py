@@ -75,12 +75,7 @@ def score_choices(
     A prompt that does not fit into the model's context with its choice loses its beginning, and a
     warning counts these.
     """
-    units = [
-        unit
-        for q, (prompt, own) in enumerate(zip(prompts, choices, strict=True))
-        for unit in _units(tokenizer, q, prompt, own)
-    ]
-    units = _fitted(units, families.context_length(model))
+    units = _fitted(_units(tokenizer, prompts, choices), families.context_length(model))
     groups = _group(units) if shared_prefix else [[unit] for unit in units]
     longest = [len(g[0].prefix) + max(len(u.ids) for u in g) for g in groups]
     sizes = [len(g) * n for g, n in zip(groups, longest, strict=True)]
@@ -104,14 +99,28 @@ class _Unit:
     ids: tuple[int, ...]
 
 
-def _units(tokenizer, question: int, prompt: str, choices: Sequence[str]) -> Iterator[_Unit]:
-    """Tokens of the prompt and of each choice as they stand in their joint text."""
-    cut = len(tokenizer(prompt)["input_ids"])
-    for number, choice in enumerate(choices):
-        whole = tuple(tokenizer(prompt + choice)["input_ids"])
-        if not prompt or cut == 0 or cut >= len(whole):
+def _units(tokenizer, prompts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[_Unit]:
+    """Tokens of each prompt and of each choice as they stand in their joint text.
+
+    All prompts and then all joint texts go to the tokenizer at once: one call a text would take
+    longer than a small model.
+    """
+    named = [
+        (question, number, choice)
+        for question, (_, own) in enumerate(zip(prompts, choices, strict=True))
+        for number, choice in enumerate(own)
+    ]
+    if not named:
+        return []
+    cuts = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
+    joint = tokenizer([prompts[question] + choice for question, _, choice in named])["input_ids"]
+    for (question, _, choice), ids in zip(named, joint, strict=True):
+        if not prompts[question] or not 0 < cuts[question] < len(ids):
             raise UsageError(f"a choice needs text after a prompt that is not empty: {choice!r}")
-        yield _Unit(question, number, whole[:cut], whole[cut:])
+    return [
+        _Unit(question, number, tuple(ids[: cuts[question]]), tuple(ids[cuts[question] :]))
+        for (question, number, _), ids in zip(named, joint, strict=True)
+    ]
 
 
 def _fitted(units: list[_Unit], limit: int | None) -> list[_Unit]:

@@ -35,27 +35,33 @@ class Reducer:
         self.per_text: dict[tuple, dict[int, torch.Tensor]] = {}
         self.bins: dict[str, dict[int, torch.Tensor]] = {}
         self.inputs: deque = deque(maxlen=max(self.spans, default=1))
+        self.last = (None, None)
 
     def block(self, number: int, before: torch.Tensor, after: torch.Tensor, sites) -> None:
-        if "residual" in sites:
-            self.site("residual", number, after)
-        if "update" in sites:
-            update = torch.sub(after, before, out=self._buffer("update", after))
-            self.site("update", number, update)
-        self.inputs.append((before, _length(before)))
-        length = _length(after)
-        for span in {1, *self.spans}:
-            if number + 1 >= span:
-                start, start_length = self.inputs[-span]
-                cosine = torch.linalg.vecdot(start, after) / (start_length * length).clamp(min=1e-8)
-                self._keep(self.per_token, ("cosine", span), number + 1 - span, cosine)
+        start = self._length_before(before)
+        update = torch.sub(after, before, out=self._buffer("update", after))
+        step = self.site("update", number, update) if "update" in sites else _length(update)
+        end = self.site("residual", number, after) if "residual" in sites else _length(after)
+        self._keep(self.per_token, ("turn", 1), number, _turn(start, end, step))
+        self.inputs.append((before, start))
+        self.last = (after, end)
+        for span in self.spans:
+            if 1 < span <= number + 1:
+                state, length = self.inputs[-span]
+                step = _length(torch.sub(after, state, out=self._buffer("update", after)))
+                where = number + 1 - span
+                self._keep(self.per_token, ("turn", span), where, _turn(length, end, step))
 
-    def site(self, site: str, number: int, x: torch.Tensor) -> None:
+    def _length_before(self, before: torch.Tensor) -> torch.Tensor:
+        """Of a block's input, which as a rule is the very tensor that the block before gave."""
+        return self.last[1] if before is self.last[0] else _length(before)
+
+    def site(self, site: str, number: int, x: torch.Tensor) -> torch.Tensor:
+        """Take the statistics of ``x``, (B, T, width); returns its length a token, (B, T)."""
         self.width.setdefault(site, np.zeros(self.n_blocks, dtype=np.int64))[number] = x.shape[-1]
         magnitude = torch.abs(x, out=self._buffer("magnitude", x))
         for eps in self.eps:
-            # ones in a float buffer: a bool one takes five times as long, and 2^24 count exactly
-            below = torch.lt(magnitude, eps, out=self._buffer("below", x))
+            below = torch.lt(magnitude, eps, out=self._buffer("below", x, _ones(x.device)))
             self._keep(self.per_token, ("zeros", site, eps), number, below.sum(-1))
         if self.histogram:
             bins = _magnitude_bins(magnitude[self.mask])
@@ -65,11 +71,13 @@ class Reducer:
         first, length = x.sum(-1), _length(x)
         if (site, number) not in self.shift:
             self.shift[site, number] = self._shift(first, length, x.shape[-1])
+        around = length
         if shift := self.shift[site, number]:
             centred = torch.sub(x, shift, out=magnitude)
-            first, length = centred.sum(-1), _length(centred)
+            first, around = centred.sum(-1), _length(centred)
         self._keep(self.per_token, ("first", site), number, first)
-        self._keep(self.per_token, ("length", site), number, length)
+        self._keep(self.per_token, ("length", site), number, around)
+        return length
 
     def _shift(self, first: torch.Tensor, length: torch.Tensor, width: int) -> float:
         """The first batch's mean where it is large beside the spread; else 0, which costs no pass.
@@ -87,12 +95,12 @@ class Reducer:
         mean = kept.sum(1, dtype=torch.float64) / self.weight.sum(1, keepdim=True).clamp(min=1)
         return mean.var(-1, correction=1)
 
-    def _buffer(self, name: str, like: torch.Tensor) -> torch.Tensor:
+    def _buffer(self, name: str, like: torch.Tensor, dtype=torch.float32) -> torch.Tensor:
         """Memory of this shape that every block writes anew: fresh pages cost more than sums."""
         key = (name, like.shape[-1])  # of one size a site, so that no buffer grows by turns
         size = like.numel()
         if key not in self.buffers or self.buffers[key].numel() < size:
-            self.buffers[key] = torch.empty(size, dtype=like.dtype, device=like.device)
+            self.buffers[key] = torch.empty(size, dtype=dtype, device=like.device)
         return self.buffers[key][:size].view(like.shape)
 
     @staticmethod
@@ -121,12 +129,11 @@ class Reducer:
             stacked = _stack(values)
             if key[0] == "length":
                 yield ("second", key[1]), stacked.double().square()
-            elif key[0] == "cosine":
-                cosine = stacked.clamp(-1.0, 1.0)  # rounding can lift it above 1
+            elif key[0] == "turn":
                 if key[1] == 1:
-                    yield ("influence",), 1 - cosine
+                    yield ("influence",), stacked
                 if key[1] in self.spans:
-                    yield ("angle", key[1]), torch.arccos(cosine) / torch.pi
+                    yield ("angle", key[1]), torch.arccos(1 - stacked.double()) / torch.pi
             else:
                 yield key, stacked
 
@@ -159,6 +166,25 @@ def _stack(values: dict[int, torch.Tensor]) -> torch.Tensor:
 
 def _length(x: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(x, dim=-1)
+
+
+def _turn(start: torch.Tensor, end: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    """1 - cos of the angle between two vectors, from their lengths and that of their difference.
+
+    The law of cosines, arranged so that a small angle keeps its digits: the cosine itself, close to
+    1, would lose them. Within [0, 2] whatever the rounding; 1 where a vector is zero.
+    """
+    product = start * end
+    turn = (step - (end - start)) * (step + (end - start)) / (2 * product)
+    return torch.where(product > 0, turn, 1.0).clamp(0.0, 2.0)
+
+
+def _ones(device: torch.device) -> torch.dtype:
+    """What to count ones in: bytes on a GPU; float32 on a CPU, where a bool costs five times that.
+
+    Exact up to a width of 2^24.
+    """
+    return torch.bool if device.type == "cuda" else torch.float32
 
 
 def _magnitude_bins(magnitude: torch.Tensor) -> torch.Tensor:
