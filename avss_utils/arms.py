@@ -52,6 +52,21 @@ def parse_arm(arm: str) -> tuple[str, str, bool]:
     return criterion, rule, skip_first
 
 
+def check_arms(arms: Iterable[str], *chosen: Iterable[str]) -> None:
+    """Raise UsageError unless every arm can be read and every chosen one is among them.
+
+    The full model and AVSS as printed are always there.
+    """
+    known = {"full", "avss", *arms}
+    for arm in known - {"full"}:
+        parse_arm(arm)
+    for arm in (arm for some in chosen for arm in some):
+        if arm not in known:
+            raise UsageError(
+                f"{arm!r} is not among the arms: choose from {', '.join(sorted(known))}"
+            )
+
+
 def plan_arm(
     arm: str,
     collect: Callable[..., BlockStats],

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from avss_utils import blocks as families
 from avss_utils.blocks import remove_blocks
+from avss_utils.project import plain_write_errors, removed_on_failure
 from avss_utils.pruning import PruningPlan
 from avss_utils.runs import UsageError
 
@@ -23,26 +24,42 @@ def save_pruned(loaded, plan: PruningPlan, folder: Path, *, facts: dict) -> Path
     pruning.json with the plan. The folder appears whole or not at all; an existing folder is only
     replaced if it is an earlier pruned checkpoint.
     """
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "pruning.json").exists():
-        raise UsageError(f"{folder} holds other files: choose an empty or a new folder")
+    folder = check_target(folder)
     working = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(working, ignore_errors=True)
-    working.mkdir(parents=True)
-    remove_blocks(loaded.model, plan.drop).save_pretrained(working)
-    loaded.tokenizer.save_pretrained(working)
+    with removed_on_failure(working), plain_write_errors(folder):
+        working.mkdir(parents=True)
+        remove_blocks(loaded.model, plan.drop).save_pretrained(working)
+        loaded.tokenizer.save_pretrained(working)
+        _describe(working, loaded.identity, plan, facts)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(working, folder)
+    return folder
+
+
+def check_target(folder: str | Path) -> Path:
+    """The folder, if a checkpoint may be written there; UsageError for one with other content."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: choose an empty or a new folder")
+    for parent in folder.parents:
+        if parent.exists() and not parent.is_dir():
+            raise UsageError(f"{parent} is a file and can hold no folder: choose another place")
+    if folder.exists() and any(folder.iterdir()) and not (folder / "pruning.json").exists():
+        raise UsageError(f"{folder} holds other files: choose an empty or a new folder")
+    return folder
+
+
+def _describe(folder: Path, identity: dict, plan: PruningPlan, facts: dict) -> None:
     record = {
-        "base_model": loaded.identity,
+        "base_model": identity,
         "drop": list(plan.drop),
         "keep": list(plan.keep),
         "rule": plan.rule,
         **facts,
     }
-    (working / "pruning.json").write_text(json.dumps(record, indent=1) + "\n")
-    (working / "README.md").write_text(_card(loaded.identity, plan, facts))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(working, folder)
-    return folder
+    (folder / "pruning.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_card(identity, plan, facts), encoding="utf-8")
 
 
 def _card(identity: dict, plan: PruningPlan, facts: dict) -> str:

@@ -4,11 +4,14 @@ A user's mistake ends with one sentence on standard error and exit code 2.
 """
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from avss_utils import commands
+from avss_utils.project import disk_reason
 from avss_utils.runs import UsageError
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -20,16 +23,57 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.command(arguments)
+        sys.stdout.flush()
     except UsageError as error:
-        print(f"avss_utils: {error}", file=sys.stderr)
-        return 2
+        return _say(str(error), 2)
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open until the interpreter is gone
+    except OSError as error:
+        return _say(f"{error.filename or 'the output'} {disk_reason(error)}", 2)
+    except KeyboardInterrupt:
+        return _say("interrupted: what was finished is kept, run the same command to go on", 130)
     return 0
 
 
+def _say(sentence: str, code: int) -> int:
+    print(f"avss_utils: {sentence}", file=sys.stderr)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage is what --help is for."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"avss_utils: {message} (see {self.prog} --help)\n")
+
+
+def _count(text: str) -> int:
+    if not text.strip().isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, not {text!r}")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _above_zero(text: str) -> float:
+    if not 0 < _number(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a finite number above 0, not {text!r}")
+    return float(text)
+
+
+def _share(text: str) -> float:
+    if not 0 < _number(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and below 1, not {text!r}")
+    return float(text)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m avss_utils", description=__doc__)
+    parser = _Parser(prog="python -m avss_utils", description=__doc__)
     subparsers = parser.add_subparsers(required=True, metavar="command")
     for name, function, help_text, add in (
         (
@@ -69,17 +113,17 @@ def _assets_arguments(command: argparse.ArgumentParser) -> None:
 
 def _calibration(command: argparse.ArgumentParser) -> None:
     command.add_argument("--criterion", default="avss", help="criterion[:rule], see the glossary")
-    command.add_argument("--eps", type=float, default=1e-5)
+    command.add_argument("--eps", type=_above_zero, default=1e-5)
     command.add_argument("--calibration", default="c4", help="text set")
-    command.add_argument("--texts", type=int, default=32, help="number of calibration texts")
-    command.add_argument("--length", type=int, default=128, help="tokens of each text")
+    command.add_argument("--texts", type=_count, default=32, help="number of calibration texts")
+    command.add_argument("--length", type=_count, default=128, help="tokens of each text")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--device", default=None)
 
 
 def _prune_arguments(command: argparse.ArgumentParser) -> None:
     _calibration(command)
-    command.add_argument("--drop-ratio", type=float, default=0.25)
+    command.add_argument("--drop-ratio", type=_share, default=0.25)
     command.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
 
 
@@ -88,9 +132,9 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tasks", nargs="*", default=["sciq", "sst2"])
     command.add_argument("--text-sets", nargs="*", default=["wikipedia"])
     command.add_argument("--wording", default="plain")
-    command.add_argument("--questions", type=int, default=64, help="rows a task")
-    command.add_argument("--tokens", type=int, default=4096, help="scored tokens a text set")
-    command.add_argument("--context", type=int, default=512)
+    command.add_argument("--questions", type=_count, default=64, help="rows a task")
+    command.add_argument("--tokens", type=_count, default=4096, help="scored tokens a text set")
+    command.add_argument("--context", type=_count, default=512)
     command.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     command.add_argument("--device", default=None)
 
@@ -108,4 +152,4 @@ def _run_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--results", default="results")
     command.add_argument("--records", default="", help="show committed records, run no model")
     command.add_argument("--out", type=Path, default=None, help="folder of executed notebooks")
-    command.add_argument("--timeout", type=int, default=3600, help="seconds a cell")
+    command.add_argument("--timeout", type=_count, default=3600, help="seconds a cell")

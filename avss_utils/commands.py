@@ -31,9 +31,10 @@ def prune(arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from avss_utils.arms import parse_arm, plan_arm
-    from avss_utils.checkpoint import save_pruned
+    from avss_utils.checkpoint import check_target, save_pruned
 
     parse_arm(arguments.criterion)
+    check_target(arguments.out)
     loaded, calibration = _calibrate(arguments)
     n_blocks = loaded.identity["n_blocks"]
     plan = plan_arm(

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from avss_utils.dense import load_dense
+from avss_utils.memory import check_memory, gguf_parameters
 from avss_utils.runs import UsageError, cache_dir, file_sha256, write_json
 
 CONVERSION = 1  # raise when the conversion itself changes, so that older ones are made again
@@ -159,6 +160,7 @@ def _convert_once(name: str, sha256: str, find_file: Callable[[Path], Path]) -> 
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         dense = Path(scratch) / "dense"
         gguf = find_file(Path(scratch))
+        check_memory(name, gguf_parameters(gguf), torch.float32, torch.device("cpu"))
         model, tokenizer = load_dense(gguf.parent, dtype=torch.float32, gguf_file=gguf.name)
         model.save_pretrained(dense)
         tokenizer.save_pretrained(dense)

@@ -18,6 +18,7 @@ from avss_utils.blocks import decoder_blocks
 from avss_utils.dense import check_folder, load_dense
 from avss_utils.devices import as_device, as_dtype, auto_dtype
 from avss_utils.embedded import EMBEDDED, describe_models, prepare_gguf, prepare_model, safe_name
+from avss_utils.memory import check_memory, stored_parameters
 from avss_utils.runs import UsageError, file_sha256
 
 __all__ = [
@@ -69,12 +70,14 @@ def load_model(
 
     ``dtype``: a torch dtype or its name, "auto" for ``auto_dtype(device)``. ``device``: default
     CUDA if there is one. The first load of a GGUF converts it into the cache; a Hub id downloads.
-    Raises UsageError for whatever cannot be loaded, among it encoders and quantised weights.
+    Raises UsageError for whatever cannot be loaded, among it encoders, quantised weights, and what
+    does not fit into free memory (memory.check_memory says how to try all the same).
     """
     device = as_device(device)
     dtype = as_dtype(dtype, device)
     origin = _locate(str(name), trust_remote_code)
     weights = check_folder(origin.folder, trust_remote_code=trust_remote_code)
+    check_memory(str(name), stored_parameters(weights), dtype, device)
     model, tokenizer = load_dense(origin.folder, dtype=dtype, trust_remote_code=trust_remote_code)
     identity = _identity(str(name), origin, weights, model, tokenizer)
     return LoadedModel(model.to(device).eval(), tokenizer, identity)

@@ -2,16 +2,18 @@
 
 import ast
 import logging
+import math
 import os
 from pathlib import Path
 
 import nbformat
 import yaml
 
-from avss_utils.runs import UsageError, project_root
+from avss_utils.runs import UsageError, plain_write_errors, project_root
 
 PROFILES = ("smoke", "quick", "full")
 # where things lie and how they are run: not part of a run's key
+SHARES = ("drop_ratio",)
 LOCATION = ("model", "device", "profile", "results", "records", "checkpoint", "batch_tokens")
 
 
@@ -67,6 +69,8 @@ def check_parameters(path: Path, parameters: dict) -> dict:
         if not _same_type(value, defaults[name]):
             kind = type(defaults[name]).__name__
             raise UsageError(f"parameter {name!r} of {path.stem} must be a {kind}, not {value!r}")
+        if problem := _out_of_range(name, value, defaults[name]):
+            raise UsageError(f"parameter {name!r} of {path.stem} must be {problem}, not {value!r}")
     return {**defaults, **parameters}
 
 
@@ -82,29 +86,66 @@ def _same_type(value, default) -> bool:
     return type(value) is type(default)
 
 
+def _out_of_range(name: str, value, default) -> str | None:
+    """What a number has to be and is not: a share, above 0, or a count (0 only as a seed)."""
+    if name in SHARES:
+        return None if 0 < value < 1 else "above 0 and below 1"
+    if isinstance(default, float):
+        return None if math.isfinite(value) and value > 0 else "a finite number above 0"
+    if type(default) is int:
+        least = min(default, 1)
+        return None if value >= least else f"{least} or more"
+    return None
+
+
 def execute(name: str, output: Path, parameters: dict, *, timeout: int) -> Path:
     """Run a notebook with papermill from the project's root; ``timeout`` in seconds a cell.
 
     ``output`` appears only when every cell succeeded. A failed run leaves ``<name>.failed.ipynb``
-    beside it, with the error in its place, and raises.
+    beside it, with the error in its place, and raises UsageError with what went wrong.
     """
     import papermill  # heavy, and not needed to read records
 
     path = notebook_path(name)
     check_parameters(path, parameters)
-    output.parent.mkdir(parents=True, exist_ok=True)
     failed = output.with_name(f"{output.stem}.failed.ipynb")
-    output.unlink(missing_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    papermill.execute_notebook(
-        path,
-        failed,
-        parameters,
-        kernel_name="python3",
-        cwd=project_root(),
-        execution_timeout=timeout,
-        progress_bar=False,
-        log_output=False,
-    )
-    os.replace(failed, output)
+    with plain_write_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.unlink(missing_ok=True)
+        try:
+            papermill.execute_notebook(
+                path,
+                failed,
+                parameters,
+                kernel_name="python3",
+                cwd=project_root(),
+                execution_timeout=timeout,
+                progress_bar=False,
+                log_output=False,
+            )
+        except KeyboardInterrupt:
+            failed.unlink(missing_ok=True)
+            raise
+        except Exception as error:  # of the notebook's own code, in papermill's types
+            if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+                raise
+            raise UsageError(_failure(name, error, failed, timeout)) from error
+        os.replace(failed, output)
     return output
+
+
+def _failure(name: str, error: Exception, failed: Path, timeout: int) -> str:
+    """One sentence: a user's mistake in its own words, anything else with the place to look."""
+    if getattr(error, "ename", None) in ("UsageError", "WriteError"):
+        return error.evalue
+    kind = type(error).__name__
+    if kind == "DeadKernelError":
+        return (
+            f"the kernel of {name} died, as it does when memory runs out or somebody ends it: what "
+            "was finished is kept, run the same command again"
+        )
+    if kind == "CellTimeoutError":
+        return f"a cell of {name} took longer than {timeout} s: give more with --timeout"
+    what = f"{getattr(error, 'ename', kind)}: {getattr(error, 'evalue', error)}".split("\n")[0]
+    return f"{name} failed with {what}; the notebook with the error is {failed}"

@@ -1,5 +1,6 @@
 """Where the project lies, what made a result, and files that are written whole or not at all."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -19,6 +21,10 @@ PACKAGES = ("torch", "transformers", "datasets", "numpy", "pandas", "scipy")
 
 class UsageError(ValueError):
     """A mistake the user can mend; its message is one sentence saying how."""
+
+
+class WriteError(UsageError, OSError):
+    """A file or folder that the disk would not take, named in the message."""
 
 
 def cache_dir() -> Path:
@@ -95,8 +101,44 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 def _write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".writing")
-    temporary.write_text(text, newline="")
-    os.replace(temporary, path)
+    with removed_on_failure(temporary), plain_write_errors(path):
+        temporary.write_text(text, encoding="utf-8", newline="")
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def removed_on_failure(path: Path) -> Iterator[None]:
+    """Remove a half-written file or folder whatever ends the block early, Ctrl-C included."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def plain_write_errors(path: Path) -> Iterator[None]:
+    """Turn what goes wrong on the disk into a WriteError that names ``path`` and the way out."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        # safetensors and tokenizers raise types of their own, with the system's words inside
+        if not isinstance(error, OSError) and "(os error " not in str(error):
+            raise
+        raise WriteError(f"{path} cannot be written {disk_reason(error)}") from error
+
+
+def disk_reason(error: Exception) -> str:
+    """The system's reason in brackets, and what to do about it."""
+    reason = getattr(error, "strerror", None) or str(error).split("\n")[0] or type(error).__name__
+    way_out = "choose another place or mend this one"
+    if "No space left" in reason or "quota" in reason:
+        way_out = "make room or choose another disk"
+    return f"({reason[0].lower()}{reason[1:]}): {way_out}, then run the same command again"
 
 
 def replace_folder(source: Path, target: Path) -> None:

@@ -7,7 +7,6 @@ import nbformat
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from papermill.exceptions import PapermillExecutionError
 
 from avss_utils import notebooks
 from avss_utils.notebooks import (
@@ -194,7 +193,7 @@ def test_a_failed_run_leaves_no_file_that_looks_finished(project):
     output.parent.mkdir()
     output.write_text("of an earlier run")
     write(project / "notebooks" / "01_tiny.ipynb", "print('reached')\n1 / 0", "print('after')")
-    with pytest.raises(PapermillExecutionError, match="ZeroDivisionError"):
+    with pytest.raises(UsageError, match=r"ZeroDivisionError: division by zero; .*01_tiny\.failed"):
         execute("01_tiny", output, {}, timeout=60)
     assert [p.name for p in output.parent.iterdir()] == ["01_tiny.failed.ipynb"]
     text = (output.parent / "01_tiny.failed.ipynb").read_text()
@@ -205,8 +204,25 @@ def test_a_failed_run_leaves_no_file_that_looks_finished(project):
 def test_a_timeout_is_a_failure(project):
     write(project / "notebooks" / "01_tiny.ipynb", "import time\ntime.sleep(30)")
     output = project / "_build" / "01_tiny.ipynb"
-    with pytest.raises(TimeoutError):
+    with pytest.raises(UsageError, match="longer than 1 s: give more with --timeout"):
         execute("01_tiny", output, {}, timeout=1)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("from avss_utils.runs import UsageError\nraise UsageError('mend this')", "^mend this$"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "kernel of 01_tiny died"),
+        ("raise OSError(28, 'No space left on device')", "No space left on device"),
+    ],
+)
+def test_what_fails_inside_a_notebook_is_one_sentence_outside(project, code, sentence):
+    write(project / "notebooks" / "01_tiny.ipynb", code)
+    output = project / "_build" / "01_tiny.ipynb"
+    with pytest.raises(UsageError, match=sentence) as raised:
+        execute("01_tiny", output, {}, timeout=60)
+    assert "\n" not in str(raised.value)
     assert not output.exists()
 
 

@@ -19,7 +19,7 @@ ROWS = [
     {"runs"},
     {"statistics", "notebooks", "windows"},
     {"blocks", "block_stats"},
-    {"devices", "dense"},
+    {"devices", "dense", "memory"},
     {"embedded"},
     {"models"},
     {"corpora"},

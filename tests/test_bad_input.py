@@ -1,0 +1,342 @@
+"""What a user can do wrong ends in one sentence, an exit code of 2, and nothing half-written."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from tiny import FAMILIES, tiny_tokenizer
+
+from avss_utils import checkpoint, cli, commands, memory, models, project
+from avss_utils.memory import check_memory, gguf_parameters, stored_parameters
+from avss_utils.models import load_model
+from avss_utils.pruning import PruningPlan
+from avss_utils.runs import UsageError, open_run, write_json
+
+ROOT = Path(__file__).parents[1]
+RUN = ("run", "--notebook", "01_avss_pruning", "--profile", "smoke", "--set")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "a tiny model"
+    FAMILIES["llama"](vocab_size=300).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def calibration(tmp_path) -> Path:
+    path = tmp_path / "own texts.txt"
+    path.write_bytes(b"The quick brown fox.\r\n\r\nWhich of these is the answer?\r\n")
+    return path
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Loading a model now fails the test: the mistake has to be found before."""
+
+    def loaded(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(models, "load_model", loaded)
+    monkeypatch.chdir(ROOT)
+
+
+def refused(capsys, *words: str) -> str:
+    """The one sentence that the command ends with."""
+    try:
+        code = cli.main([str(word) for word in words])
+    except SystemExit as end:
+        code = end.code
+    out, error = capsys.readouterr()
+    assert code == 2
+    assert out == ""
+    assert error.startswith("avss_utils: ")
+    assert error.count("\n") == 1
+    return error
+
+
+# arguments and parameters
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("frobnicate",), "invalid choice: 'frobnicate'"),
+        (("prune",), "the following arguments are required: --out"),
+        (("prune", "--out", "x", "--drop-ratio", "a quarter"), "above 0 and below 1, not 'a quart"),
+        (("prune", "--out", "x", "--drop-ratio", "1.5"), "above 0 and below 1, not '1.5'"),
+        (("prune", "--out", "x", "--drop-ratio", "0"), "above 0 and below 1, not '0'"),
+        (("prune", "--out", "x", "--drop-ratio", "nan"), "above 0 and below 1, not 'nan'"),
+        (("score", "--eps", "-1"), "a finite number above 0, not '-1'"),
+        (("score", "--eps", "inf"), "a finite number above 0, not 'inf'"),
+        (("score", "--texts", "0"), "a whole number from 1 up, not '0'"),
+        (("score", "--length", "2.5"), "a whole number from 1 up, not '2.5'"),
+        (("evaluate", "--questions", "-3"), "a whole number from 1 up, not '-3'"),
+        (("score", "--criterion", "magic"), "unknown criterion 'magic': choose from angular"),
+        (("score", "--criterion", "avss:magic"), "unknown rule 'magic': choose from lowest"),
+        (("evaluate", "--tasks", "magic"), "no question set 'magic': choose from sciq"),
+        (("evaluate", "--text-sets", "magic"), "no text set 'magic': choose from wikipedia"),
+        (("evaluate", "--wording", "magic"), "unknown wording 'magic'"),
+        (("score", "--calibration", "magic"), "no text set 'magic': choose from wikipedia"),
+        (("evaluate", "--drop", "one two"), 'block numbers are written like "3 4 17"'),
+        (("run", "--notebook", "99_none"), "unknown notebook '99_none': choose from 01_"),
+        (("run", "--profile", "huge"), "unknown profile 'huge': choose from smoke, quick, full"),
+        ((*RUN, "drop_ration=0.3"), "has no parameter 'drop_ration': it has model"),
+        ((*RUN, "drop_ratio=a quarter"), "'drop_ratio' of 01_avss_pruning must be a float, not 'a"),
+        ((*RUN, "drop_ratio=1.5"), "must be above 0 and below 1, not 1.5"),
+        ((*RUN, "drop_ratio=0"), "must be above 0 and below 1, not 0"),
+        ((*RUN, "drop_ratio=NaN"), "must be above 0 and below 1, not nan"),
+        ((*RUN, "eps=0"), "'eps' of 01_avss_pruning must be a finite number above 0, not 0"),
+        ((*RUN, "eps=Infinity"), "must be a finite number above 0, not inf"),
+        ((*RUN, "n_questions=0"), "must be 1 or more, not 0"),
+        ((*RUN, "seed=-1"), "must be 0 or more, not -1"),
+        ((*RUN, "n_questions=true"), "must be a int, not True"),
+        ((*RUN, "drop_ratio"), "--set takes NAME=VALUE with a JSON value, not 'drop_ratio'"),
+    ],
+)
+def test_wrong_words_are_refused_before_a_model_is_loaded(capsys, no_model, words, sentence):
+    assert sentence in refused(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("arms=['avss', 'magic']", "unknown criterion 'magic'"),
+        ("tasks=['magic']", "there is no question set 'magic'"),
+        ("text_sets=['magic']", "there is no text set 'magic'"),
+        ("calibration='magic'", "there is no text set 'magic'"),
+        ("wording_arms=['full', 'magic']", "'magic' is not among the arms"),
+        ("null_task='magic'", "'magic' is not among the evaluated tasks"),
+    ],
+)
+def test_notebook_01_refuses_wrong_names_before_it_loads_anything(change, sentence):
+    import nbformat
+
+    cells = nbformat.read(ROOT / "notebooks" / "01_avss_pruning.ipynb", as_version=4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    before = code[: next(n for n, source in enumerate(code) if "load_model(" in source)]
+    parameters, *rest = before
+    space: dict = {}
+    exec(parameters + "\n" + change, space)
+    with pytest.raises(UsageError, match=sentence):
+        exec("\n".join(rest), space)
+
+
+# models
+
+
+def test_too_little_memory_is_foreseen_and_can_be_overridden(model, monkeypatch, capsys):
+    n = sum(p.numel() for p in FAMILIES["llama"](vocab_size=300).parameters())
+    weights = list(model.glob("*.safetensors"))
+    assert stored_parameters(weights) == n
+    free = 4 * n - 1
+    monkeypatch.setattr(memory, "_free_bytes", lambda device: {"the machine": free})
+    monkeypatch.setattr("avss_utils.models.load_dense", None)  # not reached
+    error = refused(capsys, "score", "--model", model)
+    assert "GB in float32 and the machine has" in error
+    assert "AVSS_SKIP_MEMORY_CHECK=1" in error
+    monkeypatch.undo()
+    monkeypatch.setattr(memory, "_free_bytes", lambda device: {"the machine": free})
+    load_model(model, dtype="bfloat16")  # half the bytes fit
+    monkeypatch.setenv("AVSS_SKIP_MEMORY_CHECK", "1")
+    load_model(model)
+
+
+def test_a_gpu_is_asked_as_well(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10, 80))
+    with pytest.raises(UsageError, match="the GPU has 1e-08 GB free"):
+        check_memory("x", 3, torch.float32, torch.device("cuda"))
+    check_memory("x", 2, torch.float32, torch.device("cuda"))
+
+
+def test_a_header_that_cannot_be_read_is_left_to_the_loader(tmp_path):
+    (broken := tmp_path / "model.safetensors").write_bytes(b"\xff" * 20)
+    assert stored_parameters([broken]) == 0
+    assert gguf_parameters(broken) == 0
+
+
+def test_nothing_in_a_models_files_is_executed(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    for path in model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    escape = "{{ ''.__class__.__mro__[1].__subclasses__() }}{% set x = raise_exception('ran') %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": escape}))
+    assert len(load_model(folder).identity["chat_template"]) == 64  # hashed, not rendered
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "own.py").write_text("open('executed', 'w')\n")
+    auto = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    foreign = {**config, "model_type": "own", "auto_map": auto}
+    (folder / "config.json").write_text(json.dumps(foreign))
+    with pytest.raises(UsageError, match="needs Python code of its own"):
+        load_model(folder)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_no_network_and_no_copy_is_said_of_models_and_data(capsys, monkeypatch):
+    import huggingface_hub
+
+    def unreachable(*_, **__):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    error = refused(capsys, "score", "--model", "some/model")
+    assert "the Hub cannot be reached, nor is there a local copy" in error
+    monkeypatch.setattr("avss_utils.corpora.sources._hub_commit", unreachable)
+    monkeypatch.delenv("AVSS_DATA_DIR", raising=False)
+    error = refused(capsys, "evaluate", "--tasks", "--text-sets", "wikitext2")
+    assert "the Hub gave no Salesforce/wikitext (ConnectionError" in error
+    assert "set AVSS_DATA_DIR to a folder with wikitext2/" in error
+
+
+# the disk
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, monkeypatch):
+    write_json(tmp_path / "a.json", {"old": True})
+    monkeypatch.setattr(project.os, "replace", full)
+    with pytest.raises(UsageError, match=r"a\.json cannot be written \(no space left on device\)"):
+        write_json(tmp_path / "a.json", {"new": True})
+    with pytest.raises(UsageError, match="make room or choose another disk"):
+        project.write_csv(pd.DataFrame({"a": [1]}), tmp_path / "b.csv")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.json": '{\n "old": true\n}\n'}
+
+
+def test_a_full_disk_leaves_no_part_of_a_checkpoint(model, tmp_path, monkeypatch):
+    loaded = load_model(model)
+    plan = PruningPlan((1,), 4, "lowest")
+    monkeypatch.setattr(type(loaded.tokenizer), "save_pretrained", full)
+    with pytest.raises(UsageError, match=r"out cannot be written \(no space left on device\)"):
+        checkpoint.save_pruned(loaded, plan, tmp_path / "out", facts={})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 64 KiB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(words, capture_output=True).returncode == 0
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("no leave to mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk, model, tmp_path):
+    run = open_run(
+        "01_x",
+        parameters={},
+        profile="full",
+        results=small_disk,
+        model={"short": "tiny", "weights_sha256": "a"},
+        data=[],
+        collect_version=1,
+        device="cpu",
+    )
+    large = pd.DataFrame({"x": range(40_000)})
+    with pytest.raises(UsageError, match=r"large\.csv cannot be written \(no space left"):
+        run.table("large", lambda: large)
+    assert [p.name for p in run._working.glob("large*")] == []
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    run.table("large", lambda: large)
+    assert run.finish().read("large").equals(large)
+    (small_disk / "rest").write_bytes(bytes(8 * 2**20 - 600_000))
+    loaded, plan = load_model(model), PruningPlan((1,), 4, "lowest")
+    with pytest.raises(UsageError, match="out cannot be written"):
+        checkpoint.save_pruned(loaded, plan, small_disk / "out", facts={})
+    (small_disk / "rest").unlink()
+    assert [p.name for p in small_disk.iterdir()] == ["full"]
+
+
+def test_places_that_cannot_be_written(capsys, model, calibration, tmp_path):
+    words = ("prune", "--model", model, "--calibration", calibration, "--texts", "2", "--out")
+    assert "own texts.txt is a file" in refused(capsys, *words, calibration)
+    assert "can hold no folder" in refused(capsys, *words, calibration / "deeper")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    assert "holds other files" in refused(capsys, *words, tmp_path / "mine")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "own texts.txt"]
+
+
+def test_an_operating_system_error_is_a_sentence(capsys, monkeypatch):
+    def denied(_):
+        raise PermissionError(errno.EACCES, "Permission denied", "/some/file")
+
+    monkeypatch.setattr(commands, "assets", denied)
+    assert "/some/file (permission denied): choose another place" in refused(capsys, "assets")
+
+
+def test_ctrl_c_ends_a_command_with_one_sentence(model, calibration):
+    code = (
+        "import sys, time\n"
+        "from avss_utils import cli, commands\n"
+        "def wait(_):\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "commands.score = wait\n"
+        "sys.exit(cli.main(['score']))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert process.stderr.read() == (
+            "avss_utils: interrupted: what was finished is kept, run the same command to go on\n"
+        )
+
+
+def test_no_secret_of_the_environment_is_recorded(tmp_path, monkeypatch):
+    secrets = {"HF_TOKEN": "hf_verysecret", "AWS_SECRET_ACCESS_KEY": "alsosecret"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    run = open_run(
+        "01_x",
+        parameters={"seed": 0},
+        profile="full",
+        results=tmp_path,
+        model={"short": "tiny", "weights_sha256": "a"},
+        data=[],
+        collect_version=1,
+        device="cpu",
+    )
+    run.table("small", lambda: pd.DataFrame({"a": [1]}))
+    text = (run.finish().folder / "run.json").read_text()
+    for value in (*secrets.values(), os.path.expanduser("~")):
+        assert value not in text
+
+
+# what must work
+
+
+def test_a_model_and_texts_under_names_with_spaces(capsys, model, calibration, tmp_path):
+    words = ["--model", str(model), "--calibration", str(calibration), "--texts", "2"]
+    out = tmp_path / "a pruned model"
+    assert cli.main(["prune", *words, "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert cli.main(["score", *words, "--model", str(out)]) == 0
+    assert len(capsys.readouterr().out.strip().split("\n")) == 1 + 3
