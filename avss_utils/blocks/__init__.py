@@ -1,0 +1,28 @@
+"""Where a causal language model keeps its decoder blocks; bypass some, remove some.
+
+The only place that knows model families.
+"""
+
+from avss_utils.blocks.bypassing import bypass_blocks
+from avss_utils.blocks.finding import (
+    attention_module,
+    check_length,
+    context_length,
+    decoder_blocks,
+    decoder_body,
+    forward_inputs,
+    mlp_down_projection,
+)
+from avss_utils.blocks.removing import remove_blocks
+
+__all__ = [
+    "attention_module",
+    "bypass_blocks",
+    "check_length",
+    "context_length",
+    "decoder_blocks",
+    "decoder_body",
+    "forward_inputs",
+    "mlp_down_projection",
+    "remove_blocks",
+]

@@ -1,0 +1,135 @@
+"""Where a causal language model keeps its decoder blocks and their projections, and what it takes.
+
+It goes by the families' shared conventions: a list of blocks under the base model, and the usual
+names of projections.
+"""
+
+import inspect
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from avss_utils.runs import UsageError
+
+CONTEXT_LIMITS = ("max_position_embeddings", "max_seq_len")
+ATTENTION_OUT = ("o_proj", "out_proj", "c_proj", "dense")
+MLP_DOWN = ("down_proj", "c_proj", "dense_4h_to_h", "fc_out", "fc2", "w2")
+
+
+def decoder_body(model: PreTrainedModel) -> nn.Module:
+    """The base model to run for statistics: embeddings, blocks and final norm, but no head.
+
+    Raises UsageError, naming the class, unless ``model`` is a decoder-only causal language model.
+    """
+    config, problem = getattr(model, "config", None), None
+    if not isinstance(model, PreTrainedModel) or not model.can_generate():
+        problem = "has no causal language-model head"
+    elif config.is_encoder_decoder or text_config(model).is_encoder_decoder:
+        problem = "is an encoder-decoder"
+    elif config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        problem = None if getattr(config, "is_decoder", False) else "is an encoder"
+    if problem:
+        kind = f"{type(model).__name__} (model type {getattr(config, 'model_type', None)})"
+        raise UsageError(f"{kind} {problem}: load a decoder-only model with AutoModelForCausalLM")
+    body = model.get_decoder()
+    if body is model:  # Llama 4 does not say where its body is
+        body = next((m for m in model.children() if isinstance(m, PreTrainedModel)), model)
+    return body
+
+
+def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder blocks of ``model`` in order: the model's own list, not a copy.
+
+    Raises UsageError, naming the class, for an encoder, an encoder-decoder, or a model without a
+    list of ``config.num_hidden_layers`` blocks.
+    """
+    body = decoder_body(model)
+    n_blocks = getattr(text_config(model), "num_hidden_layers", None)
+    for module in body.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
+            return module
+    name = type(model).__name__
+    raise UsageError(f"{name} has no list of {n_blocks} decoder blocks: choose another model")
+
+
+def text_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """The configuration of the part of the model that its decoder blocks belong to."""
+    return model.config.get_text_config(decoder=True)
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Tokens that the model has positions for; None where its configuration sets no limit."""
+    config = text_config(model)
+    return next((n for name in CONTEXT_LIMITS if (n := getattr(config, name, None))), None)
+
+
+def check_length(model: PreTrainedModel, n_tokens: int) -> None:
+    """Raise UsageError if a text of ``n_tokens`` is longer than the model's context."""
+    limit = context_length(model)
+    if limit is not None and n_tokens > limit:
+        raise UsageError(
+            f"a text of {n_tokens} tokens is longer than the {limit} that the model has positions "
+            f"for: cut texts to {limit} tokens or fewer"
+        )
+
+
+def forward_inputs(model: PreTrainedModel, batch: Mapping) -> dict[str, torch.Tensor]:
+    """The inputs of one forward pass, on the model's device, from a tokenizer output.
+
+    ``batch``: ``input_ids`` (B, T) and optionally ``attention_mask`` (all ones if absent), left- or
+    right-padded, and longer than T where a cache holds the tokens before; anything else is left
+    out. Where the model takes ``position_ids`` they count real tokens, so that absolute positions
+    do not depend on the side of the padding.
+    """
+    ids = torch.as_tensor(batch["input_ids"], device=model.device)
+    mask = batch.get("attention_mask")
+    mask = torch.ones_like(ids) if mask is None else torch.as_tensor(mask, device=model.device)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if "position_ids" in inspect.signature(decoder_body(model).forward).parameters:
+        positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        inputs["position_ids"] = positions[:, -ids.shape[1] :]
+    return inputs
+
+
+def attention_module(block: nn.Module) -> nn.Module:
+    """The attention's output projection: what it returns, (B, T, width), is the attention output.
+
+    Not the module around it, which in BLOOM adds the residual. Raises UsageError, naming the block
+    class, where there is not exactly one.
+    """
+    return _projection(block, ATTENTION_OUT, in_attention=True)
+
+
+def mlp_down_projection(block: nn.Module) -> nn.Module:
+    """The MLP's last projection: its input, (B, T, inner width), is the MLP's inner activation.
+
+    OPT flattens that input to (B * T, inner width), row after row. Raises UsageError, naming the
+    block class, where no single projection sees every token, as in a mixture of experts.
+    """
+    return _projection(block, MLP_DOWN, in_attention=False)
+
+
+def _projection(block: nn.Module, names: tuple[str, ...], *, in_attention: bool) -> nn.Module:
+    found = [
+        module
+        for path, module in block.named_modules()
+        if path.split(".")[-1] in names and "expert" not in path and ("att" in path) == in_attention
+    ]
+    if len(found) != 1:
+        site = "attention" if in_attention else "mlp"
+        counted = f"{type(block).__name__} has {len(found)} projections"
+        raise UsageError(f"{counted} that the {site} site could be, not one: leave that site out")
+    return found[0]
+
+
+def checked_numbers(drop: Iterable[int], n_blocks: int) -> list[int]:
+    """``drop`` in ascending order; UsageError unless distinct, in range, and leaving a block."""
+    drop = list(drop)
+    valid = all(number in range(n_blocks) for number in drop) and len(set(drop)) == len(drop)
+    if not valid or len(drop) >= n_blocks:
+        wanted = f"distinct numbers from 0 to {n_blocks - 1} that leave at least one block"
+        raise UsageError(f"blocks to drop must be {wanted}, not {drop}")
+    return sorted(int(number) for number in drop)

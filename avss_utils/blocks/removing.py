@@ -1,0 +1,114 @@
+"""Take blocks out of a model for good, so that the result saves and loads like any checkpoint.
+
+It goes by the families' shared conventions (``layer_idx`` on submodules, per-block lists in the
+configuration) and checks the result, so that a family with another convention is refused instead of
+being saved wrongly.
+"""
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from avss_utils.blocks.bypassing import PassThrough
+from avss_utils.blocks.finding import checked_numbers, decoder_blocks, text_config
+from avss_utils.runs import UsageError
+
+INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number", "layer_index", "block_idx")
+BLOCK_NUMBERS = ("moe_layers", "mlp_only_layers")
+NOT_PER_BLOCK = ("architectures", "_token_id")
+LEADING_BLOCK_COUNTS = ("max_window_layers", "first_k_dense_replace", "num_dense_layers")
+
+
+def remove_blocks(
+    model: PreTrainedModel, drop: Iterable[int], *, share_weights: bool = False
+) -> PreTrainedModel:
+    """A new, smaller model of the same class without the blocks in ``drop``; the original stays.
+
+    Kept blocks are renumbered and the configuration is cut to them, so that the result generates
+    with a cache, saves and loads like any checkpoint. ``share_weights``: only the structure is new,
+    parameters and buffers are the original's, for quick evaluation. Raises UsageError as
+    ``bypass_blocks`` does and, unless weights are shared, where the family makes a block depend on
+    its position in a way the configuration cannot express.
+    """
+    blocks = decoder_blocks(model)
+    dropped = checked_numbers(drop, len(blocks))
+    if any(isinstance(vars(block).get("forward"), PassThrough) for block in blocks):
+        raise UsageError("some blocks are bypassed: leave bypass_blocks before removing blocks")
+    keep = [number for number in range(len(blocks)) if number not in dropped]
+    memo = {id(blocks[number]): nn.Identity() for number in dropped}  # not worth copying
+    if share_weights:
+        memo |= {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    pruned = copy.deepcopy(model, memo)
+    kept = decoder_blocks(pruned)
+    for number in reversed(dropped):
+        del kept[number]
+    for new, old in enumerate(keep):
+        _renumber(kept[new], new - old)
+    _cut_config(text_config(pruned), keep)
+    if not share_weights:
+        _check_reload(model, pruned, keep)
+    return pruned
+
+
+def _renumber(block: nn.Module, shift: int) -> None:
+    for module in block.modules():
+        for name in INDEX_ATTRIBUTES:
+            if isinstance(getattr(module, name, None), int):
+                setattr(module, name, getattr(module, name) + shift)
+
+
+def _cut_config(config: PreTrainedConfig, keep: list[int]) -> None:
+    for name, value in list(vars(config).items()):
+        if not isinstance(value, list | tuple) or name.endswith(NOT_PER_BLOCK):
+            continue
+        if name in BLOCK_NUMBERS:
+            setattr(config, name, [keep.index(number) for number in value if number in keep])
+        elif len(value) == config.num_hidden_layers:
+            setattr(config, name, type(value)(value[number] for number in keep))
+    for name in LEADING_BLOCK_COUNTS:
+        if isinstance(count := getattr(config, name, None), int):
+            setattr(config, name, sum(number < count for number in keep))
+    if hasattr(config, "attention_types"):  # GPT-Neo expands this pattern into attention_layers
+        config.attention_types = [[list(config.attention_layers), 1]]
+    config.num_hidden_layers = len(keep)
+
+
+def _check_reload(model: PreTrainedModel, pruned: PreTrainedModel, keep: list[int]) -> None:
+    """Compare what the two configurations build, since only they and the weights are saved.
+
+    A block that comes out different at its new position (GPT-2 can scale its attention by the
+    block's number) would be another block once reloaded.
+    """
+    reason = "its configuration builds them differently at their new positions"
+    try:
+        (*before, rest), (*after, new_rest) = _blueprint(model), _blueprint(pruned)
+        if [before[number] for number in keep] == after and rest == new_rest:
+            return
+    except Exception as error:  # each family has its own way to refuse a configuration
+        reason = str(error).replace("\n", " ")
+    raise UsageError(
+        f"{type(model).__name__} without these blocks could not be loaded again ({reason}): use "
+        "bypass_blocks, or share_weights=True for a model that is not saved"
+    )
+
+
+def _blueprint(model: PreTrainedModel) -> list[dict]:
+    """What the configuration alone builds: each block's modules, then the shapes of the rest."""
+    config = type(model.config).from_dict(model.config.to_dict())
+    with torch.device("meta"):
+        fresh = type(model)(config)
+    blocks = decoder_blocks(fresh)
+    found = [{path: _describe(m) for path, m in block.named_modules()} for block in blocks]
+    del blocks[:]
+    return [*found, {name: tensor.shape for name, tensor in fresh.named_parameters()}]
+
+
+def _describe(module: nn.Module) -> tuple:
+    return type(module), {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, bool | int | float | str | None) and name not in INDEX_ATTRIBUTES
+    }
