@@ -59,8 +59,9 @@ def _calibrate(arguments: argparse.Namespace):
     """The model and its statistics on the calibration part of a text set."""
     from avss_utils.arms import Calibration
     from avss_utils.models import load_model
-    from avss_utils.suites import calibration_batches
+    from avss_utils.suites import calibration_batches, check_names
 
+    check_names(calibration=arguments.calibration)
     loaded = load_model(arguments.model, device=arguments.device)
     batches, _ = calibration_batches(
         loaded.tokenizer,
@@ -76,13 +77,16 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """Print estimates of the full model and of the pruned one as CSV."""
     import pandas as pd
 
+    from avss_utils.corpora import check_wording
     from avss_utils.evaluation import judge_answers, judge_texts
     from avss_utils.models import load_model
     from avss_utils.pruning import as_drop, as_text
     from avss_utils.retention import BASELINE, question_estimates, text_estimates
-    from avss_utils.suites import build_suite
+    from avss_utils.suites import build_suite, check_names
 
     drop = as_drop(arguments.drop)
+    check_names(tasks=arguments.tasks, text_sets=arguments.text_sets)
+    check_wording(arguments.wording, arguments.tasks)
     arms = [(BASELINE, ())] + [(f"without {as_text(drop)}", drop)] * bool(drop)
     loaded = load_model(arguments.model, device=arguments.device)
     suite, _ = build_suite(

@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from avss_utils.activations import text_batches
-from avss_utils.corpora import Question, load_questions, load_texts, standard_split
+from avss_utils.corpora import (
+    Question,
+    check_set,
+    load_questions,
+    load_texts,
+    standard_split,
+)
+from avss_utils.corpora.own import is_own
 from avss_utils.runs import UsageError
 from avss_utils.windows import Window, text_windows
 
@@ -33,6 +40,26 @@ class Suite:
             questions={t: self.questions[t][:n_questions] for t in tasks},
             windows={t: _first_tokens(self.windows[t], n_tokens) for t in text_sets},
         )
+
+
+def check_names(
+    *,
+    tasks: Sequence[str] = (),
+    text_sets: Sequence[str] = (),
+    calibration: str | None = None,
+    null_task: str | None = None,
+) -> None:
+    """Raise UsageError for a set that there is not, before a model is loaded for it."""
+    for task in tasks:
+        check_set(task, text=False)
+    for name in (*text_sets, *([calibration] if calibration else [])):
+        check_set(name, text=True)
+    if calibration in text_sets and is_own(calibration):
+        raise UsageError(
+            f"{calibration!r} cannot serve both calibration and evaluation: give one file for each"
+        )
+    if null_task is not None and null_task not in tasks:
+        raise UsageError(f"{null_task!r} is not among the evaluated tasks: {', '.join(tasks)}")
 
 
 def _first_tokens(windows: Sequence[Window], n_tokens: int) -> list[Window]:

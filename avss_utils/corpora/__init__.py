@@ -1,12 +1,19 @@
 """Named question, text and sentiment sets -> rows with disjoint splits, plus their identity.
 
-``rows`` holds what a row is and how rows are split, ``formats`` one parser a data set,
-``registry`` one row a data set, ``sources`` where the files are found, ``wordings`` the prompts.
+A name may also be the path of a user's file (``own``). ``rows`` holds what a row is and how rows
+are split, ``formats`` one parser a data set, ``registry`` one row a data set, ``sources`` where the
+files are found, ``wordings`` the prompts.
 """
 
-from avss_utils.corpora.registry import SPECS, load_questions, load_texts, standard_split
+from avss_utils.corpora.registry import (
+    SPECS,
+    check_set,
+    load_questions,
+    load_texts,
+    standard_split,
+)
 from avss_utils.corpora.rows import Corpus, Question, Text, split_rows
-from avss_utils.corpora.wordings import WORDINGS, prompt
+from avss_utils.corpora.wordings import WORDINGS, check_wording, prompt
 
 __all__ = [
     "SPECS",
@@ -14,6 +21,8 @@ __all__ = [
     "Corpus",
     "Question",
     "Text",
+    "check_set",
+    "check_wording",
     "load_questions",
     "load_texts",
     "prompt",

@@ -82,8 +82,8 @@ def read_whole(path: Path) -> Iterator[dict]:
 
 def parse_sciq(record: dict) -> Question:
     """Distractors come after the right answer upstream, so the order is drawn anew."""
-    question, right = _text(record, "question"), _text(record, "correct_answer")
-    wrong = [_text(record, f"distractor{n}") for n in (1, 2, 3)]
+    question, right = text_column(record, "question"), text_column(record, "correct_answer")
+    wrong = [text_column(record, f"distractor{n}") for n in (1, 2, 3)]
     row_id = digest(question, right)
     return shuffled_question(row_id, question, [right, *wrong], record.get("support") or "")
 
@@ -99,14 +99,14 @@ def parse_lettered(record: dict) -> Question:
         pairs = [(choice["label"], choice["text"]) for choice in choices]
     answer = _index([label for label, _ in pairs], record["answerKey"], "answerKey")
     texts = tuple(text.strip() for _, text in pairs)
-    return Question(_text(record, "id"), _text(nested, stem), texts, answer)
+    return Question(text_column(record, "id"), text_column(nested, stem), texts, answer)
 
 
 def parse_piqa(record: dict) -> Question:
     """A goal and two ways to reach it. Goals repeat: the row's name holds the solution too."""
-    choices = (_text(record, "sol1"), _text(record, "sol2"))
+    choices = (text_column(record, "sol1"), text_column(record, "sol2"))
     answer = _index(["0", "1"], record["label"], "label")
-    goal = _text(record, "goal")
+    goal = text_column(record, "goal")
     return Question(digest(goal, choices[answer]), goal, choices, answer)
 
 
@@ -115,8 +115,8 @@ def parse_hellaswag(record: dict) -> Question:
 
     Upstream's ``ind`` repeats over different rows, so that the row is named by its content.
     """
-    start = f"{_text(record, 'ctx_a')} {record['ctx_b'].capitalize()}"
-    question = _without_brackets(f"{_text(record, 'activity_label')}: {start}")
+    start = f"{text_column(record, 'ctx_a')} {record['ctx_b'].capitalize()}"
+    question = _without_brackets(f"{text_column(record, 'activity_label')}: {start}")
     choices = tuple(_without_brackets(ending) for ending in record["endings"])
     answer = _index([str(n) for n in range(len(choices))], record["label"], "label")
     return Question(digest(question, choices[answer]), question, choices, answer)
@@ -128,30 +128,30 @@ def parse_winogrande(record: dict) -> Question:
     So a choice's summed log-probability covers the option and the ending that both share, which
     tells the options apart by how well the ending follows.
     """
-    before, blank, after = _text(record, "sentence").partition("_")
+    before, blank, after = text_column(record, "sentence").partition("_")
     if not (blank and before.strip()):
         raise ValueError("'sentence' must have text before its blank '_'")
-    choices = tuple(f"{_text(record, f'option{n}')}{after}" for n in (1, 2))
+    choices = tuple(f"{text_column(record, f'option{n}')}{after}" for n in (1, 2))
     answer = _index(["1", "2"], record["answer"], "answer")
     return Question(digest(record["sentence"], choices[answer]), before.strip(), choices, answer)
 
 
 def parse_sentiment(record: dict) -> Question:
     """A sentence of a film review; named without its label, so that doubles never part."""
-    sentence = _text(record, "sentence")
+    sentence = text_column(record, "sentence")
     answer = _index(["0", "1"], record["label"], "label")
     return Question(digest(sentence), sentence, ("negative", "positive"), answer)
 
 
 def parse_text(record: dict) -> Text:
     """A text, with its upstream id where it has one; white space around it is cut."""
-    text = _text(record, "text")
+    text = text_column(record, "text")
     return Text(str(record["id"]) if "id" in record else digest(text), text)
 
 
 def parse_untouched(record: dict) -> Text:
     """A text whose leading and trailing line ends count."""
-    _text(record, "text")
+    text_column(record, "text")
     return Text(record["id"], record["text"])
 
 
@@ -166,7 +166,8 @@ def _decode(text: str, where: str):
         raise UsageError(f"{where}: not valid JSON ({error})") from error
 
 
-def _text(record: dict, column: str) -> str:
+def text_column(record: dict, column: str) -> str:
+    """A column's text without the white space around it; KeyError or ValueError without one."""
     value = record[column]
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"column {column!r} must be a text that is not empty")

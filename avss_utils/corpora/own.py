@@ -1,0 +1,109 @@
+"""A user's own file as a data set: texts to take statistics from, or questions to answer.
+
+Texts: ``.txt`` (paragraphs, parted by empty lines), ``.jsonl`` or ``.csv`` with a column ``text``.
+Questions: ``.jsonl`` or ``.csv`` with columns ``question``, ``answer`` and ``distractors`` (a list,
+in CSV parted by " | "). A column ``id`` may name the rows; otherwise their content does.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from avss_utils.corpora import formats
+from avss_utils.corpora.rows import Corpus, Question, Text, digest, shuffled_question
+from avss_utils.corpora.sources import parse_records
+from avss_utils.runs import UsageError, file_sha256
+
+TEXT_SUFFIXES = (".txt", ".jsonl", ".csv")
+QUESTION_SUFFIXES = (".jsonl", ".csv")
+SOURCE = "file"
+
+
+def is_own(name: str) -> bool:
+    """Whether a set's name is that of a user's file, there or not: data sets have no suffix."""
+    return Path(name).suffix.lower() in TEXT_SUFFIXES
+
+
+def check_own(name: str, *, text: bool) -> Path:
+    """The file, if it is there and of a kind that holds texts, or else questions; or UsageError."""
+    path, allowed = Path(name).expanduser(), TEXT_SUFFIXES if text else QUESTION_SUFFIXES
+    what = "texts" if text else "questions"
+    if path.suffix.lower() not in allowed:
+        raise UsageError(f"{what} are read from {', '.join(allowed)} files, not from {name!r}")
+    if not path.is_file():
+        raise UsageError(f"there is no file {name!r} to read {what} from: correct the path")
+    return path
+
+
+def own_corpus(name: str, *, text: bool) -> Corpus:
+    """The rows of a user's file; its identity holds the file's name and no folder.
+
+    Raises UsageError, naming file and row, for a missing column, an empty or broken row, no rows,
+    or an encoding that is not UTF-8.
+    """
+    path = check_own(name, text=text)
+    rows = parse_records(_text if text else _question, _READERS[path.suffix.lower()](path), name)
+    identity = {
+        "name": name,
+        "source": SOURCE,
+        "path": path.name,
+        "split": "all",
+        "revision": None,
+        "sha256": file_sha256(path),
+        "n": len(rows),
+    }
+    return Corpus(name, rows, identity)
+
+
+def _paragraphs(path: Path) -> Iterator[dict]:
+    lines: list[str] = []
+    for line in [*formats.read_text(path).split("\n"), ""]:
+        if line.strip():
+            lines.append(line)
+        elif lines:
+            yield {"text": "\n".join(lines)}
+            lines = []
+
+
+def _csv_records(path: Path) -> Iterator[dict]:
+    reader = csv.DictReader(io.StringIO(formats.read_text(path)), strict=True)
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise UsageError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
+
+
+_READERS: dict[str, Callable[[Path], Iterable[dict]]] = {
+    ".txt": _paragraphs,
+    ".jsonl": formats.read_jsonl,
+    ".csv": _csv_records,
+}
+
+
+def _text(record: dict) -> Text:
+    text = formats.text_column(_checked(record), "text")
+    return Text(str(record.get("id") or digest(text)), text)
+
+
+def _question(record: dict) -> Question:
+    question, answer = (formats.text_column(_checked(record), c) for c in ("question", "answer"))
+    distractors = record["distractors"]
+    if isinstance(distractors, str):
+        distractors = [part.strip() for part in distractors.split("|")]
+    if not isinstance(distractors, list) or not all(
+        isinstance(text, str) and text.strip() for text in distractors or [None]
+    ):
+        raise ValueError("column 'distractors' must hold one wrong answer or more, none empty")
+    if answer in distractors:
+        raise ValueError(f"the answer {answer!r} is among the distractors")
+    row_id = str(record.get("id") or digest(question, answer))
+    return shuffled_question(row_id, question, [answer, *distractors], "")
+
+
+def _checked(record: dict) -> dict:
+    if not isinstance(record, dict):
+        raise ValueError("a row must be an object with named columns")
+    if None in record:  # where csv puts the cells beyond the header's columns
+        raise ValueError("there are more cells than columns: quote a cell that holds a comma")
+    return record

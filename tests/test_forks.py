@@ -1,0 +1,113 @@
+"""CONTRIBUTING's recipes, done as a stranger would: nothing of the project is edited."""
+
+import contextlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from tiny import FAMILIES, tiny_tokenizer
+
+ROOT = Path(__file__).parents[1]
+RECIPES = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", RECIPES, re.S)
+
+
+def installed_package(folder: Path) -> Path:
+    """The recipe's criterion as a package with the entry point that the recipe shows."""
+    (code,) = [b for b in blocks("python") if "@criterion" in b]
+    (entry,) = [b for b in blocks("toml") if "entry-points" in b]
+    group, module = re.search(r'entry-points\."(.*?)"\]\n\w+ = "(.*?)"', entry).groups()
+    (folder / f"{module}.py").write_text(code)
+    info = folder / f"{module}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\nmine = {module}\n")
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    folder = tmp_path / "a tiny model"
+    FAMILIES["llama"](vocab_size=300).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def command(*words: str, path: Path | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    search = os.pathsep.join(map(str, filter(None, (path, ROOT))))
+    return subprocess.run(
+        [sys.executable, "-m", "avss_utils", *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": search},
+    )
+
+
+def test_an_installed_package_adds_a_criterion(tmp_path, model):
+    calibration = tmp_path / "own texts.txt"
+    calibration.write_text("The quick brown fox.\n\nWhich of these is the answer?\n")
+    words = ["score", "--model", str(model), "--calibration", str(calibration), "--texts", "2"]
+    package = tmp_path / "package"
+    package.mkdir()
+    with_it = command(*words, "--criterion", "my-score", path=installed_package(package))
+    assert with_it.returncode == 0, with_it.stderr
+    lines = with_it.stdout.split()
+    assert lines[0] == "criterion,block,score"
+    assert [line.split(",")[:2] for line in lines[1:]] == [["my-score", str(n)] for n in range(4)]
+    without = command(*words, "--criterion", "my-score")
+    assert without.returncode == 2
+    assert "unknown criterion 'my-score'" in without.stderr
+    (package / "my_package.py").write_text("raise RuntimeError('broken inside')\n")
+    broken = command(*words, "--criterion", "variance", path=package)
+    assert broken.returncode == 0  # a package that fails takes nothing else with it
+    assert "broken inside" in broken.stderr
+
+
+def test_a_new_notebook_runs_and_enters_the_book_with_no_other_file_edited(tmp_path):
+    for name in ("notebooks", "params"):
+        (tmp_path / name).mkdir()
+        for path in (ROOT / name).iterdir():
+            if path.suffix != ".ipynb" or path.name.startswith("07_"):
+                (tmp_path / name / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "book").symlink_to(ROOT / "book")
+    cells = [
+        new_markdown_cell("# A new question"),
+        new_code_cell(
+            'model = "smollm2-135m"\nprofile = "quick"\nresults = "results"\nrecords = ""\n',
+            metadata={"tags": ["parameters"]},
+        ),
+        new_code_cell("from avss_utils.importance import CRITERIA\nlen(CRITERIA) > 10"),
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    made = new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(made, tmp_path / "notebooks" / "42_new.ipynb")
+    ran = command("run", "--notebook", "42_new", "--profile", "smoke", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    executed = Path(ran.stdout.split()[-1])
+    (executed.parent / "07_claims.ipynb").write_bytes(executed.read_bytes())
+    staged = stage(tmp_path, executed.parent)
+    (pattern,) = re.findall(r"glob: (\S+)", (staged / "_toc.yml").read_text())
+    names = sorted(path.name for path in staged.glob(pattern))
+    assert names == ["07_claims.ipynb", "42_new.ipynb"]
+    assert "True" in (staged / "notebooks" / "42_new.ipynb").read_text()
+
+
+def stage(project: Path, executed: Path) -> Path:
+    """What ``book/build.py`` puts together for the builder."""
+    spec = importlib.util.spec_from_file_location("build", ROOT / "book" / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    build.ROOT = project
+    with contextlib.chdir(project):
+        build.stage(executed, project / "stage")
+    return project / "stage"

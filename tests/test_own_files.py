@@ -1,0 +1,144 @@
+"""Files of one's own as calibration text and as questions: what works, and what is refused how."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import FAMILIES, tiny_tokenizer
+
+from avss_utils import cli, suites
+from avss_utils.corpora import load_questions, load_texts, prompt, standard_split
+from avss_utils.runs import UsageError
+
+QUESTIONS = [
+    {"question": "Which animal barks?", "answer": "a dog", "distractors": ["a cat", "an owl"]},
+    {"question": "What is wet?", "answer": "water", "distractors": ["sand"], "id": "seven"},
+]
+CSV = (
+    "question,answer,distractors,id\r\n"
+    "Which animal barks?,a dog,a cat | an owl,\r\n"
+    '"What is wet?",water,sand,seven\r\n'
+)
+TEXTS = "The quick brown fox\njumps over.\n\n\nThe lazy dog.\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(name: str, content: str | bytes) -> str:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    return write_file
+
+
+def lines(records: list) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def test_texts_from_every_kind_of_file(write):
+    wanted = ["The quick brown fox\njumps over.", "The lazy dog."]
+    rows = [{"text": text} for text in wanted]
+    quoted = "text\n" + "".join(f'"{text}"\n' for text in wanted)
+    for name, content in (
+        ("a.txt", TEXTS),
+        ("with spaces.txt", TEXTS.replace("\n", "\r\n")),
+        ("mark.TXT", b"\xef\xbb\xbf" + TEXTS.encode()),
+        ("a.jsonl", lines(rows)),
+        ("a.csv", quoted),
+    ):
+        corpus = load_texts(write(name, content))
+        assert [row.text for row in corpus.rows] == wanted, name
+        assert len({row.row_id for row in corpus.rows}) == 2
+        assert corpus.identity["path"] == name
+        assert corpus.identity["source"] == "file"
+        split = standard_split(corpus)
+        assert split["calibration"] == split["evaluation"] == corpus.rows
+        assert split["development"] == ()
+
+
+def test_questions_from_csv_equal_those_from_jsonl(write):
+    from_csv = load_questions(write("q.csv", CSV)).rows
+    assert from_csv == load_questions(write("q.jsonl", lines(QUESTIONS))).rows
+    assert [q.choices[q.answer] for q in from_csv] == ["a dog", "water"]
+    assert set(from_csv[0].choices) == {"a dog", "a cat", "an owl"}
+    assert from_csv[1].row_id == "seven"
+    text, choices = prompt(from_csv[1], "q.csv", "plain")
+    assert text == "Question: What is wet?\nAnswer:"
+    assert set(choices) == {" water", " sand"}
+
+
+QUESTION = QUESTIONS[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("q.jsonl", lines([QUESTION, {"question": "Why?"}]), "q.jsonl, row 2: column 'answer' is"),
+        ("q.jsonl", lines([QUESTION]) + "{broken", "q.jsonl, row 2: not valid JSON"),
+        ("q.jsonl", "[1, 2]\n", "q.jsonl, row 1: a row must be an object with named columns"),
+        ("q.jsonl", lines([{**QUESTION, "answer": " "}]), "row 1: column 'answer' must be a text"),
+        ("q.jsonl", lines([{**QUESTION, "distractors": []}]), "row 1: column 'distractors' must"),
+        ("q.jsonl", lines([{**QUESTION, "distractors": ["a", ""]}]), "row 1: column 'distractors'"),
+        ("q.jsonl", lines([{**QUESTION, "distractors": ["a dog"]}]), "'a dog' is among the distr"),
+        ("q.jsonl", "", "q.jsonl holds no rows"),
+        ("q.csv", "question,answer\nWhy?,so\n", "q.csv, row 1: column 'distractors' is missing"),
+        ("q.csv", CSV + "Why?,so\n", "q.csv, row 3: column 'distractors' must hold"),
+        ("q.csv", CSV + "Why?,so,a,b,c\n", "q.csv, row 3: there are more cells than columns"),
+        ("q.csv", CSV + '"Why?,so\n', "not valid CSV"),
+        ("q.csv", "question,answer,distractors\n", "q.csv holds no rows"),
+        ("q.csv", CSV.encode() + b"\xff", "q.csv is not UTF-8"),
+        ("q.txt", CSV, "questions are read from .jsonl, .csv files, not from"),
+    ],
+)
+def test_wrong_question_files_are_refused_by_row(write, name, content, sentence):
+    with pytest.raises(UsageError, match=sentence.replace(".", r"\.")) as raised:
+        load_questions(write(name, content))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("t.txt", " \n\n", "t.txt holds no rows"),
+        ("t.jsonl", lines([{"text": "a"}, {"body": "b"}]), "row 2: column 'text' is missing"),
+        ("t.csv", "text\na\n , \n", "row 2: there are more cells"),
+        ("t.jsonl", lines([{"text": 3}]), "row 1: column 'text' must be a text"),
+        ("t.txt", "Grüße".encode("latin-1"), "t.txt is not UTF-8"),
+    ],
+)
+def test_wrong_text_files_are_refused_by_row(write, name, content, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        load_texts(write(name, content))
+
+
+def test_a_missing_file_and_one_for_both_uses_are_refused(write, tmp_path):
+    with pytest.raises(UsageError, match=r"there is no file .*none\.csv"):
+        load_questions(str(tmp_path / "none.csv"))
+    path = write("a.txt", TEXTS)
+    suites.check_names(text_sets=["wikipedia"], calibration=path)
+    with pytest.raises(UsageError, match="cannot serve both calibration and evaluation"):
+        suites.check_names(text_sets=[path], calibration=path)
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    folder = tmp_path / "model"
+    FAMILIES["llama"](vocab_size=300).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_the_command_line_evaluates_on_own_files(write, model, capsys):
+    words = ["evaluate", "--model", str(model), "--drop", "1"]
+    files = ["--tasks", write("my questions.csv", CSV), "--text-sets", write("a.txt", TEXTS)]
+    assert cli.main([*words, *files]) == 0
+    out = capsys.readouterr().out
+    assert "my questions.csv,full,accuracy," in out
+    assert "a.txt,without 1,bits per byte," in out
+
+
+def test_more_texts_than_the_file_has_are_refused(write, model, capsys):
+    path = write("a.txt", TEXTS)
+    assert cli.main(["score", "--model", str(model), "--calibration", path, "--texts", "3"]) == 2
+    assert "a.txt has 2 calibration texts, fewer than the 3 asked" in capsys.readouterr().err
