@@ -1,9 +1,10 @@
 """Kill a smoke run of notebook 01 at random moments; the next run must give the undisturbed result.
 
 ``python benchmarks/kills.py`` makes a small random model, takes an undisturbed run as reference and
-then kills runs in four ways: SIGKILL of the whole command, SIGKILL of the notebook's kernel alone,
-Ctrl-C, and a results folder on a full disk (root only). Prints a row a trial; exit code 1 if any
-result differs. Tables that hold measured seconds (TIMED) are compared in their other columns.
+then ends runs in four ways: SIGKILL of the whole command, SIGKILL of the notebook's kernel alone,
+Ctrl-C, and a full disk (as root only). Writes results/benchmarks/kills.csv; exit code 1 if any
+result differs or the repository is not as before. Of tables that hold measured seconds (TIMED) the
+other columns are compared.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from avss_utils.models import prepare_model
-from avss_utils.project import project_root, read_csv
+from avss_utils.project import project_root, read_csv, write_csv
 
 NOTEBOOK = "01_avss_pruning"
 TIMED = {"costs": ["forward_seconds"]}
@@ -86,31 +87,78 @@ def disturb(way: str, process: subprocess.Popen) -> None:
 
 
 def trial(way: str, model: Path, results: Path, seconds: float) -> tuple[int, str]:
-    """Disturb a run at a random moment; its exit code and what it said last."""
+    """Disturb a run at a random moment; its exit code and all that it said."""
     with subprocess.Popen(
         command(model, results), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         time.sleep(random.uniform(START_UP, seconds))
         with contextlib.suppress(psutil.NoSuchProcess):
             disturb(way, process)
-        said = process.communicate()[1].strip().split("\n")
-    return process.returncode, f"{len(said)} line(s): {said[-1][:90]}"
+        said = process.communicate()[1].strip()
+    return process.returncode, said
 
 
 def full_disk(model: Path, results: Path) -> tuple[int, str]:
-    """A run whose results lie on a disk of 64 KiB; the disk is large enough afterwards."""
-    results.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", results], check=True)
+    """A run whose results lie on a disk of 64 KiB, which has grown when the run is repeated."""
+    disk = results.with_name("disk")
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
     try:
-        done = subprocess.run(command(model, results), capture_output=True, text=True)
-        subprocess.run(["mount", "-o", "remount,size=64m", results], check=True)
-        again = subprocess.run(command(model, results), capture_output=True, text=True)
-        shutil.copytree(results, results.with_name("copied"))
+        done = subprocess.run(command(model, disk), capture_output=True, text=True)
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        subprocess.run(command(model, disk), stdout=subprocess.DEVNULL, check=True)
+        shutil.copytree(disk, results)
     finally:
-        subprocess.run(["umount", results], check=True)
-    results.with_name("copied").rename(results.with_name("from full disk"))
-    said = done.stderr.strip().split("\n")
-    return done.returncode or again.returncode, f"{len(said)} line(s): {said[-1][:160]}"
+        subprocess.run(["umount", disk], check=True)
+    return done.returncode, done.stderr.strip()
+
+
+def run_trials(scratch: Path, n_kills: int) -> pd.DataFrame:
+    """A row a trial: way, exit_code, said, same (whether the repeated run ended undisturbed)."""
+    model, reference = small_model(scratch / "model"), scratch / "reference"
+    seconds = [repeat(model, reference) for _ in range(2)][-1]  # the second start is a warm one
+    expected = tables(reference)
+    print(f"undisturbed: {seconds:.0f} s, {len(expected)} tables")
+    ways = ["SIGKILL"] * n_kills + ["kernel killed"] * 2 + ["SIGINT"] * 2
+    ways += ["full disk"] * (os.geteuid() == 0)
+    rows = []
+    for number, way in enumerate(ways):
+        results = scratch / f"trial{number}"
+        if way == "full disk":
+            code, said = full_disk(model, results)
+        else:
+            code, said = trial(way, model, results, seconds)
+        early = tables(results)  # what a killed run has finished has to be whole
+        subprocess.run(command(model, results), stdout=subprocess.DEVNULL, check=True)
+        good = same(tables(results), expected) and (not early or same(early, expected))
+        rows.append((way, code, said, good))
+        print(*rows[-1], sep=" | ", flush=True)
+    return pd.DataFrame(rows, columns=["way", "exit_code", "said", "same"])
+
+
+def repeat(model: Path, results: Path) -> float:
+    """Seconds of one undisturbed run into a fresh folder."""
+    shutil.rmtree(results, ignore_errors=True)
+    start = time.perf_counter()
+    subprocess.run(command(model, results), check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def summary(trials: pd.DataFrame) -> pd.DataFrame:
+    """A row a way of ending a run, for the book."""
+    rows = []
+    for way, own in trials.groupby("way", sort=False):
+        codes = " ".join(map(str, sorted(own.exit_code.unique())))
+        lines = own.said.map(lambda text: len(text.splitlines())).max()
+        rows.append((way, len(own), codes, lines, f"{own.same.sum()} of {len(own)}"))
+    names = ["ended by", "trials", "exit code", "lines said", "same tables afterwards"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def repository_changes() -> str:
+    """What git sees that was not there before; the benchmark itself leaves nothing."""
+    words = ["git", "status", "--porcelain"]
+    return subprocess.run(words, cwd=project_root(), capture_output=True, text=True).stdout
 
 
 def main() -> int:
@@ -119,49 +167,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     random.seed(arguments.seed)
-    os.environ.pop("CI", None)
+    before = repository_changes()
     with tempfile.TemporaryDirectory() as scratch:
-        return run_trials(Path(scratch), arguments.kills)
-
-
-def run_trials(scratch: Path, n_kills: int) -> int:
-    """All trials; 1 if any result differs from the undisturbed one."""
-    model, reference = small_model(scratch / "model"), scratch / "reference"
-    subprocess.run(command(model, reference), check=True, stdout=subprocess.DEVNULL)
-    shutil.rmtree(reference)
-    start = time.perf_counter()
-    subprocess.run(command(model, reference), check=True, stdout=subprocess.DEVNULL)
-    seconds, expected = time.perf_counter() - start, tables(reference)
-    print(f"undisturbed: {seconds:.0f} s, {len(expected)} tables")
-    ways = ["SIGKILL"] * n_kills + ["kernel killed"] * 2 + ["SIGINT"] * 2
-    broken = 0
-    for number, way in enumerate(ways):
-        results = scratch / f"trial{number}"
-        code, said = trial(way, model, results, seconds)
-        early = tables(results)
-        resumed = subprocess.run(command(model, results), stdout=subprocess.DEVNULL).returncode
-        good = (
-            resumed == 0
-            and same(tables(results), expected)
-            and (not early or same(early, expected))
-        )
-        broken += not good
-        print(
-            f"{way:14s} exit {code:4d}, resumed: {'same' if good else 'DIFFERENT'}; {said}",
-            flush=True,
-        )
-    if os.geteuid() == 0:
-        code, said = full_disk(model, scratch / "disk")
-        good = same(tables(scratch / "from full disk"), expected)
-        broken += not good
-        print(
-            f"{'full disk':14s} exit {code:4d}, resumed: {'same' if good else 'DIFFERENT'}; {said}"
-        )
-    changed = subprocess.run(
-        ["git", "status", "--porcelain"], cwd=project_root(), capture_output=True, text=True
-    ).stdout
-    print("repository:", changed or "clean")
-    return int(broken > 0)
+        trials = run_trials(Path(scratch), arguments.kills)
+    clean = repository_changes() == before
+    out = project_root() / "results" / "benchmarks"
+    out.mkdir(parents=True, exist_ok=True)
+    write_csv(summary(trials), out / "kills.csv")
+    print(summary(trials).to_string(index=False), f"repository unchanged: {clean}", sep="\n\n")
+    return int(not (trials.same.all() and clean))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What the statistics, the choice scores and the start cost, as ratios within one run.
 
-``python benchmarks/speed.py`` writes results/benchmarks/speed_<device>.csv (ratios),
-sizes_<device>.csv (time and memory by model size) and speed_<device>.json (machine, versions).
+``python benchmarks/speed.py`` writes results/benchmarks/speed_<device>.csv (times and ratios),
+figures_<device>.csv (memory, start-up, differences), sizes_<device>.csv (time and memory by model
+size) and speed_<device>.json (machine, versions), as the book shows them.
 TransformerLens, nnsight and lm-evaluation-harness are timed where they are installed
 (benchmarks/requirements.txt). Exit code 1 when a bound of BOUNDS is broken.
 """
@@ -312,16 +313,47 @@ def _start() -> None:
 
 def report(device: torch.device, rounds: int, out: Path) -> int:
     """Measure, write, print; 1 when a bound is broken."""
-    out.mkdir(parents=True, exist_ok=True)
+    bounds = BOUNDS[device.type]
     table, by_size = measure(device, rounds), sizes(device)
-    write_csv(table, out / f"speed_{device.type}.csv")
-    write_csv(by_size, out / f"sizes_{device.type}.csv")
+    kind = device.type
     machine = provenance(device_name(torch.nn.Linear(1, 1, device=device).weight))
-    write_json(out / f"speed_{device.type}.json", machine | peers.versions())
-    print(table.to_string(), by_size.to_string(), sep="\n\n")
-    broken = broken_bounds(table, BOUNDS[device.type])
+    out.mkdir(parents=True, exist_ok=True)
+    for name, shown in (
+        (f"speed_{kind}", presented(table[table.ratio.notna()], bounds, "ratio")),
+        (f"figures_{kind}", presented(table[table.value.notna()], bounds, "value")),
+        (f"sizes_{kind}", presented_sizes(by_size)),
+    ):
+        write_csv(shown, out / f"{name}.csv")
+        print(shown.to_string(index=False), end="\n\n")
+    write_json(out / f"speed_{kind}.json", machine | peers.versions())
+    broken = broken_bounds(table, bounds)
     print(*broken, sep="\n", file=sys.stderr)
     return int(bool(broken))
+
+
+def presented(table: pd.DataFrame, bounds: dict, column: str) -> pd.DataFrame:
+    """Three significant digits, and beside each figure the most that is allowed."""
+    allowed = [bounds.get((row.part, row.way)) for row in table.itertuples()]
+    shown = pd.DataFrame({"what": table.part, "how": table.way})
+    if column == "ratio":
+        shown["seconds"] = [f"{x:.3g}" for x in table.seconds]
+    shown[column] = [f"{x:.3g}" for x in table[column]]
+    return shown.assign(allowed=["" if x is None else str(x) for x in allowed])
+
+
+def presented_sizes(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of sizes with units in its head."""
+    share = ["" if pd.isna(x) else f"{x:.1%}" for x in table.statistics_share]
+    return pd.DataFrame(
+        {
+            "model shape": table.model,
+            "parameters, billions": [f"{x / 1e9:.3g}" for x in table.n_parameters],
+            "seconds per 1,000 texts": [f"{x:.3g}" for x in table.seconds],
+            "of which statistics": share,
+            "peak memory, GB": [f"{x:.3g}" for x in table.memory_gb],
+            "source": table.source,
+        }
+    )
 
 
 if __name__ == "__main__":
