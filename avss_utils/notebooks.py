@@ -123,6 +123,7 @@ def execute(name: str, output: Path, parameters: dict, *, timeout: int) -> Path:
                 execution_timeout=timeout,
                 progress_bar=False,
                 log_output=False,
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no word on its transport
             )
         except KeyboardInterrupt:
             failed.unlink(missing_ok=True)
