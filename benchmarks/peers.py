@@ -1,13 +1,15 @@
-"""Other tools' own way of doing what is timed, where they are installed."""
+"""Other tools' own way of getting the state after every block, where they are installed."""
 
+import importlib.util
 from collections.abc import Callable
 from importlib import metadata
 
 import torch
 
 from avss_utils import blocks as families
+from avss_utils.models import prepare_model
 
-TOOLS = ("transformer-lens", "nnsight", "lm-eval")
+TOOLS = ("transformer-lens", "nnsight")
 
 
 def versions() -> dict:
@@ -22,9 +24,16 @@ def _version(name: str) -> str | None:
         return None
 
 
-def activation_readers(model, tokenizer, batches: list[dict]) -> dict[str, Callable]:
-    """The state after every block of the same model and texts, read and dropped batch by batch."""
+def activation_readers(name: str, model, batches: list[dict]) -> dict[str, Callable[[], None]]:
+    """Ways to read the state after every block of the embedded model ``name``, a batch at a time.
+
+    Each runs the same batches, holds one batch's states at once, and drops them.
+    """
     readers = {"transformers, output_hidden_states": lambda: _hidden_states(model, batches)}
+    if importlib.util.find_spec("transformer_lens"):
+        readers["TransformerLens, run_with_cache"] = _transformer_lens(name, batches)
+    if importlib.util.find_spec("nnsight"):
+        readers["nnsight, trace and save"] = _nnsight(name, batches)
     return readers
 
 
@@ -36,6 +45,47 @@ def _hidden_states(model, batches: list[dict]) -> None:
             body(**inputs, use_cache=False, output_hidden_states=True)
 
 
-def choice_scorers(model, tokenizer, asked: list) -> dict[str, Callable]:
-    """Scores of the same prompts and choices."""
-    return {}
+def _transformer_lens(name: str, batches: list[dict]) -> Callable[[], None]:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    bridge = TransformerBridge.boot_transformers(
+        str(prepare_model(name)), device="cpu", dtype=torch.float32
+    )
+
+    def read() -> None:
+        with torch.inference_mode():
+            for batch in batches:
+                _, cache = bridge.run_with_cache(
+                    batch["input_ids"],
+                    attention_mask=batch["attention_mask"],
+                    names_filter=lambda hook: hook.endswith("hook_resid_post"),
+                )
+                check_count(len(cache), bridge.cfg.n_layers)
+
+    return read
+
+
+def _nnsight(name: str, batches: list[dict]) -> Callable[[], None]:
+    from nnsight import TransformersModel
+
+    model = TransformersModel(
+        str(prepare_model(name)),
+        task="text-generation",
+        device_map="cpu",
+        dtype=torch.float32,
+        dispatch=True,
+    )
+
+    def read() -> None:
+        for batch in batches:
+            with torch.inference_mode(), model.trace(dict(batch)):
+                states = [layer.output.save() for layer in model.model.layers]
+            check_count(len(states), len(model.model.layers))
+
+    return read
+
+
+def check_count(found: int, wanted: int) -> None:
+    """A tool that kept fewer states than there are blocks did not do the work that is timed."""
+    if found != wanted:
+        raise ValueError(f"{found} states were kept of {wanted} blocks")
