@@ -66,9 +66,9 @@ def _transformer_lens(name: str, batches: list[dict]) -> Callable[[], None]:
 
 
 def _nnsight(name: str, batches: list[dict]) -> Callable[[], None]:
-    from nnsight import TransformersModel
+    import nnsight
 
-    model = TransformersModel(
+    model = nnsight.TransformersModel(
         str(prepare_model(name)),
         task="text-generation",
         device_map="cpu",
@@ -76,10 +76,13 @@ def _nnsight(name: str, batches: list[dict]) -> Callable[[], None]:
         dispatch=True,
     )
 
+    @torch.inference_mode()
     def read() -> None:
         for batch in batches:
-            with torch.inference_mode(), model.trace(dict(batch)):
-                states = [layer.output.save() for layer in model.model.layers]
+            with model.trace(dict(batch)):
+                states = nnsight.save([])
+                for layer in model.model.layers:
+                    states.append(layer.output)
             check_count(len(states), len(model.model.layers))
 
     return read

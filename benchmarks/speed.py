@@ -3,8 +3,8 @@
 ``python benchmarks/speed.py`` writes results/benchmarks/speed_<device>.csv (times and ratios),
 figures_<device>.csv (memory, start-up, differences), sizes_<device>.csv (time and memory by model
 size) and speed_<device>.json (machine, versions), as the book shows them.
-TransformerLens, nnsight and lm-evaluation-harness are timed where they are installed
-(benchmarks/requirements.txt). Exit code 1 when a bound of BOUNDS is broken.
+TransformerLens and nnsight are timed where they are installed (benchmarks/requirements.txt), and
+lm-evaluation-harness' choices by agreement.py. Exit code 1 when a bound of BOUNDS is broken.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from avss_utils.models import load_model
 from avss_utils.project import project_root, provenance, write_csv, write_json
 
 OUT = project_root() / "results" / "benchmarks"
+MODEL = "smollm2-135m"
 THREE_EPS = (1e-6, 1e-5, 1e-4)
 # (part, way) -> the largest ratio allowed, by kind of device; memory in MB, start-up in seconds
 BOUNDS = {
@@ -101,7 +102,7 @@ def time_statistics(model, tokenizer, *, rounds: int, n_texts: int, batch_size: 
         "four sites, three eps": lambda: collect_block_stats(
             model, batches, sites=SITES, eps=THREE_EPS
         ),
-        **peers.activation_readers(model, tokenizer, batches),
+        **(peers.activation_readers(MODEL, model, batches) if model.device.type == "cpu" else {}),
     }
     return timed(ways, rounds=rounds, device=model.device).assign(part="statistics")
 
@@ -126,7 +127,6 @@ def time_choices(model, tokenizer, *, rounds: int, n_questions: int, batch_token
     ways = {
         "prompt and choice together": lambda: scores(False),
         "prompt once a question": lambda: scores(True),
-        **peers.choice_scorers(model, tokenizer, asked),
     }
     table = timed(ways, rounds=rounds, device=model.device).assign(part="choices")
     return pd.concat([table, value_row("choices", "largest difference of a score", largest)])
@@ -161,7 +161,7 @@ def _in_process(*words: str) -> float:
 
 def print_peak(n_texts: int) -> None:
     """In a process of its own: statistics of ``n_texts`` short texts, then the peak in MB."""
-    loaded = load_model("smollm2-135m", device="cpu")
+    loaded = load_model(MODEL, device="cpu")
     rows = standard_split(load_texts("c4"))["calibration"][:n_texts]
     batches = text_batches(loaded.tokenizer, rows, length=16, batch_size=32)
     collect_block_stats(loaded.model, batches, sites=SITES, eps=THREE_EPS)
@@ -268,7 +268,7 @@ def broken_bounds(table: pd.DataFrame, bounds: dict[tuple[str, str], float]) -> 
 
 def measure(device: torch.device, rounds: int) -> pd.DataFrame:
     """All ratios on this device."""
-    loaded = load_model("smollm2-135m", device=device)
+    loaded = load_model(MODEL, device=device)
     small = {"n_texts": 24, "batch_size": 8}
     large = {"n_texts": 512, "batch_size": 128}
     size = small if device.type == "cpu" else large
@@ -308,7 +308,7 @@ def _start() -> None:
     """What notebook 01 imports before it does anything, and its model."""
     for name in ("claims", "figures", "suites", "verdicts", "checkpoint"):
         importlib.import_module(f"avss_utils.{name}")
-    load_model("smollm2-135m")
+    load_model(MODEL)
 
 
 def report(device: torch.device, rounds: int, out: Path) -> int:
