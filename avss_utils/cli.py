@@ -7,6 +7,7 @@ import argparse
 import math
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,7 +33,17 @@ def main(argv: list[str] | None = None) -> int:
         return _say(f"{error.filename or 'the output'} {disk_reason(error)}", 2)
     except KeyboardInterrupt:
         return _say("interrupted: what was finished is kept, run the same command to go on", 130)
+    except (MemoryError, RuntimeError) as error:
+        if not _memory_ran_out(error):
+            raise
+        return _say("memory ran out: take a smaller model, or fewer or shorter texts", 2)
     return 0
+
+
+def _memory_ran_out(error: Exception) -> bool:
+    """Also in torch's words, which is not imported only to know its error by type."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in words)
 
 
 def _say(sentence: str, code: int) -> int:
@@ -47,10 +58,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"avss_utils: {message} (see {self.prog} --help)\n")
 
 
-def _count(text: str) -> int:
-    if not text.strip().isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, not {text!r}")
+def _whole(text: str, least: int) -> int:
+    if not text.strip().isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} up, not {text!r}")
     return int(text)
+
+
+_count, _seed = partial(_whole, least=1), partial(_whole, least=0)
 
 
 def _number(text: str) -> float:
@@ -117,7 +131,7 @@ def _calibration(command: argparse.ArgumentParser) -> None:
     command.add_argument("--calibration", default="c4", help="text set")
     command.add_argument("--texts", type=_count, default=32, help="number of calibration texts")
     command.add_argument("--length", type=_count, default=128, help="tokens of each text")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=_seed, default=0)
     command.add_argument("--device", default=None)
 
 
@@ -134,8 +148,8 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--wording", default="plain")
     command.add_argument("--questions", type=_count, default=64, help="rows a task")
     command.add_argument("--tokens", type=_count, default=4096, help="scored tokens a text set")
-    command.add_argument("--context", type=_count, default=512)
-    command.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    command.add_argument("--context", type=partial(_whole, least=2), default=512)
+    command.add_argument("--seed", type=_seed, default=0, help="of the bootstrap")
     command.add_argument("--device", default=None)
 
 

@@ -18,7 +18,7 @@ def score(arguments: argparse.Namespace) -> None:
     from avss_utils.arms import parse_arm, scores_table
 
     criterion, _, skip_first = parse_arm(arguments.criterion)
-    _, calibration = _calibrate(arguments)
+    _, calibration, _ = _calibrate(arguments)
     stats = calibration(skip_first_token=skip_first)
     table = scores_table(
         stats, [criterion], eps=arguments.eps, ratio=1e-3, rng=np.random.default_rng(arguments.seed)
@@ -35,7 +35,7 @@ def prune(arguments: argparse.Namespace) -> None:
 
     parse_arm(arguments.criterion)
     check_target(arguments.out)
-    loaded, calibration = _calibrate(arguments)
+    loaded, calibration, source = _calibrate(arguments)
     n_blocks = loaded.identity["n_blocks"]
     plan = plan_arm(
         arguments.criterion,
@@ -47,7 +47,7 @@ def prune(arguments: argparse.Namespace) -> None:
     facts = {
         "criterion": arguments.criterion,
         "eps": arguments.eps,
-        "calibration": f"{arguments.texts} texts of {arguments.calibration}, "
+        "calibration": f"{arguments.texts} texts of {source['name']}, "
         f"{arguments.length} tokens each",
         "seed": arguments.seed,
     }
@@ -56,27 +56,28 @@ def prune(arguments: argparse.Namespace) -> None:
 
 
 def _calibrate(arguments: argparse.Namespace):
-    """The model and its statistics on the calibration part of a text set."""
+    """The model, its statistics on the calibration part of a text set, and the set's identity."""
     from avss_utils.arms import Calibration
     from avss_utils.models import load_model
     from avss_utils.suites import calibration_batches, check_names
 
     check_names(calibration=arguments.calibration)
     loaded = load_model(arguments.model, device=arguments.device)
-    batches, _ = calibration_batches(
+    batches, identity = calibration_batches(
         loaded.tokenizer,
         arguments.calibration,
         n_texts=arguments.texts,
         length=arguments.length,
         batch_tokens=2048,
     )
-    return loaded, Calibration(loaded.model, batches, eps=arguments.eps)
+    return loaded, Calibration(loaded.model, batches, eps=arguments.eps), identity
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Print estimates of the full model and of the pruned one as CSV."""
     import pandas as pd
 
+    from avss_utils.blocks import remove_blocks
     from avss_utils.corpora import check_wording
     from avss_utils.evaluation import judge_answers, judge_texts
     from avss_utils.models import load_model
@@ -85,10 +86,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from avss_utils.suites import build_suite, check_names
 
     drop = as_drop(arguments.drop)
+    if not (arguments.tasks or arguments.text_sets):
+        raise UsageError("there is nothing to evaluate: name a set with --tasks or --text-sets")
     check_names(tasks=arguments.tasks, text_sets=arguments.text_sets)
     check_wording(arguments.wording, arguments.tasks)
     arms = [(BASELINE, ())] + [(f"without {as_text(drop)}", drop)] * bool(drop)
     loaded = load_model(arguments.model, device=arguments.device)
+    remove_blocks(loaded.model, drop, share_weights=True)  # refuses wrong numbers at once
     suite, _ = build_suite(
         loaded.tokenizer,
         tasks=arguments.tasks,

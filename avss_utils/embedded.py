@@ -18,7 +18,13 @@ import torch
 
 from avss_utils.dense import load_dense
 from avss_utils.memory import check_memory, gguf_parameters
-from avss_utils.runs import UsageError, cache_dir, file_sha256, write_json
+from avss_utils.runs import (
+    UsageError,
+    cache_dir,
+    file_sha256,
+    plain_write_errors,
+    write_json,
+)
 
 CONVERSION = 1  # raise when the conversion itself changes, so that older ones are made again
 
@@ -156,17 +162,21 @@ def _convert_once(name: str, sha256: str, find_file: Callable[[Path], Path]) -> 
     made_from = {"sha256": sha256, "conversion": CONVERSION}
     if _is_made_from(folder, made_from):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        dense = Path(scratch) / "dense"
-        gguf = find_file(Path(scratch))
-        check_memory(name, gguf_parameters(gguf), torch.float32, torch.device("cpu"))
-        model, tokenizer = load_dense(gguf.parent, dtype=torch.float32, gguf_file=gguf.name)
-        model.save_pretrained(dense)
-        tokenizer.save_pretrained(dense)
-        write_json(dense / "source.json", made_from)
-        _put_in_place(dense, folder, made_from)
+    with plain_write_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            gguf = find_file(Path(scratch))
+            check_memory(name, gguf_parameters(gguf), torch.float32, torch.device("cpu"))
+            _convert(gguf, dense := Path(scratch) / "dense")
+            write_json(dense / "source.json", made_from)
+            _put_in_place(dense, folder, made_from)
     return folder
+
+
+def _convert(gguf: Path, dense: Path) -> None:
+    model, tokenizer = load_dense(gguf.parent, dtype=torch.float32, gguf_file=gguf.name)
+    model.save_pretrained(dense)
+    tokenizer.save_pretrained(dense)
 
 
 def _is_made_from(folder: Path, made_from: dict) -> bool:

@@ -39,10 +39,10 @@ HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 class LoadedModel:
     """A dense causal language model in evaluation mode, its tokenizer, and what they are.
 
-    ``identity`` is JSON-able: name (as asked), short (a folder name), source (embedded, gguf,
-    folder, hub), revision (Hub commit or None), weights_sha256, architecture, n_blocks,
-    n_parameters, bos and pad policy, chat_template (sha256 or None), licence and note (embedded
-    models, else None).
+    ``identity`` is JSON-able: name (as asked, of a path its last part), short (a folder name),
+    source (embedded, gguf, folder, hub), revision (Hub commit or None), weights_sha256,
+    architecture, n_blocks, n_parameters, bos and pad policy, chat_template (sha256 or None),
+    licence and note (embedded models, else None).
     """
 
     model: nn.Module
@@ -98,10 +98,15 @@ def short_name(name: str | Path) -> str:
     return safe_name(str(name).partition("@")[0].replace("/", "--"))
 
 
+def _last_part(path: str) -> str:
+    return Path(path).expanduser().resolve().name
+
+
 def _identity(name: str, origin: _Origin, weights: list[Path], model, tokenizer) -> dict:
     row = EMBEDDED[name] if origin.source == "embedded" else None
     return {
-        "name": name,
+        # of what lies on this machine the name alone, for records are published
+        "name": name if origin.source in ("embedded", "hub") else _last_part(name),
         "short": short_name(name),
         "source": origin.source,
         "revision": origin.revision,
@@ -190,7 +195,12 @@ def _settle_pad_token(tokenizer) -> str:
         return f"{tokenizer.pad_token} (its own)"
     others = (tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token)
     tokenizer.pad_token = next((token for token in others if token), None)
-    return f"{tokenizer.pad_token} (borrowed)" if tokenizer.pad_token else "none"
+    if not tokenizer.pad_token:
+        raise UsageError(
+            "the model's tokenizer has no pad, end, start or unknown token to fill short texts "
+            "with: name one as eos_token in its tokenizer_config.json"
+        )
+    return f"{tokenizer.pad_token} (borrowed)"
 
 
 def _template_sha256(tokenizer) -> str | None:

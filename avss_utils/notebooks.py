@@ -12,8 +12,10 @@ import yaml
 from avss_utils.runs import UsageError, plain_write_errors, project_root
 
 PROFILES = ("smoke", "quick", "full")
-# where things lie and how they are run: not part of a run's key
 SHARES = ("drop_ratio",)
+LEAST = {"context": 2}  # a window of one token scores nothing
+NOT_EMPTY = ("tasks", "text_sets")
+# where things lie and how they are run: not part of a run's key
 LOCATION = ("model", "device", "profile", "results", "records", "checkpoint", "batch_tokens")
 
 
@@ -53,8 +55,13 @@ def read_profile(profile: str, notebook: str) -> dict:
     """Parameters of ``params/<profile>.yml`` for one notebook; a notebook not listed has none."""
     if profile not in PROFILES:
         raise UsageError(f"unknown profile {profile!r}: choose from {', '.join(PROFILES)}")
-    content = yaml.safe_load((project_root() / "params" / f"{profile}.yml").read_text())
-    return dict(content.get(notebook) or {})
+    path = project_root() / "params" / f"{profile}.yml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return dict(content.get(notebook) or {})
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        what = str(error).split("\n")[0]
+        raise UsageError(f"{path} must give each notebook its parameters: {what}") from error
 
 
 def check_parameters(path: Path, parameters: dict) -> dict:
@@ -87,14 +94,19 @@ def _same_type(value, default) -> bool:
 
 
 def _out_of_range(name: str, value, default) -> str | None:
-    """What a number has to be and is not: a share, above 0, or a count (0 only as a seed)."""
+    """What a value has to be and is not: a share, above 0, a count (0 only as a seed), texts."""
     if name in SHARES:
         return None if 0 < value < 1 else "above 0 and below 1"
     if isinstance(default, float):
         return None if math.isfinite(value) and value > 0 else "a finite number above 0"
     if type(default) is int:
-        least = min(default, 1)
+        least = LEAST.get(name, min(default, 1))
         return None if value >= least else f"{least} or more"
+    if isinstance(default, list):
+        kinds = {type(item) for item in default} or {str}
+        if not {type(item) for item in value} <= kinds:
+            return f"a list of {' or '.join(sorted(kind.__name__ for kind in kinds))}"
+        return "a list that is not empty" if name in NOT_EMPTY and not value else None
     return None
 
 

@@ -54,12 +54,18 @@ def check_names(
         check_set(task, text=False)
     for name in (*text_sets, *([calibration] if calibration else [])):
         check_set(name, text=True)
-    if calibration in text_sets and is_own(calibration):
+    own = [name for name in text_sets if is_own(name)] if calibration else []
+    if is_own(calibration or "") and _content(calibration) in map(_content, own):
         raise UsageError(
             f"{calibration!r} cannot serve both calibration and evaluation: give one file for each"
         )
     if null_task is not None and null_task not in tasks:
         raise UsageError(f"{null_task!r} is not among the evaluated tasks: {', '.join(tasks)}")
+
+
+def _content(name: str) -> str:
+    """What a file of one's own holds, under whatever name or link it is given."""
+    return load_texts(name).identity["sha256"]
 
 
 def _first_tokens(windows: Sequence[Window], n_tokens: int) -> list[Window]:
@@ -136,5 +142,4 @@ def build_inputs(
         length=calibration_length,
         batch_tokens=suite.batch_tokens,
     )
-    known = {i["name"] for i in identities}
-    return Inputs(suite, batches, identities + [identity] * (identity["name"] not in known))
+    return Inputs(suite, batches, identities + [identity] * (identity not in identities))

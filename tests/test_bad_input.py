@@ -1,7 +1,9 @@
 """What a user can do wrong ends in one sentence, an exit code of 2, and nothing half-written."""
 
 import errno
+import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,12 +15,15 @@ import pandas as pd
 import pytest
 import torch
 from tiny import FAMILIES, tiny_tokenizer
+from tokenizers import Tokenizer, processors
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from avss_utils import checkpoint, cli, commands, memory, models, project
 from avss_utils.memory import check_memory, gguf_parameters, stored_parameters
 from avss_utils.models import load_model
 from avss_utils.pruning import PruningPlan
 from avss_utils.runs import UsageError, open_run, write_json
+from avss_utils.suites import check_names
 
 ROOT = Path(__file__).parents[1]
 RUN = ("run", "--notebook", "01_avss_pruning", "--profile", "smoke", "--set")
@@ -88,6 +93,11 @@ def refused(capsys, *words: str) -> str:
         (("evaluate", "--wording", "magic"), "unknown wording 'magic'"),
         (("score", "--calibration", "magic"), "no text set 'magic': choose from wikipedia"),
         (("evaluate", "--drop", "one two"), 'block numbers are written like "3 4 17"'),
+        (("evaluate", "--drop", "-5"), "block numbers are written like"),
+        (("evaluate", "--seed", "-1"), "a whole number from 0 up, not '-1'"),
+        (("score", "--seed", "x"), "a whole number from 0 up, not 'x'"),
+        (("evaluate", "--context", "1"), "a whole number from 2 up, not '1'"),
+        (("evaluate", "--tasks", "--text-sets"), "there is nothing to evaluate: name a set with"),
         (("run", "--notebook", "99_none"), "unknown notebook '99_none': choose from 01_"),
         (("run", "--profile", "huge"), "unknown profile 'huge': choose from smoke, quick, full"),
         ((*RUN, "drop_ration=0.3"), "has no parameter 'drop_ration': it has model"),
@@ -100,6 +110,10 @@ def refused(capsys, *words: str) -> str:
         ((*RUN, "n_questions=0"), "must be 1 or more, not 0"),
         ((*RUN, "seed=-1"), "must be 0 or more, not -1"),
         ((*RUN, "n_questions=true"), "must be a int, not True"),
+        ((*RUN, "context=1"), "must be 2 or more, not 1"),
+        ((*RUN, "arms=[1]"), "must be a list of str, not [1]"),
+        ((*RUN, 'text_sets="wikipedia"'), "must be a list, not 'wikipedia'"),
+        ((*RUN, "text_sets=[]"), "must be a list that is not empty, not []"),
         ((*RUN, "drop_ratio"), "--set takes NAME=VALUE with a JSON value, not 'drop_ratio'"),
     ],
 )
@@ -129,6 +143,33 @@ def test_notebook_01_refuses_wrong_names_before_it_loads_anything(change, senten
     exec(parameters + "\n" + change, space)
     with pytest.raises(UsageError, match=sentence):
         exec("\n".join(rest), space)
+
+
+def test_blocks_that_the_model_has_not_are_refused_before_it_is_judged(
+    capsys, model, calibration, monkeypatch
+):
+    monkeypatch.setattr("avss_utils.suites.build_suite", None)  # not reached
+    words = ("evaluate", "--model", model, "--tasks", "--text-sets", calibration, "--drop")
+    for drop in ("9", "1 1", "0 1 2 3"):
+        assert "must be distinct numbers from 0 to 3 that leave at" in refused(capsys, *words, drop)
+
+
+def test_a_broken_file_of_ones_own_is_refused_before_a_model_is_loaded(capsys, no_model, tmp_path):
+    (own := tmp_path / "own.csv").write_text("text\nfine\n , \n")
+    assert "own.csv, row 2: there are more cells" in refused(capsys, "score", "--calibration", own)
+    assert "own.csv, row 1: column 'question' is" in refused(capsys, "evaluate", "--tasks", own)
+
+
+def test_one_file_under_two_names_cannot_be_both_calibration_and_evaluation(calibration, tmp_path):
+    for twin in ("link.txt", "copy.txt"):
+        path = tmp_path / twin
+        path.symlink_to(calibration) if twin == "link.txt" else path.write_bytes(
+            calibration.read_bytes()
+        )
+        with pytest.raises(UsageError, match="cannot serve both calibration and evaluation"):
+            check_names(text_sets=[str(path)], calibration=str(calibration))
+    (other := tmp_path / "other.txt").write_text("Another text.")
+    check_names(text_sets=[str(other)], calibration=str(calibration))
 
 
 # models
@@ -180,6 +221,11 @@ def test_nothing_in_a_models_files_is_executed(model, tmp_path, monkeypatch):
     foreign = {**config, "model_type": "own", "auto_map": auto}
     (folder / "config.json").write_text(json.dumps(foreign))
     with pytest.raises(UsageError, match="needs Python code of its own"):
+        load_model(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, **own}))
+    with pytest.raises(UsageError, match="custom code"):
         load_model(folder)
     assert not (tmp_path / "executed").exists()
 
@@ -287,6 +333,31 @@ def test_an_operating_system_error_is_a_sentence(capsys, monkeypatch):
     assert "/some/file (permission denied): choose another place" in refused(capsys, "assets")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_memory_that_runs_out_is_a_sentence(capsys, monkeypatch, error):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(commands, "assets", fail)
+    assert "memory ran out: take a smaller model" in refused(capsys, "assets")
+
+
+def test_an_error_of_our_own_keeps_its_traceback(monkeypatch):
+    def fail(_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(commands, "assets", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["assets"])
+
+
 def test_ctrl_c_ends_a_command_with_one_sentence(model, calibration):
     code = (
         "import sys, time\n"
@@ -338,6 +409,75 @@ def test_a_model_and_texts_under_names_with_spaces(capsys, model, calibration, t
     words = ["--model", str(model), "--calibration", str(calibration), "--texts", "2"]
     out = tmp_path / "a pruned model"
     assert cli.main(["prune", *words, "--out", str(out)]) == 0
+    for file in ("pruning.json", "README.md"):  # may be published: names, but no folders
+        assert str(tmp_path) not in (text := (out / file).read_text())
+        assert str(model.parent) not in text
+        assert "2 texts of own texts.txt" in text
     capsys.readouterr()
     assert cli.main(["score", *words, "--model", str(out)]) == 0
     assert len(capsys.readouterr().out.strip().split("\n")) == 1 + 3
+
+
+def byte_tokenizer(**options):
+    """The tiny tokenizer with the given special tokens, and with BOS where it is ``required``."""
+    tokenizer = Tokenizer.from_str(tiny_tokenizer().backend_tokenizer.to_str())
+    if options.pop("required", False):
+        start = {"single": "<s> $A", "special_tokens": [("<s>", 1)]}
+        tokenizer.post_processor = processors.TemplateProcessing(**start)
+    inputs = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=inputs, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"eos_token": "</s>"},
+        {"eos_token": "</s>", "bos_token": "<s>", "pad_token": "<pad>", "padding_side": "left"},
+        {"unk_token": "</s>"},
+        {"bos_token": "<s>", "eos_token": "</s>", "required": True, "padding_side": "left"},
+    ],
+    ids=lambda o: " ".join(f"{k}={v}" for k, v in o.items()),
+)
+def test_tokenizers_of_every_habit_give_the_same_numbers(capsys, model, tmp_path, options):
+    required = options.get("required", False)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).symlink_to(model / name)
+    byte_tokenizer(**options).save_pretrained(folder)
+    path = tmp_path / "lines.jsonl"
+    texts = ["The quick brown fox jumps.", "Dogs?", "Which of these is the answer?"]
+    path.write_bytes("".join(json.dumps({"text": text}) + "\r\n" for text in texts).encode())
+    words = ["--model", str(folder)]
+    assert cli.main(["score", *words, "--calibration", str(path), "--texts", "3"]) == 0
+    scores = pd.read_csv(io.StringIO(capsys.readouterr().out)).score
+    assert cli.main(["evaluate", *words, "--tasks", "--text-sets", str(path)]) == 0
+    judged = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    wanted = by_hand(model, texts, required)
+    assert scores.to_numpy() == pytest.approx(wanted["scores"], rel=1e-4)
+    found = judged[judged.measure == "bits per byte"].value.to_numpy()
+    assert found == pytest.approx([wanted["bits"]], rel=1e-5)
+
+
+def by_hand(model: Path, texts: list[str], bos: bool) -> dict:
+    """AVSS by block and bits per byte, a text at a time, so that there is no padding at all."""
+    network = AutoModelForCausalLM.from_pretrained(model)
+    states: list[list[torch.Tensor]] = [[] for _ in network.model.layers]
+    handles = [
+        block.register_forward_hook(lambda _, __, out, kept=kept: kept.append(out.reshape(-1)))
+        for block, kept in zip(network.model.layers, states, strict=True)
+    ]
+    nats, n_bytes, tokenizer = 0.0, 0, tiny_tokenizer()
+    for text in texts:
+        plain = tokenizer(text)["input_ids"]
+        ids = torch.tensor([[1] * bos + plain])
+        with torch.inference_mode():
+            logits = network(ids).logits.log_softmax(-1)
+        nats -= float(logits[0, :-1].gather(-1, ids[0, 1:, None]).sum())
+        n_bytes += len(text) if bos else len(text) - len(tokenizer.decode(plain[:1]))
+    for handle in handles:
+        handle.remove()
+    values = [torch.cat(kept).double() for kept in states]
+    zeros = [max(float((v.abs() < 1e-5).double().mean()), 0.5 / v.numel()) for v in values]
+    scores = [float(v.var(unbiased=False)) / z for v, z in zip(values, zeros, strict=True)]
+    return {"scores": scores, "bits": nats / math.log(2) / n_bytes}

@@ -278,8 +278,8 @@ def test_a_broken_file_is_named_with_its_row(data_dir, name, file, content, mess
 
 
 def test_another_encoding_is_refused(data_dir):
-    write(data_dir, "sst2/dev.tsv", "très bien\t1\n", encoding="latin-1")
-    with pytest.raises(UsageError, match=r"sst2/dev.tsv is not UTF-8 \(byte 2\)"):
+    write(data_dir, "sst2/dev.tsv", "good\t1\ntrès bien\t1\n", encoding="latin-1")
+    with pytest.raises(UsageError, match=r"sst2/dev.tsv, line 2: not UTF-8 \(byte 9 of the file\)"):
         load_questions("sst2")
 
 

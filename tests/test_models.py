@@ -88,7 +88,7 @@ def test_the_identity_of_a_folder(tmp_path):
     # embeddings and head 2 x 261 x 32; a block 2 x 32 x 32 + 2 x 32 x 16 + 3 x 32 x 64 + 2 x 32
     n_parameters = 2 * 261 * 32 + 2 * (2048 + 1024 + 6144 + 64) + 32
     assert identity == {
-        "name": str(folder),
+        "name": "my model",  # not where it lies
         "short": "my-model",
         "source": "folder",
         "revision": None,
@@ -126,6 +126,13 @@ def test_tokenizer_policies_are_found_by_looking(tmp_path):
     assert identity["bos"] == "added by the tokenizer"
     assert identity["pad"] == "<pad> (its own)"
     assert identity["chat_template"] == hashlib.sha256(b"{{ messages }}").hexdigest()
+
+
+def test_a_tokenizer_without_any_special_token_is_refused(tmp_path):
+    bare = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer().backend_tokenizer)
+    save_folder(tmp_path / "a", tokenizer=bare)
+    with pytest.raises(UsageError, match=r"no pad, end, start or unknown token.*as eos_token"):
+        load_model(tmp_path / "a", device="cpu")
 
 
 def test_a_borrowed_pad_token_stays_in_the_loaded_object(tmp_path):
@@ -361,6 +368,20 @@ def test_a_process_that_was_faster_wins(tiny_gguf, monkeypatch, tmp_path):
     assert embedded.prepare_gguf(path)[0] == folder
     assert (folder / "model.safetensors").stat().st_ino == kept
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_conversion_that_the_disk_does_not_take_leaves_nothing(tiny_gguf, tmp_path, monkeypatch):
+    def no_room(*_, **__):
+        raise RuntimeError("Error while serializing: No space left on device (os error 28)")
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", no_room)
+    with pytest.raises(UsageError, match=r"cannot be written .*make room or choose another disk"):
+        load_model(tiny_gguf[0], device="cpu")
+    assert list((tmp_path / "cache" / "models").iterdir()) == []
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("AVSS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UsageError, match=r"file/models/.* cannot be written \(not a directory\)"):
+        load_model(tiny_gguf[0], device="cpu")
 
 
 @pytest.mark.parametrize("keep", [0.05, 0.9])

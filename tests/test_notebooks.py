@@ -162,6 +162,14 @@ def test_a_profile_with_an_unknown_parameter_is_refused(project):
         notebook_parameters("01_tiny", "smoke", {})
 
 
+@pytest.mark.parametrize("content", ["[1, 2", "- a\n- b\n", "01_tiny: 5\n", "01_tiny: [1]\n"])
+def test_a_broken_profile_is_refused_by_its_file(project, content):
+    (project / "params" / "smoke.yml").write_text(content)
+    with pytest.raises(UsageError, match=r"smoke\.yml must give each notebook its param") as raised:
+        read_profile("smoke", "01_tiny")
+    assert "\n" not in str(raised.value)
+
+
 def test_an_unknown_profile_or_notebook_is_refused_with_the_known_ones(project):
     with pytest.raises(UsageError, match="unknown profile 'fast': choose from smoke, quick, full"):
         read_profile("fast", "01_tiny")

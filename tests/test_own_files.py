@@ -87,7 +87,7 @@ QUESTION = QUESTIONS[0]
         ("q.csv", CSV + "Why?,so,a,b,c\n", "q.csv, row 3: there are more cells than columns"),
         ("q.csv", CSV + '"Why?,so\n', "not valid CSV"),
         ("q.csv", "question,answer,distractors\n", "q.csv holds no rows"),
-        ("q.csv", CSV.encode() + b"\xff", "q.csv is not UTF-8"),
+        ("q.csv", CSV.encode() + b"\xff", "q.csv, line 4: not UTF-8"),
         ("q.txt", CSV, "questions are read from .jsonl, .csv files, not from"),
     ],
 )
@@ -104,7 +104,7 @@ def test_wrong_question_files_are_refused_by_row(write, name, content, sentence)
         ("t.jsonl", lines([{"text": "a"}, {"body": "b"}]), "row 2: column 'text' is missing"),
         ("t.csv", "text\na\n , \n", "row 2: there are more cells"),
         ("t.jsonl", lines([{"text": 3}]), "row 1: column 'text' must be a text"),
-        ("t.txt", "Grüße".encode("latin-1"), "t.txt is not UTF-8"),
+        ("t.txt", "Grüße".encode("latin-1"), "t.txt, line 1: not UTF-8"),
     ],
 )
 def test_wrong_text_files_are_refused_by_row(write, name, content, sentence):

@@ -20,8 +20,10 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
     except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
         raise UsageError(
-            f"{path} is not UTF-8 (byte {error.start}): save it in that encoding"
+            f"{path}, line {line}: not UTF-8 (byte {error.start} of the file): save the file in "
+            "that encoding"
         ) from error
 
 

@@ -45,7 +45,7 @@ def own_corpus(name: str, *, text: bool) -> Corpus:
     path = check_own(name, text=text)
     rows = parse_records(_text if text else _question, _READERS[path.suffix.lower()](path), name)
     identity = {
-        "name": name,
+        "name": path.name,
         "source": SOURCE,
         "path": path.name,
         "split": "all",
@@ -67,7 +67,9 @@ def _paragraphs(path: Path) -> Iterator[dict]:
 
 
 def _csv_records(path: Path) -> Iterator[dict]:
-    reader = csv.DictReader(io.StringIO(formats.read_text(path)), strict=True)
+    text = formats.read_text(path)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # or long texts are refused
+    reader = csv.DictReader(io.StringIO(text), strict=True)
     try:
         yield from reader
     except csv.Error as error:

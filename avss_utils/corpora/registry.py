@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from avss_utils.corpora import formats
-from avss_utils.corpora.own import SOURCE, check_own, is_own, own_corpus
+from avss_utils.corpora.own import SOURCE, is_own, own_corpus
 from avss_utils.corpora.rows import Corpus, split_rows
 from avss_utils.corpora.sources import Hub, Spec, load_corpus
 from avss_utils.runs import UsageError
@@ -170,9 +170,12 @@ def standard_split(corpus: Corpus) -> dict[str, tuple]:
 
 
 def check_set(name: str, *, text: bool) -> None:
-    """Raise UsageError unless there is a text set (or else a question set) of this name."""
+    """Raise UsageError unless there is a text set (or else a question set) of this name.
+
+    A file of one's own is read to its end, so that its broken rows are found at once too.
+    """
     if is_own(name):
-        check_own(name, text=text)
+        own_corpus(name, text=text)
     else:
         _spec(name, text=text)
 
