@@ -121,7 +121,7 @@ def execute(name: str, output: Path, parameters: dict, *, timeout: int) -> Path:
     path = notebook_path(name)
     check_parameters(path, parameters)
     failed = output.with_name(f"{output.stem}.failed.ipynb")
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     with plain_write_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         output.unlink(missing_ok=True)
@@ -135,7 +135,7 @@ def execute(name: str, output: Path, parameters: dict, *, timeout: int) -> Path:
                 execution_timeout=timeout,
                 progress_bar=False,
                 log_output=False,
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no word on its transport
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # what ends it is said here
             )
         except KeyboardInterrupt:
             failed.unlink(missing_ok=True)

@@ -120,7 +120,7 @@ def as_text(drop: Iterable[int]) -> str:
 def as_drop(text: str) -> tuple[int, ...]:
     """The inverse of ``as_text``; UsageError for anything else."""
     words = [] if str(text).strip() == "-" else str(text).replace(",", " ").split()
-    if not all(word.isdigit() for word in words):
+    if not all(word.isdecimal() for word in words):
         raise UsageError(f'block numbers are written like "3 4 17", not {text!r}')
     return tuple(int(word) for word in words)
 

@@ -32,6 +32,7 @@ class Reducer:
     def start(self, mask: torch.Tensor) -> None:
         self.mask, self.weight = mask, mask.double()
         self.per_token: dict[tuple, dict[int, torch.Tensor]] = {}
+        self.sides: dict[int, dict[int, tuple]] = {}  # of the triangle of states, by span
         self.per_text: dict[tuple, dict[int, torch.Tensor]] = {}
         self.bins: dict[str, dict[int, torch.Tensor]] = {}
         self.inputs: deque = deque(maxlen=max(self.spans, default=1))
@@ -42,15 +43,14 @@ class Reducer:
         update = torch.sub(after, before, out=self._buffer("update", after))
         step = self.site("update", number, update) if "update" in sites else _length(update)
         end = self.site("residual", number, after) if "residual" in sites else _length(after)
-        self._keep(self.per_token, ("turn", 1), number, _turn(start, end, step))
+        self._keep(self.sides, 1, number, (start, end, step))
         self.inputs.append((before, start))
         self.last = (after, end)
         for span in self.spans:
             if 1 < span <= number + 1:
-                state, length = self.inputs[-span]
+                state, start = self.inputs[-span]
                 step = _length(torch.sub(after, state, out=self._buffer("update", after)))
-                where = number + 1 - span
-                self._keep(self.per_token, ("turn", span), where, _turn(length, end, step))
+                self._keep(self.sides, span, number + 1 - span, (start, end, step))
 
     def _length_before(self, before: torch.Tensor) -> torch.Tensor:
         """Of a block's input, which as a rule is the very tensor that the block before gave."""
@@ -109,9 +109,12 @@ class Reducer:
 
     def finish(self) -> BlockStats:
         """The batch's BlockStats with one row a text."""
-        sums = {key: self._sum(key, values) for key, values in self._numbers()}
+        # where, not a product: a masked position may hold NaN
+        sums = {
+            key: torch.where(self.mask, values, 0.0).sum(-1).T for key, values in self._numbers()
+        }
         sums |= {key: _stack(values).T for key, values in self.per_text.items()}
-        arrays = {key: a.cpu().numpy() for key, a in sums.items()}
+        arrays = _on_cpu(sums)
         sites = [key[1] for key in arrays if key[0] == "first"]
         n_tokens = self.mask.sum(-1).cpu().numpy()
         moments = {site: self._moments(site, n_tokens, arrays) for site in sites}
@@ -126,21 +129,16 @@ class Reducer:
     def _numbers(self) -> Iterator[tuple[tuple, torch.Tensor]]:
         """What is summed over tokens, by its name in BlockStats: (blocks, B, T) each."""
         for key, values in self.per_token.items():
-            stacked = _stack(values)
             if key[0] == "length":
-                yield ("second", key[1]), stacked.double().square()
-            elif key[0] == "turn":
-                if key[1] == 1:
-                    yield ("influence",), stacked
-                if key[1] in self.spans:
-                    yield ("angle", key[1]), torch.arccos(1 - stacked.double()) / torch.pi
+                yield ("second", key[1]), _stack(values).double().square()
             else:
-                yield key, stacked
-
-    def _sum(self, key: tuple, stacked: torch.Tensor) -> torch.Tensor:
-        # where, not a product: a masked position may hold NaN
-        wide = stacked.long() if key[0] == "zeros" else stacked.double()
-        return torch.where(self.mask, wide, 0).sum(-1).T
+                yield key, _stack(values).double()
+        for span, sides in self.sides.items():
+            turn = _turn(*torch.stack([torch.stack(one) for one in _ordered(sides)], dim=1))
+            if span == 1:
+                yield ("influence",), turn
+            if span in self.spans:
+                yield ("angle", span), torch.arccos(1 - turn) / torch.pi
 
     def _moments(self, site: str, n_tokens: np.ndarray, arrays: dict) -> Moments:
         if arrays["first", site].shape[1] < self.n_blocks:
@@ -160,8 +158,20 @@ class Reducer:
         return Moments.from_sums(n, first, second, shift)
 
 
+def _ordered(values: dict) -> list:
+    return [values[i] for i in sorted(values)]
+
+
 def _stack(values: dict[int, torch.Tensor]) -> torch.Tensor:
-    return torch.stack([values[i] for i in sorted(values)])
+    return torch.stack(_ordered(values))
+
+
+def _on_cpu(sums: dict[tuple, torch.Tensor]) -> dict[tuple, np.ndarray]:
+    """The same arrays on the CPU in one transfer, each of which would wait for the GPU."""
+    flat = torch.cat([a.reshape(-1) for a in sums.values()]).cpu()
+    parts = flat.split([a.numel() for a in sums.values()])
+    arrays = {k: p.view(a.shape).numpy() for (k, a), p in zip(sums.items(), parts, strict=True)}
+    return {k: a.astype(np.int64) if k[0] == "zeros" else a for k, a in arrays.items()}
 
 
 def _length(x: torch.Tensor) -> torch.Tensor:
@@ -174,6 +184,7 @@ def _turn(start: torch.Tensor, end: torch.Tensor, step: torch.Tensor) -> torch.T
     The law of cosines, arranged so that a small angle keeps its digits: the cosine itself, close to
     1, would lose them. Within [0, 2] whatever the rounding; 1 where a vector is zero.
     """
+    start, end, step = start.double(), end.double(), step.double()
     product = start * end
     turn = (step - (end - start)) * (step + (end - start)) / (2 * product)
     return torch.where(product > 0, turn, 1.0).clamp(0.0, 2.0)

@@ -248,5 +248,8 @@ def renew_command(record: dict) -> str:
 
 
 def _read_record(folder: Path) -> dict | None:
-    path = folder / "run.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    """What run.json says; None where it is not there or not whole."""
+    try:
+        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None

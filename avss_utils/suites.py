@@ -9,6 +9,7 @@ from avss_utils.corpora import (
     check_set,
     load_questions,
     load_texts,
+    set_name,
     standard_split,
 )
 from avss_utils.corpora.own import is_own
@@ -99,18 +100,21 @@ def build_suite(
 ) -> tuple[Suite, list[dict]]:
     """The evaluation parts of tasks and text sets, cut to size, and their identities.
 
-    At most ``n_questions`` rows a task and ``n_tokens`` scored tokens a text set, in windows of
-    ``context`` tokens.
+    Both go by their names in tables (``corpora.set_name``): a file's without its folder. At most
+    ``n_questions`` rows a task and ``n_tokens`` scored tokens a text set, in windows of ``context``
+    tokens.
     """
     questions, windows, identities = {}, {}, []
     for task in tasks:
         corpus = load_questions(task)
-        questions[task] = standard_split(corpus)["evaluation"][:n_questions]
+        questions[set_name(task)] = standard_split(corpus)["evaluation"][:n_questions]
         identities.append(corpus.identity)
     for name in text_sets:
         corpus = load_texts(name)
         rows = standard_split(corpus)["evaluation"]
-        windows[name] = text_windows(tokenizer, rows, context=context, max_tokens=n_tokens)
+        windows[set_name(name)] = text_windows(
+            tokenizer, rows, context=context, max_tokens=n_tokens
+        )
         identities.append(corpus.identity)
     return Suite(questions, windows, batch_tokens), identities
 

@@ -24,6 +24,8 @@ def text_windows(
     token but a text's first is scored exactly once. Where the tokenizer adds a BOS token, each
     window starts with it instead and every token is scored. At most ``max_tokens`` are scored.
     """
+    if context < 2:
+        raise UsageError(f"context must be 2 tokens or more, not {context}: one predicts the next")
     windows, left = [], max_tokens if max_tokens is not None else float("inf")
     bos = _automatic_bos(tokenizer)
     for row in texts:

@@ -27,7 +27,8 @@ def _version(name: str) -> str | None:
 def activation_readers(name: str, model, batches: list[dict]) -> dict[str, Callable[[], None]]:
     """Ways to read the state after every block of the embedded model ``name``, a batch at a time.
 
-    Each runs the same batches, holds one batch's states at once, and drops them.
+    Each runs the same batches without the output head, holds one batch's states at once, and drops
+    them.
     """
     readers = {"transformers, output_hidden_states": lambda: _hidden_states(model, batches)}
     if importlib.util.find_spec("transformer_lens"):
@@ -59,6 +60,8 @@ def _transformer_lens(name: str, batches: list[dict]) -> Callable[[], None]:
                     batch["input_ids"],
                     attention_mask=batch["attention_mask"],
                     names_filter=lambda hook: hook.endswith("hook_resid_post"),
+                    stop_at_layer=bridge.cfg.n_layers,
+                    return_type=None,
                 )
                 check_count(len(cache), bridge.cfg.n_layers)
 
@@ -79,10 +82,11 @@ def _nnsight(name: str, batches: list[dict]) -> Callable[[], None]:
     @torch.inference_mode()
     def read() -> None:
         for batch in batches:
-            with model.trace(dict(batch)):
+            with model.trace(dict(batch)) as tracer:
                 states = nnsight.save([])
                 for layer in model.model.layers:
                     states.append(layer.output)
+                tracer.stop()
             check_count(len(states), len(model.model.layers))
 
     return read

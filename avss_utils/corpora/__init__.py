@@ -5,6 +5,7 @@ are split, ``formats`` one parser a data set, ``registry`` one row a data set, `
 files are found, ``wordings`` the prompts.
 """
 
+from avss_utils.corpora.own import set_name
 from avss_utils.corpora.registry import (
     SPECS,
     check_set,
@@ -26,6 +27,7 @@ __all__ = [
     "load_questions",
     "load_texts",
     "prompt",
+    "set_name",
     "split_rows",
     "standard_split",
 ]

@@ -25,6 +25,11 @@ def is_own(name: str) -> bool:
     return Path(name).suffix.lower() in TEXT_SUFFIXES
 
 
+def set_name(name: str) -> str:
+    """What a set is called in tables and records: a file's name without its folder."""
+    return Path(name).name if is_own(name) else name
+
+
 def check_own(name: str, *, text: bool) -> Path:
     """The file, if it is there and of a kind that holds texts, or else questions; or UsageError."""
     path, allowed = Path(name).expanduser(), TEXT_SUFFIXES if text else QUESTION_SUFFIXES
