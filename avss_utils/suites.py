@@ -55,13 +55,32 @@ def check_names(
         check_set(task, text=False)
     for name in (*text_sets, *([calibration] if calibration else [])):
         check_set(name, text=True)
-    own = [name for name in text_sets if is_own(name)] if calibration else []
-    if is_own(calibration or "") and _content(calibration) in map(_content, own):
+    for names in (tasks, text_sets):
+        _check_distinct(names)
+    if calibration:
+        _check_apart(calibration, text_sets)
+    if null_task is not None and null_task not in tasks:
+        raise UsageError(f"{null_task!r} is not among the evaluated tasks: {', '.join(tasks)}")
+
+
+def _check_distinct(names: Sequence[str]) -> None:
+    """Tables know a file by its name without folders, under which two would become one."""
+    by_name: dict[str, str] = {}
+    for name in names:
+        if by_name.setdefault(set_name(name), name) != name:
+            raise UsageError(
+                f"{by_name[set_name(name)]!r} and {name!r} would have one name in tables: rename "
+                "one file"
+            )
+
+
+def _check_apart(calibration: str, text_sets: Sequence[str]) -> None:
+    """Files of one's own are not split, so that one of them cannot serve both uses."""
+    own = [name for name in text_sets if is_own(name)]
+    if is_own(calibration) and _content(calibration) in map(_content, own):
         raise UsageError(
             f"{calibration!r} cannot serve both calibration and evaluation: give one file for each"
         )
-    if null_task is not None and null_task not in tasks:
-        raise UsageError(f"{null_task!r} is not among the evaluated tasks: {', '.join(tasks)}")
 
 
 def _content(name: str) -> str:
@@ -104,6 +123,8 @@ def build_suite(
     ``n_questions`` rows a task and ``n_tokens`` scored tokens a text set, in windows of ``context``
     tokens.
     """
+    for names in (tasks, text_sets):
+        _check_distinct(names)
     questions, windows, identities = {}, {}, []
     for task in tasks:
         corpus = load_questions(task)
@@ -138,6 +159,7 @@ def build_inputs(
     tokenizer, *, calibration: str, n_calibration: int, calibration_length: int, **suite_options
 ) -> Inputs:
     """``build_suite`` and ``calibration_batches`` together; no row stands in both."""
+    _check_apart(calibration, suite_options["text_sets"])
     suite, identities = build_suite(tokenizer, **suite_options)
     batches, identity = calibration_batches(
         tokenizer,

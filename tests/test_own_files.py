@@ -1,8 +1,11 @@
 """Files of one's own as calibration text and as questions: what works, and what is refused how."""
 
+import hashlib
+import io
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from tiny import FAMILIES, tiny_tokenizer
 
@@ -63,6 +66,8 @@ def test_questions_from_csv_equal_those_from_jsonl(write):
     assert [q.choices[q.answer] for q in from_csv] == ["a dog", "water"]
     assert set(from_csv[0].choices) == {"a dog", "a cat", "an owl"}
     assert from_csv[1].row_id == "seven"
+    with pytest.raises(UsageError, match=r"'q\.csv': choose from plain, second, answer-only"):
+        prompt(from_csv[1], "q.csv", "third")
     text, choices = prompt(from_csv[1], "q.csv", "plain")
     assert text == "Question: What is wet?\nAnswer:"
     assert set(choices) == {" water", " sand"}
@@ -81,7 +86,14 @@ QUESTION = QUESTIONS[0]
         ("q.jsonl", lines([{**QUESTION, "distractors": []}]), "row 1: column 'distractors' must"),
         ("q.jsonl", lines([{**QUESTION, "distractors": ["a", ""]}]), "row 1: column 'distractors'"),
         ("q.jsonl", lines([{**QUESTION, "distractors": ["a dog"]}]), "'a dog' is among the distr"),
+        ("q.jsonl", lines([{**QUESTION, "distractors": [" a dog "]}]), "'a dog' is among the"),
+        ("q.jsonl", lines([{**QUESTION, "distractors": None}]), "row 1: column 'distractors' must"),
+        ("q.jsonl", lines([{**QUESTION, "question": ""}]), "row 1: column 'question' must be a"),
+        ("q.jsonl", lines([{**q, "id": "x"} for q in QUESTIONS]), "row 2: column 'id' repeats 'x'"),
         ("q.jsonl", "", "q.jsonl holds no rows"),
+        ("q.csv", CSV + "Why?,so,a | ,\n", "q.csv, row 3: column 'distractors' must hold one"),
+        ("q.csv", CSV.replace("answer", "reply"), "row 1: column 'answer' is missing: name the"),
+        ("q.xlsx", CSV, "or name a file with one of the endings .jsonl, .csv"),
         ("q.csv", "question,answer\nWhy?,so\n", "q.csv, row 1: column 'distractors' is missing"),
         ("q.csv", CSV + "Why?,so\n", "q.csv, row 3: column 'distractors' must hold"),
         ("q.csv", CSV + "Why?,so,a,b,c\n", "q.csv, row 3: there are more cells than columns"),
@@ -112,6 +124,41 @@ def test_wrong_text_files_are_refused_by_row(write, name, content, sentence):
         load_texts(write(name, content))
 
 
+def test_two_files_of_one_name_are_refused(write, tmp_path):
+    (tmp_path / "other").mkdir()
+    first, second = write("q.csv", CSV), write("other/q.csv", CSV.replace("dog", "wolf"))
+    suites.check_names(tasks=[first, "sciq"])
+    sizes = {"n_questions": 1, "n_tokens": 8, "context": 8}
+    with pytest.raises(UsageError, match=r"other/q\.csv' would have one name in tables"):
+        suites.check_names(tasks=[first, second])
+    with pytest.raises(UsageError, match="rename one file"):
+        suites.build_suite(None, tasks=[first, second], text_sets=[], **sizes)
+
+
+def test_tables_and_identities_name_no_folder(write, tmp_path):
+    path = write("my questions.csv", CSV)
+    sizes = {"n_questions": 9, "n_tokens": 8, "context": 8}
+    suite, identities = suites.build_suite(None, tasks=[path], text_sets=[], **sizes)
+    assert list(suite.questions) == ["my questions.csv"]
+    assert str(tmp_path) not in json.dumps(identities)
+    (identity,) = identities
+    sha256 = hashlib.sha256(CSV.encode()).hexdigest()
+    found = [identity[key] for key in ("name", "split", "revision", "sha256", "n")]
+    assert found == ["my questions.csv", "all", None, sha256, 2]
+
+
+def test_no_row_of_a_file_is_lost_or_renamed(write):
+    same = {**QUESTION, "distractors": ["a cat"]}
+    rows = load_questions(write("q.jsonl", lines([QUESTION, same, {**same, "id": 0}, same]))).rows
+    assert [len(row.choices) for row in rows] == [3, 2, 2], "only an exact double is left out"
+    assert rows[2].row_id == "0"
+
+
+def test_only_a_bar_between_spaces_parts_distractors(write):
+    (row,) = load_questions(write("q.csv", "question,answer,distractors\nq,a,P(A|B) | c\n")).rows
+    assert set(row.choices) == {"a", "P(A|B)", "c"}
+
+
 def test_a_missing_file_and_one_for_both_uses_are_refused(write, tmp_path):
     with pytest.raises(UsageError, match=r"there is no file .*none\.csv"):
         load_questions(str(tmp_path / "none.csv"))
@@ -119,6 +166,10 @@ def test_a_missing_file_and_one_for_both_uses_are_refused(write, tmp_path):
     suites.check_names(text_sets=["wikipedia"], calibration=path)
     with pytest.raises(UsageError, match="cannot serve both calibration and evaluation"):
         suites.check_names(text_sets=[path], calibration=path)
+    sizes = {"n_questions": 1, "n_tokens": 8, "context": 8}
+    asked = {"calibration": path, "n_calibration": 1, "calibration_length": 8}
+    with pytest.raises(UsageError, match="cannot serve both calibration and evaluation"):
+        suites.build_inputs(None, tasks=[], text_sets=["wikipedia", path], **asked, **sizes)
 
 
 @pytest.fixture
@@ -136,6 +187,14 @@ def test_the_command_line_evaluates_on_own_files(write, model, capsys):
     out = capsys.readouterr().out
     assert "my questions.csv,full,accuracy," in out
     assert "a.txt,without 1,bits per byte," in out
+
+
+def test_the_command_line_scores_on_an_own_file(write, model, capsys):
+    path = write("my texts.txt", TEXTS)
+    assert cli.main(["score", "--model", str(model), "--calibration", path, "--texts", "2"]) == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert len(table) == 4, "a row a block"
+    assert table.score.notna().all()
 
 
 def test_more_texts_than_the_file_has_are_refused(write, model, capsys):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from avss_utils.corpora import formats
-from avss_utils.corpora.own import SOURCE, is_own, own_corpus
+from avss_utils.corpora.own import QUESTION_SUFFIXES, SOURCE, TEXT_SUFFIXES, is_own, own_corpus
 from avss_utils.corpora.rows import Corpus, split_rows
 from avss_utils.corpora.sources import Hub, Spec, load_corpus
 from avss_utils.runs import UsageError
@@ -190,7 +190,9 @@ def _spec(name: str, *, text: bool) -> Spec:
     names = [known for known, spec in SPECS.items() if (spec.kind == "text") == text]
     if name not in names:
         what = "text set" if text else "question set"
+        suffixes = ", ".join(TEXT_SUFFIXES if text else QUESTION_SUFFIXES)
         raise UsageError(
-            f"there is no {what} {name!r}: choose from {', '.join(names)}, or name a file"
+            f"there is no {what} {name!r}: choose from {', '.join(names)}, or name a file with one "
+            f"of the endings {suffixes}"
         )
     return SPECS[name]

@@ -167,7 +167,7 @@ def parse_records(parse: Callable[[dict], object], records: Iterable[dict], wher
         except (AttributeError, TypeError, ValueError) as error:
             raise UsageError(f"{where}, row {number}: {error}") from error
     if not rows:
-        raise UsageError(f"{where} holds no rows: restore the file from its source")
+        raise UsageError(f"{where} holds no rows: restore the file, or give one with rows")
     return without_duplicates(rows)
 
 
