@@ -55,12 +55,16 @@ WINDOW = 512  # tokens that the harness feeds at once
 FITTING, WHOLE = "sections that fit into a window", "whole pages"
 SPANS = (1, 7)
 
-# Float32 sums of up to some hundred log-probabilities, in another order of operations.
-SCORE_BOUND = 1e-3
+# Float32 sums of up to some hundred log-probabilities, in another order of operations; and with
+# the harness's softmax in float32.
+SCORE_BOUND, ROUGH_BOUND = 1e-3, 1e-2
 PERPLEXITY_BOUND = 1e-4
 LOGIT_BOUND = 1e-4
 BLOCK_BOUND = 1e-5
 DIFFERENCE = "largest difference"
+OF_A_TEXT = "largest difference of a text"
+EXACT = "largest difference, its softmax in float64"
+CONTROL = "largest difference from the whole model"
 
 
 def compare_choices(
@@ -90,11 +94,13 @@ def compare_choices(
 def disagreements(tables: dict[str, pd.DataFrame]) -> list[str]:
     """A sentence for each row that does not agree; a missing or empty table does not either."""
     rules = {
-        "choices": lambda t: (t["differing"] == 0) & (t[DIFFERENCE] <= SCORE_BOUND),
+        "choices": lambda t: (
+            (t["differing"] == 0) & (t[DIFFERENCE] <= ROUGH_BOUND) & (t[EXACT] <= SCORE_BOUND)
+        ),
         "perplexity": lambda t: (
             (t["texts"] != FITTING) | (t["relative difference"] <= PERPLEXITY_BOUND)
         ),
-        "logits": lambda t: t[DIFFERENCE] <= LOGIT_BOUND,
+        "logits": lambda t: (t[DIFFERENCE] <= LOGIT_BOUND) & (t[CONTROL] > 1),
         "blocks": lambda t: t[DIFFERENCE] <= BLOCK_BOUND,
     }
     found = []
@@ -111,7 +117,7 @@ def disagreements(tables: dict[str, pd.DataFrame]) -> list[str]:
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
     """Seven digits of a value, two of a difference, three of seconds and ratios."""
-    digits = {DIFFERENCE: 2, "relative difference": 2}
+    digits = {DIFFERENCE: 2, EXACT: 2, OF_A_TEXT: 2, "relative difference": 2, CONTROL: 3}
     table = table.copy()
     for name in table.select_dtypes("float"):
         n = digits.get(name, 3 if name.startswith(("seconds", "time")) else 7)
@@ -125,15 +131,7 @@ class Harness:
     def __init__(self, folder: Path, **options):
         from lm_eval.models.huggingface import HFLM
 
-        # float32 log_softmax is biased by 1e-5 nats a token over a vocabulary this large
-        self.lm = HFLM(
-            str(folder),
-            dtype="float32",
-            softmax_dtype="float64",
-            device="cpu",
-            batch_size=16,
-            **options,
-        )
+        self.lm = HFLM(str(folder), dtype="float32", device="cpu", batch_size=16, **options)
         self.seconds = 0.0
         self._score, self.lm.loglikelihood = self.lm.loglikelihood, self._clocked
 
@@ -143,11 +141,17 @@ class Harness:
         self.seconds += time.perf_counter() - start
         return values
 
-    def run(self, task_file: str, rows: list[dict]) -> tuple[list[dict], dict]:
-        """Its record of every row, and its summary, of the task in ``task_file``."""
+    def run(
+        self, task_file: str, rows: list[dict], softmax: torch.dtype | None = None
+    ) -> tuple[list[dict], dict]:
+        """Its record of every row, and its summary, of the task in ``task_file``.
+
+        ``softmax`` None is the harness's default, float32.
+        """
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
 
+        self.seconds, self.lm.softmax_dtype = 0.0, softmax
         name = Path(task_file).stem
         with tempfile.TemporaryDirectory() as scratch:
             _write_task(Path(scratch), name, task_file, rows)
@@ -191,10 +195,15 @@ def records(task: str, n: int) -> list[dict]:
 
 
 def choices_row(harness: Harness, loaded, label: str, task: str, n: int) -> dict:
-    """One task both ways: the strings that the harness scored, scored again by us."""
-    harness.seconds = 0.0
-    samples, summary = harness.run(TASKS[task][0], records(task, n))
-    theirs = [np.array([value for value, _ in s["filtered_resps"]]) for s in samples]
+    """One task both ways: the strings that the harness scored, scored again by us.
+
+    Predictions and seconds are those of the harness as it comes. Its softmax in float32 is off by
+    some 1e-5 nats a token, so that scores are compared closely with those of one in float64.
+    """
+    rows = records(task, n)
+    exact, _ = harness.run(TASKS[task][0], rows, torch.float64)
+    samples, summary = harness.run(TASKS[task][0], rows)
+    theirs = scores_of(samples)
     prompts = [s["arguments"][0][0] for s in samples]
     continuations = [[a[1] for a in s["arguments"]] for s in samples]
     start = time.perf_counter()
@@ -205,11 +214,17 @@ def choices_row(harness: Harness, loaded, label: str, task: str, n: int) -> dict
         "model": label,
         "task": task,
         **compare_choices(theirs, ours, right, tie=SCORE_BOUND),
+        EXACT: compare_choices(scores_of(exact), ours, right, tie=SCORE_BOUND)[DIFFERENCE],
         "accuracy, harness": summary["acc,none"],
         "seconds, ours": seconds,
         "seconds, harness": harness.seconds,
         "time, harness over ours": harness.seconds / seconds,
     }
+
+
+def scores_of(samples: list[dict]) -> list[np.ndarray]:
+    """The harness's log-likelihood of every choice, an array a question."""
+    return [np.array([value for value, _ in s["filtered_resps"]]) for s in samples]
 
 
 def pages() -> list[str]:
@@ -282,7 +297,7 @@ def perplexity_rows(harness: Harness, loaded, name: str, texts: list[str]) -> li
         own = float(np.exp(-ours.sum() / size[unit]))
         row = {"perplexity a": unit, "harness": float(harness_value), "ours": own}
         row["relative difference"] = abs(own / harness_value - 1)
-        rows.append(common | row | {"largest difference of a text": np.abs(ours - theirs).max()})
+        rows.append(common | row | {OF_A_TEXT: np.abs(ours - theirs).max()})
     return rows
 
 
@@ -299,9 +314,14 @@ def our_likelihoods(harness: Harness, loaded, strings: list[str]) -> tuple[np.nd
     return np.array([-sums[str(i)] for i in range(len(strings))]), int(table.n_tokens.sum())
 
 
-def logits_table(folder: Path, pruned: torch.nn.Module, batch: dict) -> pd.DataFrame:
-    """The pruned folder as others load it, beside the pruned model in memory."""
+def logits_table(folder: Path, pruned, whole, batch: dict) -> pd.DataFrame:
+    """The pruned folder as others load it, beside the pruned model in memory.
+
+    The distance from the whole model, which must be large, shows that the comparison can fail.
+    """
     ids = batch["input_ids"]
+    with torch.no_grad():
+        unpruned = whole(input_ids=ids).logits
     ways = {
         ("lm-eval", "loads the folder", "sdpa"): _by_harness,
         ("transformer-lens", "loads the folder, weights unprocessed", "eager"): _by_bridge,
@@ -314,9 +334,9 @@ def logits_table(folder: Path, pruned: torch.nn.Module, batch: dict) -> pd.DataF
         pruned.set_attn_implementation(attention)
         with torch.no_grad():
             expected, found = pruned(input_ids=ids).logits, load(folder, ids)
-        difference = float((expected - found).abs().max())
-        version = metadata.version(tool)
-        rows.append({"tool": f"{tool} {version}", "what it does": what, DIFFERENCE: difference})
+        row = {"tool": f"{tool} {metadata.version(tool)}", "what it does": what}
+        row[DIFFERENCE] = float((expected - found).abs().max())
+        rows.append(row | {CONTROL: float((unpruned - found).abs().max())})
     return pd.DataFrame(rows)
 
 
@@ -388,8 +408,8 @@ def blocks_table(loaded, batch: dict) -> pd.DataFrame:
     """Block influence and angular distance beside their definitions."""
     stats = collect_block_stats(loaded.model, [batch], spans=SPANS)
     states = states_before_the_norm(loaded.model, loaded.model.model.norm, batch)
-    pairs = pairwise(states)
-    expected = {"block influence": np.array([1 - cosines(a, b).mean() for a, b in pairs])}
+    influence = [1 - cosines(a, b).mean() for a, b in pairwise(states)]
+    expected = {"block influence": np.array(influence)}
     found = {"block influence": stats.influence}
     for span in SPANS:
         name = f"angular distance across {span} block{'s' * (span > 1)}"
@@ -424,7 +444,7 @@ def measure(items: int | None, n_tokens: int) -> tuple[dict[str, pd.DataFrame], 
         label = f"{MODEL}, {len(drop)} blocks removed"
         n = min(PRUNED_ITEMS, items or PRUNED_ITEMS)
         row = choices_row(Harness(smaller), pruned, label, PRUNED_TASK, n)
-        tables["logits"] = logits_table(smaller, pruned.model, batch)
+        tables["logits"] = logits_table(smaller, pruned.model, loaded.model, batch)
     whole = Harness(folder)
     rows = [
         choices_row(whole, loaded, MODEL, task, min(items or n, n))
