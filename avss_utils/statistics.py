@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 N_RESAMPLES = 2000
 LEVEL = 0.95
@@ -104,6 +103,8 @@ def corrected_ratio(
 
 def proportion(successes: int, n: int, *, level: float = LEVEL) -> Estimate:
     """Share ``successes / n`` with its exact (Clopper-Pearson) interval."""
+    from scipy import stats  # half a second, and not every command needs it
+
     interval = stats.binomtest(int(successes), int(n)).proportion_ci(level, method="exact")
     return Estimate(successes / n, float(interval.low), float(interval.high), int(n))
 
@@ -150,6 +151,8 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> RankCorrelation:
     p-value is far too small. The null turns ``y`` around by each of the n - 1 shifts, which keeps
     its smoothness; two-sided, never below 1 / n.
     """
+    from scipy import stats  # half a second, and not every command needs it
+
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     rho = float(stats.spearmanr(x, y).statistic)
     if not np.isfinite(rho):

@@ -9,8 +9,7 @@ lm-evaluation-harness' choices by agreement.py. Exit code 1 when a bound of BOUN
 
 import argparse
 import importlib.util
-import resource
-import statistics
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 import peers
+import psutil
 import torch
 import transformers
 
@@ -60,10 +60,10 @@ TEXT_TOKENS = 256
 
 
 def timed(ways: dict[str, Callable], *, rounds: int, device: torch.device) -> pd.DataFrame:
-    """Run the ways in turn, ``rounds`` times: median seconds, and ratio to the first way.
+    """Run the ways in turn, ``rounds`` times: the fastest of each, and its ratio to the first's.
 
-    The ratio is the median over rounds of the ratio within a round, so that a machine that slows
-    down for a while slows all ways of that round.
+    In turn, so that a machine that slows down for a while slows all ways; the fastest, because
+    other work on the machine only ever adds time.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for name in ways:
@@ -75,12 +75,9 @@ def timed(ways: dict[str, Callable], *, rounds: int, device: torch.device) -> pd
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - start)
-    first = next(iter(seconds.values()))
-    ratio = {
-        name: statistics.median(a / b for a, b in zip(own, first, strict=True))
-        for name, own in seconds.items()
-    }
-    rows = [(name, statistics.median(own), ratio[name]) for name, own in seconds.items()]
+    fastest = {name: min(own) for name, own in seconds.items()}
+    first = next(iter(fastest.values()))
+    rows = [(name, own, own / first) for name, own in fastest.items()]
     return pd.DataFrame(rows, columns=["way", "seconds", "ratio"])
 
 
@@ -146,17 +143,20 @@ def memory_growth() -> pd.DataFrame:
 
 
 def start_up(repeats: int) -> pd.DataFrame:
-    """Imports of notebook 01 and the load of its model in a fresh process, median of repeats."""
-    seconds = statistics.median(_in_process("--start") for _ in range(repeats))
+    """Imports of notebook 01 and the load of its model, from the start of a process; the fastest.
+
+    The first, which may find cold disk caches, does not count.
+    """
+    seconds = min([_in_process("--start") for _ in range(repeats + 1)][1:])
     return value_row("start-up", "imports and model, s", seconds)
 
 
 def _in_process(*words: str) -> float:
-    start = time.perf_counter()
-    out = subprocess.run(
+    """The number that this script prints when it is started with ``words``."""
+    done = subprocess.run(
         [sys.executable, __file__, *words], capture_output=True, text=True, check=True
-    ).stdout
-    return float(out) if out else time.perf_counter() - start
+    )
+    return float(done.stdout)
 
 
 def print_peak(n_texts: int) -> None:
@@ -169,8 +169,12 @@ def print_peak(n_texts: int) -> None:
 
 
 def peak_memory() -> float:
-    """Largest resident size of this process so far, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Largest resident size of this process so far, MB (Linux).
+
+    Not ``ru_maxrss``, in which a process also finds the size of the one that started it.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 1024
 
 
 def sizes(device: torch.device) -> pd.DataFrame:
@@ -220,14 +224,14 @@ def size_figures(name: str, device: torch.device) -> tuple[float, float, float]:
         torch.cuda.reset_peak_memory_stats()
     with device:
         model = transformers.AutoModelForCausalLM.from_config(_config(name), dtype=torch.float32)
-    n = 2 if device.type == "cpu" else 64
+    n, n_batches, rounds = (2, 1, 2) if device.type == "cpu" else (64, 2, 3)
     ids = torch.randint(5, 1000, (n, TEXT_TOKENS), device=device)
-    batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}] * 2
+    batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}] * n_batches
     ways = {
         "plain": lambda: plain_passes(model.eval(), batches),
         "statistics": lambda: collect_block_stats(model, batches),
     }
-    table = timed(ways, rounds=3, device=device)
+    table = timed(ways, rounds=rounds, device=device)
     plain, seconds = table.seconds * 1000 / (n * len(batches))
     peak = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else peak_memory() / 1e3
     return seconds, plain, peak
@@ -269,7 +273,7 @@ def broken_bounds(table: pd.DataFrame, bounds: dict[tuple[str, str], float]) -> 
 def measure(device: torch.device, rounds: int) -> pd.DataFrame:
     """All ratios on this device."""
     loaded = load_model(MODEL, device=device)
-    small = {"n_texts": 24, "batch_size": 8}
+    small = {"n_texts": 16, "batch_size": 8}
     large = {"n_texts": 512, "batch_size": 128}
     size = small if device.type == "cpu" else large
     n, batch_tokens = (24, 2048) if device.type == "cpu" else (200, 16384)
@@ -309,6 +313,7 @@ def _start() -> None:
     for name in ("claims", "figures", "suites", "verdicts", "checkpoint"):
         importlib.import_module(f"avss_utils.{name}")
     load_model(MODEL)
+    print(time.time() - psutil.Process().create_time())
 
 
 def report(device: torch.device, rounds: int, out: Path) -> int:
