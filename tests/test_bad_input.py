@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from tiny import FAMILIES, tiny_tokenizer
+from tiny import FAMILIES, save_tiny, tiny_tokenizer
 from tokenizers import Tokenizer, processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -31,10 +31,7 @@ RUN = ("run", "--notebook", "01_avss_pruning", "--profile", "smoke", "--set")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "a tiny model"
-    FAMILIES["llama"](vocab_size=300).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+    return save_tiny(tmp_path_factory.mktemp("models") / "a tiny model")
 
 
 @pytest.fixture

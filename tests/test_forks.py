@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from tiny import FAMILIES, tiny_tokenizer
+from tiny import save_tiny
 
 ROOT = Path(__file__).parents[1]
 RECIPES = (ROOT / "CONTRIBUTING.md").read_text()
@@ -36,10 +36,7 @@ def installed_package(folder: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path) -> Path:
-    folder = tmp_path / "a tiny model"
-    FAMILIES["llama"](vocab_size=300).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+    return save_tiny(tmp_path / "a tiny model")
 
 
 def command(*words: str, path: Path | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tiny import FAMILIES, tiny_tokenizer
+from tiny import save_tiny
 
 from avss_utils import cli, suites
 from avss_utils.corpora import load_questions, load_texts, prompt, standard_split
@@ -174,10 +174,7 @@ def test_a_missing_file_and_one_for_both_uses_are_refused(write, tmp_path):
 
 @pytest.fixture
 def model(tmp_path) -> Path:
-    folder = tmp_path / "model"
-    FAMILIES["llama"](vocab_size=300).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+    return save_tiny(tmp_path / "model")
 
 
 def test_the_command_line_evaluates_on_own_files(write, model, capsys):

@@ -5,6 +5,7 @@ block changes the output clearly and a block that is lost, doubled or misplaced 
 """
 
 from functools import cache, partial
+from pathlib import Path
 
 import torch
 import transformers as tf
@@ -166,3 +167,10 @@ def tiny_tokenizer() -> tf.PreTrainedTokenizerFast:
         eos_token="</s>",
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def save_tiny(folder: Path) -> Path:
+    """A tiny Llama with the tiny tokenizer in ``folder``, as a user's own model."""
+    FAMILIES["llama"](vocab_size=300).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
