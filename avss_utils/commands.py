@@ -110,8 +110,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         rows = [judge_texts(loaded, suite, arm) for arm in arms]
         table = text_estimates(pd.concat(rows), seed=arguments.seed)
         tables.append(table.rename(columns={"text_set": "set"}))
-    if tables:
-        pd.concat(tables).to_csv(sys.stdout, index=False, float_format="%.6g")
+    pd.concat(tables).to_csv(sys.stdout, index=False, float_format="%.6g")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ from avss_utils import checkpoint, cli, commands, memory, models, project
 from avss_utils.memory import check_memory, gguf_parameters, stored_parameters
 from avss_utils.models import load_model
 from avss_utils.pruning import PruningPlan
-from avss_utils.runs import UsageError, open_run, write_json
+from avss_utils.runs import Run, UsageError, open_run, write_json
 from avss_utils.suites import check_names
 
 ROOT = Path(__file__).parents[1]
@@ -269,6 +269,20 @@ def test_a_full_disk_leaves_no_part_of_a_checkpoint(model, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+def opened(results: Path) -> Run:
+    """A run to fill in a folder of results."""
+    return open_run(
+        "01_x",
+        parameters={"seed": 0},
+        profile="full",
+        results=results,
+        model={"short": "tiny", "weights_sha256": "a"},
+        data=[],
+        collect_version=1,
+        device="cpu",
+    )
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 64 KiB of its own."""
@@ -286,16 +300,7 @@ def small_disk(tmp_path):
 
 
 def test_a_disk_that_is_really_full(small_disk, model, tmp_path):
-    run = open_run(
-        "01_x",
-        parameters={},
-        profile="full",
-        results=small_disk,
-        model={"short": "tiny", "weights_sha256": "a"},
-        data=[],
-        collect_version=1,
-        device="cpu",
-    )
+    run = opened(small_disk)
     large = pd.DataFrame({"x": range(40_000)})
     with pytest.raises(UsageError, match=r"large\.csv cannot be written \(no space left"):
         run.table("large", lambda: large)
@@ -383,16 +388,7 @@ def test_no_secret_of_the_environment_is_recorded(tmp_path, monkeypatch):
     secrets = {"HF_TOKEN": "hf_verysecret", "AWS_SECRET_ACCESS_KEY": "alsosecret"}
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
-    run = open_run(
-        "01_x",
-        parameters={"seed": 0},
-        profile="full",
-        results=tmp_path,
-        model={"short": "tiny", "weights_sha256": "a"},
-        data=[],
-        collect_version=1,
-        device="cpu",
-    )
+    run = opened(tmp_path)
     run.table("small", lambda: pd.DataFrame({"a": [1]}))
     text = (run.finish().folder / "run.json").read_text()
     for value in (*secrets.values(), os.path.expanduser("~")):
