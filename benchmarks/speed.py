@@ -341,9 +341,14 @@ def presented(table: pd.DataFrame, bounds: dict, column: str) -> pd.DataFrame:
     allowed = [bounds.get((row.part, row.way)) for row in table.itertuples()]
     shown = pd.DataFrame({"what": table.part, "how": table.way})
     if column == "ratio":
-        shown["seconds"] = [f"{x:.3g}" for x in table.seconds]
-    shown[column] = [f"{x:.3g}" for x in table[column]]
+        shown["seconds"] = [three_digits(x) for x in table.seconds]
+    shown[column] = [three_digits(x) for x in table[column]]
     return shown.assign(allowed=["" if x is None else str(x) for x in allowed])
+
+
+def three_digits(x: float) -> str:
+    """Three significant digits, written out: 1.16e3 is 1160."""
+    return f"{float(f'{x:.3g}'):g}"
 
 
 def presented_sizes(table: pd.DataFrame) -> pd.DataFrame:
@@ -352,10 +357,10 @@ def presented_sizes(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "model shape": table.model,
-            "parameters, billions": [f"{x / 1e9:.3g}" for x in table.n_parameters],
-            "seconds per 1,000 texts": [f"{x:.3g}" for x in table.seconds],
+            "parameters, billions": [three_digits(x / 1e9) for x in table.n_parameters],
+            "seconds per 1,000 texts": [three_digits(x) for x in table.seconds],
             "of which statistics": share,
-            "peak memory, GB": [f"{x:.3g}" for x in table.memory_gb],
+            "peak memory, GB": [three_digits(x) for x in table.memory_gb],
             "source": table.source,
         }
     )
