@@ -14,8 +14,10 @@ from avss_utils.blocks.finding import (
     mlp_down_projection,
 )
 from avss_utils.blocks.removing import remove_blocks
+from avss_utils.blocks.stepping import BlockSteps
 
 __all__ = [
+    "BlockSteps",
     "attention_module",
     "bypass_blocks",
     "check_length",

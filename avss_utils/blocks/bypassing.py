@@ -23,9 +23,16 @@ def bypass_blocks(model: PreTrainedModel, drop: Iterable[int]) -> Iterator[None]
     Raises UsageError for numbers out of range or repeated, or when no block would stay.
     """
     blocks = decoder_blocks(model)
+    with handing_through([blocks[number] for number in checked_numbers(drop, len(blocks))]):
+        yield
+
+
+@contextlib.contextmanager
+def handing_through(blocks: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside this context these blocks, which may be all of a model, hand their input through."""
     patched = []
     try:
-        for block in (blocks[number] for number in checked_numbers(drop, len(blocks))):
+        for block in blocks:
             patched.append((block, vars(block).get("forward")))  # accelerate puts its own there
             block.forward = PassThrough(block)
         yield

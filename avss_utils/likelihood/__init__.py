@@ -1,0 +1,20 @@
+"""Model x texts: token log-likelihoods, perplexity, and scores of answer choices.
+
+All log-likelihoods are natural logarithms, taken from float32 logits whatever the model's dtype.
+"""
+
+from avss_utils.likelihood.choices import ChoiceUnit, choice_units, score_choices
+from avss_utils.likelihood.passes import in_batches, last_only, log_probabilities, pad
+from avss_utils.likelihood.texts import perplexity, window_likelihoods
+
+__all__ = [
+    "ChoiceUnit",
+    "choice_units",
+    "in_batches",
+    "last_only",
+    "log_probabilities",
+    "pad",
+    "perplexity",
+    "score_choices",
+    "window_likelihoods",
+]

@@ -1,0 +1,68 @@
+"""Padded passes of token rows: what every way of scoring shares.
+
+Log-likelihoods are natural logarithms, from float32 logits whatever the model's dtype.
+"""
+
+from collections.abc import Iterator, Sequence
+from inspect import signature
+
+import torch
+from torch import nn
+
+from avss_utils import blocks as families
+
+
+def forward_logits(
+    model, batch: dict, *, last: int | None = None, past_key_values=None
+) -> torch.Tensor:
+    """Logits of one pass over ``batch``, (B, T, V); of the ``last`` positions only where given."""
+    inputs = families.forward_inputs(model, batch)
+    if past_key_values is not None:
+        inputs["past_key_values"] = past_key_values
+    keep = {} if last is None else last_only(model, last)
+    with torch.inference_mode():
+        out = model(**inputs, use_cache=past_key_values is not None, **keep)
+    return out.logits if last is None else out.logits[:, -last:]
+
+
+def last_only(model, n: int) -> dict:
+    """The keyword that spares logits of all but the last ``n`` positions, where the model has it."""
+    return {"logits_to_keep": n} if "logits_to_keep" in signature(model.forward).parameters else {}
+
+
+def log_probabilities(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """log p(target) at each position, float64 on the CPU; logits (B, L, V), targets (B, L)."""
+    logits, targets = logits.float(), targets.to(logits.device)
+    picked = logits.gather(-1, targets[..., None])[..., 0]
+    return (picked - logits.logsumexp(-1)).double().cpu()
+
+
+def pad(rows: Sequence[Sequence[int]], *, side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token rows as one (B, T) tensor, and the mask of what is not padding."""
+    length = max(map(len, rows))
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for i, row in enumerate(rows):
+        where = slice(0, len(row)) if side == "right" else slice(length - len(row), length)
+        ids[i, where], mask[i, where] = torch.tensor(row), 1
+    return ids, mask
+
+
+def in_batches(
+    order: list[int], sizes: list[int], batch_tokens: int, *, summed: bool = False
+) -> Iterator[list[int]]:
+    """Split ``order`` so that each part stays within the budget.
+
+    A part's size is the sum of its sizes, or else its first size times its rows: then ``order``
+    must begin with the longest.
+    """
+    part, total = [], 0
+    for i in order:
+        size = total + sizes[i] if summed else sizes[(part or [i])[0]] * (len(part) + 1)
+        if part and size > batch_tokens:
+            yield part
+            part, total = [], 0
+        part.append(i)
+        total += sizes[i]
+    if part:
+        yield part

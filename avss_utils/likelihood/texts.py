@@ -1,0 +1,50 @@
+"""Token log-likelihoods and perplexity of texts."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from avss_utils import blocks as families
+from avss_utils.likelihood.passes import forward_logits, in_batches, log_probabilities, pad
+from avss_utils.progress import progress
+from avss_utils.windows import Window, text_windows
+
+
+def window_likelihoods(
+    model: nn.Module, windows: Sequence[Window], *, batch_tokens: int
+) -> pd.DataFrame:
+    """Score windows: a row each with row_id, window, nll (nats), n_tokens, n_bytes.
+
+    ``batch_tokens`` bounds tokens (padding included) of one forward pass.
+    """
+    families.check_length(model, max((len(w.ids) for w in windows), default=0))
+    nll = np.zeros(len(windows))
+    order = sorted(range(len(windows)), key=lambda i: -len(windows[i].ids))
+    parts = list(in_batches(order, [len(w.ids) for w in windows], batch_tokens))
+    for part in progress(parts, "texts"):
+        ids, mask = pad([windows[i].ids for i in part], side="right")
+        logits = forward_logits(model, {"input_ids": ids, "attention_mask": mask})
+        scores = log_probabilities(logits[:, :-1], ids[:, 1:])
+        nll[part] = -(scores * mask[:, 1:]).sum(-1).numpy()
+    rows = [
+        (w.row_id, k, x, len(w.ids) - 1, w.n_bytes)
+        for k, (w, x) in enumerate(zip(windows, nll, strict=True))
+    ]
+    return pd.DataFrame(rows, columns=["row_id", "window", "nll", "n_tokens", "n_bytes"])
+
+
+def perplexity(
+    model: nn.Module,
+    tokenizer,
+    texts: Iterable,
+    *,
+    context: int,
+    max_tokens: int | None = None,
+    batch_tokens: int = 4096,
+) -> float:
+    """exp(mean negative log-likelihood a token) over texts, in windows of ``context`` tokens."""
+    windows = text_windows(tokenizer, texts, context=context, max_tokens=max_tokens)
+    table = window_likelihoods(model, windows, batch_tokens=batch_tokens)
+    return float(np.exp(table.nll.sum() / table.n_tokens.sum()))

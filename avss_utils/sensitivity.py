@@ -1,0 +1,242 @@
+"""How the loss reacts when blocks go: sets of blocks, one at a time, greedily, or to first order.
+
+All losses are negative log-likelihoods in nats, from float32 logits.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from avss_utils import blocks as families
+from avss_utils.likelihood import in_batches, last_only, log_probabilities, pad
+from avss_utils.progress import progress
+from avss_utils.runs import UsageError
+
+
+class Scored(NamedTuple):
+    """Token ids of which the last ``n_scored`` are predicted from what stands before them."""
+
+    ids: tuple[int, ...]
+    n_scored: int
+
+
+@dataclass(frozen=True)
+class DropLosses:
+    """Losses of rows under sets of removed blocks.
+
+    ``nll``: (n_sets, n_rows), summed over a row's scored tokens; ``n_scored``: (n_rows,);
+    ``n_steps``: blocks run for one batch, ``n_steps_alone`` what separate passes would have run.
+    """
+
+    nll: np.ndarray
+    n_scored: np.ndarray
+    n_steps: int
+    n_steps_alone: int
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Nats a token of each set, (n_sets,)."""
+        return self.nll.sum(1) / self.n_scored.sum()
+
+
+def drop_losses(
+    model: nn.Module, rows: Sequence[Scored], drops: Sequence[Iterable[int]], *, batch_tokens: int
+) -> DropLosses:
+    """Loss of every row with each set of ``drops`` out of the model.
+
+    Sets that agree up to a block share its input: leaving out each block in turn costs half of the
+    blocks that separate passes run. ``batch_tokens`` bounds the tokens of one step, and half of it
+    those of one pass of the head, which takes the states of several sets at once.
+    """
+    n_blocks = len(families.decoder_blocks(model))
+    sets = [_checked(drop, n_blocks) for drop in drops]
+    if not rows or not sets:
+        raise UsageError("there is nothing to compute a loss of: give rows and sets of blocks")
+    nll, n_steps = np.zeros((len(sets), len(rows))), 0
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
+    parts = list(in_batches(order, [len(row.ids) for row in rows], batch_tokens))
+    for part in progress(parts, "losses"):
+        with torch.inference_mode():
+            nll[:, part], n_steps = _batch_losses(
+                model, [rows[i] for i in part], sets, batch_tokens // 2
+            )
+    n_alone = sum(n_blocks - len(drop) for drop in sets)
+    return DropLosses(nll, np.array([row.n_scored for row in rows]), n_steps, n_alone)
+
+
+def _checked(drop: Iterable[int], n_blocks: int) -> frozenset[int]:
+    drop = list(drop)
+    found = frozenset(drop)
+    if len(found) != len(drop) or not found <= set(range(n_blocks)) or len(found) == n_blocks:
+        raise UsageError(
+            f"blocks to drop must be distinct numbers from 0 to {n_blocks - 1} that leave at least "
+            f"one block, not {drop}"
+        )
+    return found
+
+
+def _batch_losses(model, rows, sets, head_tokens: int) -> tuple[np.ndarray, int]:
+    """(n_sets, n_rows) losses of one batch, and the number of blocks that ran."""
+    ids, mask = pad([row.ids for row in rows], side="left")
+    steps = families.BlockSteps(model, {"input_ids": ids, "attention_mask": mask})
+    last = max(row.n_scored for row in rows)
+    targets = ids[:, -last:]
+    own = torch.tensor([[last - row.n_scored] for row in rows]) <= torch.arange(last)
+    at_once = max(1, head_tokens // (len(rows) * (last + 1)))
+    nll = np.zeros((len(sets), len(rows)))
+    waiting: list[tuple[list[int], torch.Tensor]] = []
+
+    def score() -> None:
+        logits = steps.logits([hidden for _, hidden in waiting], **last_only(model, last + 1))
+        for (which, _), one in zip(waiting, logits, strict=True):
+            scores = log_probabilities(one[:, -last - 1 : -1], targets)
+            nll[which] = -(scores * own).sum(-1).numpy()
+        waiting.clear()
+
+    for leaf in _walk(steps, steps.start, 0, dict(enumerate(sets))):
+        waiting.append(leaf)
+        if len(waiting) == at_once:
+            score()
+    if waiting:
+        score()
+    return nll, steps.n_steps
+
+
+def _walk(
+    steps, hidden: torch.Tensor, at: int, sets: dict[int, frozenset[int]]
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Sets by number, with the state that they leave after the last block, depth first.
+
+    So that no more states are alive than there are blocks.
+    """
+    for number in range(at, len(steps.blocks)):
+        without = {i: drop for i, drop in sets.items() if number in drop}
+        if len(without) == len(sets):
+            continue
+        if without:
+            yield from _walk(steps, hidden, number + 1, without)
+            sets = {i: drop for i, drop in sets.items() if i not in without}
+        hidden = steps.step(number, hidden)
+    yield list(sets), hidden
+
+
+def leave_one_out(model: nn.Module, rows: Sequence[Scored], *, batch_tokens: int) -> DropLosses:
+    """Losses of the whole model (set 0) and without each block i (set i + 1)."""
+    n_blocks = len(families.decoder_blocks(model))
+    sets = [(), *((i,) for i in range(n_blocks))]
+    return drop_losses(model, rows, sets, batch_tokens=batch_tokens)
+
+
+def pair_losses(model: nn.Module, rows: Sequence[Scored], *, batch_tokens: int) -> pd.DataFrame:
+    """Nats a token without every pair of blocks: columns first, second, nll."""
+    pairs = list(combinations(range(len(families.decoder_blocks(model))), 2))
+    losses = drop_losses(model, rows, pairs, batch_tokens=batch_tokens)
+    table = pd.DataFrame(pairs, columns=["first", "second"])
+    return table.assign(nll=losses.mean)
+
+
+def greedy_path(
+    model: nn.Module, rows: Sequence[Scored], *, n_drop: int, batch_tokens: int
+) -> pd.DataFrame:
+    """Remove the block whose absence costs least, then the next given that, ``n_drop`` times.
+
+    SLEB's search (arXiv 2402.09025, algorithm 1), with shared prefixes. A row a step and candidate:
+    step, block, nll (nats a token without it and those chosen before), chosen, n_steps and
+    n_steps_alone (blocks run in this step for one batch, shared and by separate passes).
+    """
+    n_blocks, gone, parts = len(families.decoder_blocks(model)), (), []
+    for step in range(n_drop):
+        left = [i for i in range(n_blocks) if i not in gone]
+        losses = drop_losses(model, rows, [(*gone, i) for i in left], batch_tokens=batch_tokens)
+        best = left[int(np.argmin(losses.mean))]
+        gone = (*gone, best)
+        table = pd.DataFrame({"step": step, "block": left, "nll": losses.mean})
+        parts.append(
+            table.assign(
+                chosen=table.block == best,
+                n_steps=losses.n_steps,
+                n_steps_alone=losses.n_steps_alone,
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def gate_gradients(
+    model: nn.Module, rows: Sequence[Scored], *, batch_tokens: int
+) -> np.ndarray:
+    """d loss / d gate at gate 1, (n_rows, n_blocks), where a gate multiplies a block's update.
+
+    The loss is a row's nats a scored token. To first order, closing gate i (removing block i) adds
+    minus this to the loss.
+    """
+    n_blocks = len(families.decoder_blocks(model))
+    gradients = np.zeros((len(rows), n_blocks))
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
+    parts = list(in_batches(order, [len(row.ids) for row in rows], batch_tokens))
+    for part in progress(parts, "gradients"):
+        gradients[part] = _batch_gradients(model, [rows[i] for i in part])
+    return gradients
+
+
+def _batch_gradients(model, rows) -> np.ndarray:
+    ids, mask = pad([row.ids for row in rows], side="left")
+    inputs = families.forward_inputs(model, {"input_ids": ids, "attention_mask": mask})
+    last = max(row.n_scored for row in rows)
+    n_scored = torch.tensor([[row.n_scored] for row in rows])
+    own = ((last - n_scored <= torch.arange(last)) / n_scored).to(model.device)
+    n_blocks = len(families.decoder_blocks(model))
+    with torch.enable_grad(), _frozen(model):
+        gates = torch.ones(n_blocks, len(rows), 1, 1, device=model.device, requires_grad=True)
+        with _gated(model, gates):
+            out = model(**inputs, use_cache=False, **last_only(model, last + 1))
+        logits = out.logits[:, -last - 1 : -1].float()
+        targets = inputs["input_ids"][:, -last:, None]
+        scores = logits.gather(-1, targets)[..., 0] - logits.logsumexp(-1)
+        (gradient,) = torch.autograd.grad(-(scores * own).sum(), gates)
+    return gradient[..., 0, 0].T.double().cpu().numpy()
+
+
+@contextmanager
+def _gated(model: nn.Module, gates: torch.Tensor) -> Iterator[None]:
+    """Every block's update multiplied by its gate, (n_blocks, B, 1, 1)."""
+
+    def gate_of(number: int):
+        def after_block(_, args, kwargs, output):
+            before = args[0] if args else kwargs["hidden_states"]
+            after = output[0] if isinstance(output, tuple | list) else output
+            gated = before + gates[number].to(before.dtype) * (after - before)
+            is_sequence = isinstance(output, tuple | list)
+            return type(output)((gated, *output[1:])) if is_sequence else gated
+
+        return after_block
+
+    blocks = families.decoder_blocks(model)
+    handles = [
+        block.register_forward_hook(gate_of(number), with_kwargs=True)
+        for number, block in enumerate(blocks)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No gradient for the weights, which would keep every activation alive."""
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
