@@ -1,8 +1,8 @@
 """Arms of a pruning experiment: a short name -> the plan it stands for.
 
 An arm is ``criterion``, ``criterion:rule`` or ``tail``, with ``/skip-first`` behind it where the
-statistics leave out the first token of each text. Rules: lowest (the default), iterative,
-as-released, contiguous.
+statistics leave out the first token of each text. Rules: lowest (the default), highest (the
+opposite, a control), iterative, as-released, contiguous.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ import pandas as pd
 from avss_utils.activations import SITES, available_sites, collect_block_stats
 from avss_utils.block_stats import BlockStats, stats_table
 from avss_utils.blocks import bypass_blocks
-from avss_utils.importance import CRITERIA, avss_at, score_blocks
+from avss_utils.importance import CRITERIA, avss_at, score_blocks, wanted_options
 from avss_utils.pruning import (
     PruningPlan,
     as_drop,
@@ -27,7 +27,7 @@ from avss_utils.pruning import (
 )
 from avss_utils.runs import UsageError
 
-RULES = ("lowest", "iterative", "as-released", "contiguous")
+RULES = ("lowest", "highest", "iterative", "as-released", "contiguous")
 SKIP_FIRST = "/skip-first"
 SPAN_CRITERION = "angular-distance"
 
@@ -45,6 +45,8 @@ def parse_arm(arm: str) -> tuple[str, str, bool]:
         )
     if rule not in RULES:
         raise UsageError(f"unknown rule {rule!r}: choose from {', '.join(RULES)}")
+    if rule == "iterative" and "sensitivity" in wanted_options(criterion):
+        raise UsageError(f"{criterion!r} is not scored again as blocks go: use it without a rule")
     if rule == "contiguous" and criterion != SPAN_CRITERION:
         raise UsageError(
             f"only {SPAN_CRITERION!r} scores a run of blocks: use it with 'contiguous'"
@@ -95,7 +97,8 @@ def plan_arm(
     if rule == "contiguous":
         stats = collect(skip_first_token=skip_first, span=n_drop)
         return plan_contiguous(stats.angular_distance(n_drop), n_drop=n_drop)
-    return plan_lowest(scores(), n_drop=n_drop)
+    found = scores()
+    return plan_lowest(-found if rule == "highest" else found, n_drop=n_drop)
 
 
 class Calibration:
@@ -134,10 +137,11 @@ class Calibration:
         )
 
 
-def usable_criteria(stats: BlockStats) -> list[str]:
-    """Every criterion but chance whose site the model has."""
+def usable_criteria(stats: BlockStats, given: Iterable[str] = ("eps", "ratio")) -> list[str]:
+    """Every criterion whose site the model has and whose options are all among ``given``."""
     hidden = {f"avss-{site}" for site in SITES if site not in stats.sites}
-    return [name for name in CRITERIA if name not in hidden | {"random"}]
+    wanted = {name: wanted_options(name) for name in CRITERIA if name not in hidden}
+    return [name for name, options in wanted.items() if options <= set(given)]
 
 
 def scores_table(stats: BlockStats, criteria: Iterable[str], **options) -> pd.DataFrame:

@@ -48,7 +48,7 @@ class BlockStats:
     Arrays are (rows, n_blocks); methods return (n_blocks,) over all rows. ``a + b`` merges to one
     row when both sides are merged, and keeps the rows side by side otherwise. ``sums`` holds all
     that simply adds up, by name: ("zeros", site, eps), ("pooled", site), ("influence",),
-    ("angle", span). Take the statistics of some texts with ``rows``.
+    ("magnitude",), ("angle", span). Take the statistics of some texts with ``rows``.
     """
 
     n_tokens: np.ndarray
@@ -112,6 +112,11 @@ class BlockStats:
         Source: ShortGPT (arXiv 2403.03853).
         """
         return self._sum(("influence",)) / self.n_tokens.sum()
+
+    @property
+    def relative_magnitude(self) -> np.ndarray:
+        """Mean over tokens of |update| / |residual after the block|, (n_blocks,), 0 and above."""
+        return self._sum(("magnitude",)) / self.n_tokens.sum()
 
     def angular_distance(self, span: int = 1) -> np.ndarray:
         """Mean arccos(cos(residual in, out)) / pi across ``span`` blocks, (n_blocks - span + 1,).

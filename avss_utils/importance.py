@@ -1,7 +1,8 @@
 """Block statistics -> one score per block; higher = more important.
 
 ``CRITERIA`` maps a name to a function of BlockStats. Each takes the keywords it needs and no
-other: ``eps`` where a threshold enters, ``rng`` where chance does. ``score_blocks`` passes them.
+other: ``eps`` where a threshold enters, ``rng`` where chance does, ``sensitivity`` where the loss
+itself is asked. ``score_blocks`` passes them.
 An installed package adds criteria of its own through entry points of the group ENTRY_POINTS, each
 naming a module that registers some with ``criterion``.
 """
@@ -15,6 +16,7 @@ import numpy as np
 
 from avss_utils.block_stats import BlockStats
 from avss_utils.runs import UsageError
+from avss_utils.sensitivity import Sensitivity
 
 ENTRY_POINTS = "avss_utils.criteria"
 CRITERIA: dict[str, Callable[..., np.ndarray]] = {}
@@ -38,7 +40,9 @@ def score_blocks(name: str, stats: BlockStats, **options) -> np.ndarray:
     if name not in CRITERIA:
         raise UsageError(f"unknown criterion {name!r}: choose from {', '.join(sorted(CRITERIA))}")
     function = CRITERIA[name]
-    wanted = inspect.signature(function).parameters
+    wanted = wanted_options(name)
+    if missing := sorted(wanted - set(options)):
+        raise UsageError(f"criterion {name!r} needs {', '.join(missing)}, which is not given here")
     scores = function(stats, **{k: v for k, v in options.items() if k in wanted})
     if not np.isfinite(scores).all():
         raise UsageError(
@@ -46,6 +50,11 @@ def score_blocks(name: str, stats: BlockStats, **options) -> np.ndarray:
             f"{int(np.argmin(np.isfinite(scores)))}: use a larger eps or more text"
         )
     return scores
+
+
+def wanted_options(name: str) -> set[str]:
+    """The keywords that criterion ``name`` takes."""
+    return set(list(inspect.signature(CRITERIA[name]).parameters)[1:])
 
 
 def floored_sparsity(stats: BlockStats, site: str, *, eps: float) -> np.ndarray:
@@ -71,7 +80,8 @@ def avss_at(stats: BlockStats, *, site: str, eps: float) -> np.ndarray:
     return stats.variance(site) / floored_sparsity(stats, site, eps=eps)
 
 
-def _min_max(x: np.ndarray) -> np.ndarray:
+def min_max(x: np.ndarray) -> np.ndarray:
+    """``x`` scaled to [0, 1]; zeros where nothing varies."""
     spread = x.max() - x.min()
     return (x - x.min()) / spread if spread > 0 else np.zeros_like(x)
 
@@ -116,7 +126,7 @@ def avss_relative(stats: BlockStats, *, ratio: float) -> np.ndarray:
 @criterion("avss-product")
 def avss_product(stats: BlockStats, *, eps: float) -> np.ndarray:
     """Product of min-max-scaled variance and sparsity: what AVSS Figure 1c plots."""
-    return _min_max(stats.variance("residual")) * _min_max(stats.sparsity("residual", eps=eps))
+    return min_max(stats.variance("residual")) * min_max(stats.sparsity("residual", eps=eps))
 
 
 @criterion("variance")
@@ -143,6 +153,25 @@ def relative_update_variance(stats: BlockStats) -> np.ndarray:
     return stats.variance("update") / stats.variance("residual")
 
 
+@criterion("bulk-relative-update")
+def bulk_relative_update(stats: BlockStats, *, eps: float) -> np.ndarray:
+    """Update's standard deviation x the residual's share of entries near zero, per unit of eps.
+
+    At small eps the share is 2 eps x the density at zero, which falls as 1 / the scale of the bulk
+    of entries and does not see a few massive ones: the printed ratio's two ingredients, arranged so
+    that the scale of the residual cancels. This book's.
+    """
+    return np.sqrt(stats.variance("update")) * floored_sparsity(stats, "residual", eps=eps) / eps
+
+
+@criterion("relative-magnitude")
+def relative_magnitude(stats: BlockStats) -> np.ndarray:
+    """Mean over tokens of |update| / |residual after the block|: Samragh et al. 2023
+    (arXiv 2309.17224), as ShortGPT compares with it.
+    """
+    return stats.relative_magnitude
+
+
 @criterion("block-influence")
 def block_influence(stats: BlockStats) -> np.ndarray:
     """Mean of 1 - cos(residual in, out): ShortGPT (arXiv 2403.03853), eq. 1."""
@@ -153,6 +182,54 @@ def block_influence(stats: BlockStats) -> np.ndarray:
 def angular_distance(stats: BlockStats) -> np.ndarray:
     """Mean arccos(cos(residual in, out)) / pi, one block at a time: arXiv 2403.17887, eq. 7."""
     return stats.angular_distance(1)
+
+
+@criterion("leave-one-out")
+def leave_one_out(stats: BlockStats, *, sensitivity: Sensitivity) -> np.ndarray:
+    """Nats a token that removing the block alone adds to the loss of the calibration texts."""
+    losses = sensitivity.losses.mean
+    return losses[1:] - losses[0]
+
+
+@criterion("leave-one-out-task")
+def leave_one_out_task(stats: BlockStats, *, sensitivity: Sensitivity) -> np.ndarray:
+    """Nats a question that removing the block alone adds to the loss of the right choice."""
+    losses = sensitivity.task_losses.mean(1)
+    return losses[1:] - losses[0]
+
+
+@criterion("greedy")
+def greedy(stats: BlockStats, *, sensitivity: Sensitivity) -> np.ndarray:
+    """The step at which SLEB's search (arXiv 2402.09025) removes the block; the rest is on top."""
+    chosen = sensitivity.greedy[sensitivity.greedy.chosen]
+    scores = np.full(stats.n_blocks, float(sensitivity.n_greedy))
+    scores[chosen.block.to_numpy()] = chosen.step.to_numpy()
+    return scores
+
+
+@criterion("taylor")
+def taylor(stats: BlockStats, *, sensitivity: Sensitivity) -> np.ndarray:
+    """Mean over texts of |d loss / d gate|, the loss's first-order change without the update.
+
+    Molchanov et al. 2019 (arXiv 1906.10771), on a gate a block as in Shortened LLaMA
+    (arXiv 2402.02834).
+    """
+    return np.abs(sensitivity.gradients).mean(0)
+
+
+@criterion("taylor-protected")
+def taylor_protected(stats: BlockStats, *, sensitivity: Sensitivity) -> np.ndarray:
+    """The same with the first four and the last two blocks on top, as Shortened LLaMA does."""
+    scores = taylor(stats, sensitivity=sensitivity)
+    ends = [*range(min(4, len(scores))), *range(max(0, len(scores) - 2), len(scores))]
+    scores[ends] += scores.max() + 1
+    return scores
+
+
+@criterion("weight-magnitude")
+def weight_magnitude(stats: BlockStats, *, sensitivity: Sensitivity) -> np.ndarray:
+    """Sum of the block's absolute weights: Li et al. 2017 (arXiv 1608.08710), for whole blocks."""
+    return sensitivity.weight_magnitude
 
 
 @criterion("random")

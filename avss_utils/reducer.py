@@ -134,9 +134,11 @@ class Reducer:
             else:
                 yield key, _stack(values).double()
         for span, sides in self.sides.items():
-            turn = _turn(*torch.stack([torch.stack(one) for one in _ordered(sides)], dim=1))
+            triangle = torch.stack([torch.stack(one) for one in _ordered(sides)], dim=1)
+            turn = _turn(*triangle)
             if span == 1:
                 yield ("influence",), turn
+                yield ("magnitude",), _share(triangle[2], triangle[1])
             if span in self.spans:
                 yield ("angle", span), torch.arccos(1 - turn) / torch.pi
 
@@ -188,6 +190,12 @@ def _turn(start: torch.Tensor, end: torch.Tensor, step: torch.Tensor) -> torch.T
     product = start * end
     turn = (step - (end - start)) * (step + (end - start)) / (2 * product)
     return torch.where(product > 0, turn, 1.0).clamp(0.0, 2.0)
+
+
+def _share(step: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+    """step / end of two lengths; 0 where both are zero."""
+    step, end = step.double(), end.double()
+    return torch.where(step > 0, step / end, 0.0)
 
 
 def _ones(device: torch.device) -> torch.dtype:

@@ -68,7 +68,8 @@ def test_each_block_in_turn_costs_half_of_separate_passes():
     assert losses.n_steps <= 0.55 * losses.n_steps_alone
     # beside the counted steps only passes in which every block hands its input through
     passes_through = len(calls) - losses.n_steps
-    assert passes_through % 30 == 0 and passes_through <= 32 * 30
+    assert passes_through % 30 == 0
+    assert passes_through <= 32 * 30
 
 
 def test_greedy_search_is_the_plain_one_and_shares_its_prefixes():

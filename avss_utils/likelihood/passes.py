@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from inspect import signature
 
 import torch
-from torch import nn
 
 from avss_utils import blocks as families
 
@@ -26,7 +25,7 @@ def forward_logits(
 
 
 def last_only(model, n: int) -> dict:
-    """The keyword that spares logits of all but the last ``n`` positions, where the model has it."""
+    """The keyword that spares logits of all but the last ``n`` positions, where there is one."""
     return {"logits_to_keep": n} if "logits_to_keep" in signature(model.forward).parameters else {}
 
 

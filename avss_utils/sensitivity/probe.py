@@ -1,0 +1,108 @@
+"""What criteria ask of a model beside its statistics, computed when first asked for and kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from avss_utils import blocks as families
+from avss_utils.likelihood import choice_units
+from avss_utils.runs import UsageError
+from avss_utils.sensitivity.gates import gate_gradients
+from avss_utils.sensitivity.losses import DropLosses, Scored, greedy_path, leave_one_out
+
+
+@dataclass(frozen=True)
+class ChoiceRows:
+    """Rows of every choice of some questions: row i belongs to ``question[i]``, right or not."""
+
+    rows: tuple[Scored, ...]
+    question: np.ndarray
+    right: np.ndarray
+
+
+def choice_rows(
+    model: nn.Module,
+    tokenizer,
+    asked: Sequence[tuple[str, Sequence[str]]],
+    answers: Sequence[int],
+) -> ChoiceRows:
+    """Rows of prompts with their choices, as ``corpora.prompt`` gives them, and right ones' numbers."""
+    units = choice_units(model, tokenizer, [a[0] for a in asked], [a[1] for a in asked])
+    return ChoiceRows(
+        tuple(Scored(unit.prefix + unit.ids, len(unit.ids)) for unit in units),
+        np.array([unit.question for unit in units]),
+        np.array([unit.choice == answers[unit.question] for unit in units]),
+    )
+
+
+def question_losses(losses: DropLosses, choices: ChoiceRows) -> np.ndarray:
+    """-log of the right choice's share of the choices' probability, nats, (n_sets, n_questions)."""
+    n = int(choices.question.max()) + 1
+    found = np.zeros((len(losses.nll), n))
+    for question in range(n):
+        own = choices.question == question
+        scores = -losses.nll[:, own]
+        total = np.logaddexp.reduce(scores, axis=1)
+        found[:, question] = total - scores[:, choices.right[own]][:, 0]
+    return found
+
+
+class Sensitivity:
+    """How a model's loss on ``rows`` reacts to its blocks, each figure computed once.
+
+    ``choices``: questions for the leave-one-out on a task; ``n_greedy``: how many blocks the greedy
+    search removes; ``n_gradients``: how many rows the gradients are taken on.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rows: Sequence[Scored],
+        *,
+        n_greedy: int,
+        batch_tokens: int,
+        choices: ChoiceRows | None = None,
+        n_gradients: int = 32,
+    ) -> None:
+        self.model, self.rows, self.choices = model, list(rows), choices
+        self.n_greedy, self.batch_tokens, self.n_gradients = n_greedy, batch_tokens, n_gradients
+
+    @property
+    def n_blocks(self) -> int:
+        return len(families.decoder_blocks(self.model))
+
+    @cached_property
+    def losses(self) -> DropLosses:
+        """Of the whole model and without each block."""
+        return leave_one_out(self.model, self.rows, batch_tokens=self.batch_tokens)
+
+    @cached_property
+    def task_losses(self) -> np.ndarray:
+        """The same on the questions: (1 + n_blocks, n_questions)."""
+        if self.choices is None:
+            raise UsageError("leave-one-out-task needs questions: choose another criterion here")
+        losses = leave_one_out(self.model, self.choices.rows, batch_tokens=self.batch_tokens)
+        return question_losses(losses, self.choices)
+
+    @cached_property
+    def greedy(self) -> pd.DataFrame:
+        """The greedy search's path, as ``greedy_path`` gives it."""
+        return greedy_path(
+            self.model, self.rows, n_drop=self.n_greedy, batch_tokens=self.batch_tokens
+        )
+
+    @cached_property
+    def gradients(self) -> np.ndarray:
+        """Slopes of the loss in the blocks' gates, (n_rows, n_blocks)."""
+        rows = self.rows[: self.n_gradients]
+        return gate_gradients(self.model, rows, batch_tokens=max(1, self.batch_tokens // 8))
+
+    @cached_property
+    def weight_magnitude(self) -> np.ndarray:
+        """Sum of the absolute weights of each block, (n_blocks,)."""
+        blocks = families.decoder_blocks(self.model)
+        return np.array([sum(float(p.abs().sum()) for p in b.parameters()) for b in blocks])

@@ -1,0 +1,72 @@
+"""Does a criterion rank the blocks alike on other calibration texts?"""
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from avss_utils.block_stats import BlockStats
+from avss_utils.importance import score_blocks
+from avss_utils.pruning import as_drop, as_text
+from avss_utils.statistics import kendall_w
+
+
+def orders(
+    stats_by_set: dict[str, BlockStats],
+    criteria: Sequence[str],
+    *,
+    sizes: Iterable[int],
+    n_draws: int,
+    seed: int,
+    options: dict,
+) -> pd.DataFrame:
+    """Blocks from least to most important, a row a set, size, draw and criterion.
+
+    ``stats_by_set`` hold a row a text (``per_sequence``); draws of one size are random and, as far
+    as the texts reach, disjoint. The model is not run again.
+    """
+    rows = []
+    for name, stats in stats_by_set.items():
+        n_texts = len(stats.n_tokens)
+        for size in (s for s in sizes if s <= n_texts):
+            rng = np.random.default_rng(seed)
+            for draw, texts in enumerate(_draws(n_texts, size, n_draws, rng)):
+                part = stats.rows(texts).merged()
+                for criterion in criteria:
+                    order = np.argsort(score_blocks(criterion, part, **options), kind="stable")
+                    rows.append((name, size, draw, criterion, as_text(order)))
+    return pd.DataFrame(rows, columns=["calibration", "size", "draw", "criterion", "order"])
+
+
+def _draws(n_texts: int, size: int, n_draws: int, rng) -> Iterable[np.ndarray]:
+    """``n_draws`` sets of ``size`` texts, one shuffle after another cut into pieces."""
+    pieces: list[np.ndarray] = []
+    for _ in range(n_draws):
+        if not pieces:
+            shuffled = rng.permutation(n_texts)
+            pieces = [shuffled[i : i + size] for i in range(0, n_texts - size + 1, size)]
+        yield pieces.pop()
+
+
+def agreement(table: pd.DataFrame, by: list[str], *, n_drop: int) -> pd.DataFrame:
+    """How alike the rankings of each group ``by`` are: W, overlap, and both in excess of chance.
+
+    ``w``: Kendall's W over all blocks, ``w_excess`` = W less its expectation 1 / m for m unrelated
+    rankings, over 1 less that; ``overlap``: mean share of the ``n_drop`` lowest blocks that two
+    rankings have in common, ``overlap_excess`` likewise beyond n_drop / n_blocks. 1 = always the
+    same, 0 = chance.
+    """
+    rows = []
+    for key, own in table.groupby(by, sort=False):
+        found = np.array([as_drop(order) for order in own["order"]])
+        m, n = found.shape
+        if m < 2:
+            continue
+        ranks = np.argsort(found, axis=1)
+        lowest = [set(order[:n_drop]) for order in found.tolist()]
+        overlap = float(np.mean([len(a & b) / n_drop for a, b in combinations(lowest, 2)]))
+        w, by_chance = kendall_w(ranks), n_drop / n
+        excess = (w - 1 / m) / (1 - 1 / m)
+        rows.append((*key, m, w, excess, overlap, (overlap - by_chance) / (1 - by_chance)))
+    return pd.DataFrame(rows, columns=[*by, "m", "w", "w_excess", "overlap", "overlap_excess"])

@@ -1,0 +1,146 @@
+"""How much of the performance stays as more blocks go, and where it leaves a given share."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from avss_utils.arms import Calibration, plan_arm
+from avss_utils.evaluation import judge_answers
+from avss_utils.pruning import as_drop, as_text, plan_random
+from avss_utils.retention import BASELINE
+from avss_utils.statistics import corrected_ratio, ratio_of_means
+from avss_utils.suites import Suite
+
+
+def curve_plans(
+    arms: Sequence[str],
+    collect: Calibration,
+    *,
+    n_blocks: int,
+    n_drops: Iterable[int],
+    options: dict,
+    n_random: int,
+    seed: int,
+) -> pd.DataFrame:
+    """A row an arm and number of removed blocks: arm, n_dropped, drop, plan.
+
+    ``plan`` names the set of blocks, the same for arms that remove the same blocks, so that it is
+    judged once. Arms "random 0", "random 1", ... are end-protected random sets.
+    """
+    rng, rows = np.random.default_rng(seed), []
+    for n in n_drops:
+        for arm in arms:
+            plan = plan_arm(
+                arm, collect, n_blocks=n_blocks, drop_ratio=n / n_blocks, options=options
+            )
+            rows.append((arm, n, as_text(plan.drop)))
+        for number in range(n_random):
+            plan = plan_random(n_blocks, n_drop=n, rng=rng, protect_ends=True)
+            rows.append((f"random {number}", n, as_text(plan.drop)))
+    table = pd.DataFrame(rows, columns=["arm", "n_dropped", "drop"])
+    return table.assign(plan=named(table["drop"]))
+
+
+def named(drops: pd.Series) -> list[str]:
+    """A short name for each distinct set of blocks: p000, p001, ..."""
+    order = {drop: f"p{i:03d}" for i, drop in enumerate(dict.fromkeys(drops))}
+    return [order[drop] for drop in drops]
+
+
+def plans_to_judge(*tables: pd.DataFrame) -> list[tuple[str, tuple[int, ...]]]:
+    """(plan, drop) of the full model and of every distinct plan of the tables."""
+    found: dict[str, tuple[int, ...]] = {}
+    for table in tables:
+        found |= {row.plan: as_drop(row.drop) for row in table.itertuples()}
+    return [(BASELINE, ()), *found.items()]
+
+
+def right_rows(judged, suite: Suite, arm: tuple[str, tuple[int, ...]]) -> pd.DataFrame:
+    """Which questions an arm gets right, a row a task: arm, task, right ("0110...").
+
+    One character a question, in the order of ``question_table``: a row a question would make the
+    record of a few hundred plans too large to keep.
+    """
+    answers = judge_answers(judged, suite, arm)
+    rows = [
+        (arm[0], task, "".join("01"[right] for right in (own.label == own.prediction)))
+        for task, own in answers.groupby("task", sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["arm", "task", "right"])
+
+
+def question_table(suite: Suite) -> pd.DataFrame:
+    """The questions behind ``right_rows``: task, row_id, n_choices."""
+    rows = [(t, q.row_id, len(q.choices)) for t, own in suite.questions.items() for q in own]
+    return pd.DataFrame(rows, columns=["task", "row_id", "n_choices"])
+
+
+class Rights:
+    """``right_rows`` by arm and task, (n_questions,) of 0 and 1, and each question's chance."""
+
+    def __init__(self, rights: pd.DataFrame, questions: pd.DataFrame) -> None:
+        self.by = {
+            (row.arm, row.task): np.array([c == "1" for c in str(row.right)], dtype=float)
+            for row in rights.itertuples()
+        }
+        self.chance = {t: 1 / own.n_choices.to_numpy(float) for t, own in questions.groupby("task")}
+        self.tasks = list(dict.fromkeys(questions.task))
+
+    def of(self, arm: str, task: str) -> np.ndarray:
+        return self.by[arm, task]
+
+
+def retention_rows(plans: pd.DataFrame, rights: Rights, *, seed: int) -> pd.DataFrame:
+    """Raw and chance-corrected retention with intervals, a row a plan's row, task and measure."""
+    rows = []
+    for row in plans.itertuples():
+        for task in rights.tasks:
+            own, full = rights.of(row.plan, task), rights.of(BASELINE, task)
+            rng = np.random.default_rng(seed)
+            raw = ratio_of_means(own, full, rng=rng)
+            corrected = corrected_ratio(own, full, rights.chance[task], rng=rng)
+            for measure, e in (("raw retention", raw), ("corrected retention", corrected)):
+                rows.append((row.arm, row.n_dropped, task, measure, e.value, e.low, e.high, e.n))
+    names = ["arm", "n_dropped", "task", "measure", "value", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def crossings(
+    plans: pd.DataFrame, rights: Rights, *, n_blocks: int, kept: float, seed: int, n_resamples=1000
+) -> pd.DataFrame:
+    """The drop ratio at which retention first leaves ``kept``, by arm, task and measure.
+
+    Between two measured ratios the retention is taken as linear; the interval is over questions.
+    A curve that never leaves ``kept`` has the largest measured ratio, and ``open`` says yes.
+    """
+    rows = []
+    for arm, own in plans.groupby("arm", sort=False):
+        own = own.sort_values("n_dropped")
+        ratios = np.array([0, *own.n_dropped]) / n_blocks
+        for task in rights.tasks:
+            right = np.stack([rights.of(p, task) for p in (BASELINE, *own.plan)])
+            n, chance = right.shape[1], rights.chance[task]
+            drawn = np.random.default_rng(seed).multinomial(n, [1 / n] * n, n_resamples) / n
+            weights = np.vstack([np.full(n, 1 / n), drawn])  # the first row is the estimate
+            for measure, level in (("raw", 0.0), ("corrected", chance)):
+                means = weights @ (right - level).T
+                found = np.array([_first_below(m, ratios, kept) for m in means])
+                low, high = np.quantile(found[1:], [0.025, 0.975])
+                is_open = found[0] >= ratios[-1]
+                rows.append((arm, task, measure, found[0], low, high, n, "yes" if is_open else ""))
+    names = ["arm", "task", "measure", "value", "low", "high", "n", "open"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _first_below(means: np.ndarray, ratios: np.ndarray, kept: float) -> float:
+    """Where means / means[0] first falls below ``kept``, linear in between."""
+    if means[0] <= 0:
+        return 0.0
+    retention = means / means[0]
+    below = np.flatnonzero(retention < kept)
+    if not len(below):
+        return float(ratios[-1])
+    i = below[0]
+    share = (retention[i - 1] - kept) / (retention[i - 1] - retention[i])
+    return float(ratios[i - 1] + share * (ratios[i] - ratios[i - 1]))
