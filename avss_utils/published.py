@@ -16,10 +16,10 @@ FIGURE_VARIANCE = np.array(
     + list(np.linspace(4.0, 4.7, 9))
     + [5.2, 6.2, 8.2, 13.3, 16.0, 10.0]
 )
-FIGURE_SPARSITY = 1e-6 * np.array(
-    [210, 154, 109, 81, 66, 55, 51, 42, 40, 34, 33, 31, 26, 24, 23, 20]
-    + [17, 17, 16, 12, 13, 12, 11, 10, 8, 7, 6, 4, 4, 3, 3, 2]
+_MICRO = (
+    "210 154 109 81 66 55 51 42 40 34 33 31 26 24 23 20 17 17 16 12 13 12 11 10 8 7 6 4 4 3 3 2"
 )
+FIGURE_SPARSITY = 1e-6 * np.array([float(x) for x in _MICRO.split()])
 FIGURE_PLOTTED = 1e-3 * np.array(
     [0.0] + [0.25] * 10 + [7.0, 5.6, 5.3, 5.3, 13.4] + list(_FALL) + [0.0]
 )

@@ -32,7 +32,11 @@ def stats_of(states: np.ndarray, *, eps=(EPS,), spans=(1,), histogram=True) -> B
     before, after = states[:, :-1], states[:, 1:]
     half = (after - before) / 2
     entries = {"residual": after, "update": after - before, "mlp": half, "attention": half}
-    sums = {("influence",): (1 - angles(before, after)).sum(-1)}
+    lengths = np.linalg.norm(after - before, axis=-1), np.linalg.norm(after, axis=-1)
+    sums = {
+        ("influence",): (1 - angles(before, after)).sum(-1),
+        ("magnitude",): (lengths[0] / lengths[1]).sum(-1),
+    }
     for span in spans:
         cosine = angles(states[:, : n_states - span], states[:, span:])
         sums["angle", span] = (np.arccos(cosine) / np.pi).sum(-1)

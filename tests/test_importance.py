@@ -1,6 +1,9 @@
 """Mergeable statistics and the criteria on hand-made statistics, without a model."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 from handmade import EPS, angles, moments_of, random_states, stats_of, stats_with
 
@@ -20,7 +23,24 @@ SITES = ("residual", "update", "mlp", "attention")
 
 
 def options(seed: int = 0) -> dict:
-    return {"eps": EPS, "ratio": RATIO, "rng": np.random.default_rng(seed)}
+    return {"eps": EPS, "ratio": RATIO, "rng": np.random.default_rng(seed), "sensitivity": PROBE}
+
+
+# What a model of five blocks might answer: losses of none and of each block removed, two rows.
+PROBE = SimpleNamespace(
+    losses=SimpleNamespace(mean=np.array([2.0, 9.0, 2.5, 2.1, 2.4, 3.0])),
+    task_losses=np.array([[1.0, 2.0], [4.0, 6.0], [1.0, 1.5], [1.0, 2.5], [3.0, 2.0], [2.0, 3.0]]),
+    greedy=pd.DataFrame(
+        {
+            "step": [0, 0, 1, 1],
+            "block": [2, 3, 3, 1],
+            "chosen": [True, False, False, True],
+        }
+    ),
+    n_greedy=2,
+    gradients=np.array([[0.5, -0.2, 0.1, 0.0, -3.0], [-0.5, -0.4, 0.1, 0.2, 1.0]]),
+    weight_magnitude=np.array([5.0, 4.0, 3.0, 2.0, 1.0]),
+)
 
 
 def flat(states: np.ndarray) -> np.ndarray:
@@ -339,6 +359,8 @@ def test_every_criterion_equals_its_formula():
     half_avss = update_avss / 4  # half of the update: a quarter of the variance, the same zeros
     pooled = states[:, 1:].mean(2).var(-1, ddof=1).mean(0)
     cosine = angles(states[:, :-1], states[:, 1:])
+    lengths = [np.linalg.norm(x, axis=-1) for x in (np.diff(states, axis=1), states[:, 1:])]
+    magnitudes = lengths[0] / lengths[1]
     scaled = [(x - x.min()) / (x.max() - x.min()) for x in (variance, sparsity)]
     expected = {
         "avss": variance / sparsity,
@@ -355,6 +377,14 @@ def test_every_criterion_equals_its_formula():
         "block-influence": (1 - cosine).mean((0, 2)),
         "angular-distance": (np.arccos(cosine) / np.pi).mean((0, 2)),
         "random": np.random.default_rng(0).permutation(5),
+        "bulk-relative-update": update.std(1) * sparsity / EPS,
+        "relative-magnitude": magnitudes.mean((0, 2)),
+        "leave-one-out": [7.0, 0.5, 0.1, 0.4, 1.0],
+        "leave-one-out-task": [3.5, -0.25, 0.25, 1.0, 1.0],
+        "greedy": [2, 1, 0, 2, 2],
+        "taylor": [0.5, 0.3, 0.1, 0.1, 2.0],
+        "taylor-protected": [3.5, 3.3, 3.1, 3.1, 5.0],
+        "weight-magnitude": [5, 4, 3, 2, 1],
     }
     assert set(expected) == set(CRITERIA)
     for name, scores in expected.items():
@@ -367,6 +397,7 @@ POWER_OF_SCALE = {
     "variance": 2,
     "update-variance": 2,
     "relative-update-variance": 0,
+    "relative-magnitude": 0,
     "block-influence": 0,
     "angular-distance": 0,
 }
