@@ -107,8 +107,9 @@ class Calibration:
     Name the ``spans`` of angular distances that will be asked for, or they cost another pass.
     """
 
-    def __init__(self, model, batches: Iterable[dict], *, eps: float, spans=(1,)) -> None:
-        self.model, self.batches, self.eps, self.spans = model, list(batches), eps, tuple(spans)
+    def __init__(self, model, batches: Iterable[dict], *, eps: Iterable[float], spans=(1,)) -> None:
+        self.model, self.batches = model, list(batches)
+        self.eps, self.spans = tuple(dict.fromkeys(eps)), tuple(spans)
         self._kept: dict[tuple, BlockStats] = {}
 
     def __call__(
@@ -129,7 +130,7 @@ class Calibration:
             self.model,
             self.batches,
             sites=available_sites(self.model) if whole else ("residual", "update"),
-            eps=(self.eps,),
+            eps=self.eps,
             skip_first_token=skip_first_token,
             pooled=True,
             histogram=whole,

@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from avss_utils.mechanisms import correlations, of_criterion
 from avss_utils.retention import BASELINE, pick, question_estimates, text_estimates
 from avss_utils.runs import Run
 from avss_utils.statistics import against_null
+from avss_utils.thresholds import break_gap
 from avss_utils.verdicts import Finding, finding
 
 CLAIMS = {
@@ -109,7 +111,47 @@ def pruning_findings(run: Run) -> list[Finding]:
     ]
 
 
-FINDINGS: dict[str, Callable[[Run], list[Finding]]] = {"01_avss_pruning": pruning_findings}
+def mechanism_findings(run: Run) -> list[Finding]:
+    """C5 and C6 from a run of notebook 04.
+
+    Primary: rank correlation with the loss that removing a block alone adds, above 0: of variance,
+    and of minus sparsity ("sparse is redundant"). Beside it the break condition: removing the
+    blocks that the statistic calls important must cost more bits per byte than removing the others.
+    """
+    seed = run.record["parameters"]["seed"]
+    table = correlations(run.read("scores"), run.read("leave_one_out"), seed=seed)
+    opposite = run.read("opposites").set_index("arm")["drop"]
+    texts, found = run.read("texts"), []
+    for claim, name in (("C5", "variance"), ("C6", "sparsity")):
+        row = table[table.criterion == name].iloc[0]
+        sign = "minus " * (name == "sparsity")
+        found.append(
+            finding(
+                claim,
+                f"rank correlation of {sign}{name} with leave-one-out loss",
+                of_criterion(table, name),
+                threshold=0.0,
+                primary=True,
+                note=f"p = {row.p_shift:.3g} by shifts; {row.partial:.2f} given depth",
+            )
+        )
+        gap = break_gap(texts, opposite[f"{name}:highest"], opposite[name], seed=seed)
+        found.append(
+            finding(
+                claim,
+                f"bits per byte, blocks {name} calls important less those it does not",
+                gap,
+                threshold=0.0,
+                primary=False,
+            )
+        )
+    return found
+
+
+FINDINGS: dict[str, Callable[[Run], list[Finding]]] = {
+    "01_avss_pruning": pruning_findings,
+    "04_pruning_thresholds": mechanism_findings,
+}
 
 _KIND = {"random": "uniform random", "random-protected": "end-protected random"}
 

@@ -10,28 +10,27 @@ import sys
 
 from avss_utils.runs import UsageError
 
+BULK_EPS = 1e-3  # where the share of entries below it still grows in proportion to it
+
 
 def score(arguments: argparse.Namespace) -> None:
     """Print every block's importance by one criterion as CSV."""
-    import numpy as np
-
     from avss_utils.arms import parse_arm, scores_table
 
     criterion, _, skip_first = parse_arm(arguments.criterion)
-    _, calibration, _ = _calibrate(arguments)
+    loaded, calibration, _ = _calibrate(arguments)
     stats = calibration(skip_first_token=skip_first)
-    table = scores_table(
-        stats, [criterion], eps=arguments.eps, ratio=1e-3, rng=np.random.default_rng(arguments.seed)
-    )
+    n_greedy = max(1, stats.n_blocks // 4)
+    options = _options(arguments, loaded, calibration, n_greedy=n_greedy)
+    table = scores_table(stats, [criterion], **options)
     table.to_csv(sys.stdout, index=False)
 
 
 def prune(arguments: argparse.Namespace) -> None:
     """Write a pruned checkpoint."""
-    import numpy as np
-
     from avss_utils.arms import parse_arm, plan_arm
     from avss_utils.checkpoint import check_target, save_pruned
+    from avss_utils.pruning import n_to_drop
 
     parse_arm(arguments.criterion)
     check_target(arguments.out)
@@ -42,7 +41,12 @@ def prune(arguments: argparse.Namespace) -> None:
         calibration,
         n_blocks=n_blocks,
         drop_ratio=arguments.drop_ratio,
-        options={"eps": arguments.eps, "ratio": 1e-3, "rng": np.random.default_rng(arguments.seed)},
+        options=_options(
+            arguments,
+            loaded,
+            calibration,
+            n_greedy=n_to_drop(n_blocks, ratio=arguments.drop_ratio),
+        ),
     )
     facts = {
         "criterion": arguments.criterion,
@@ -70,7 +74,24 @@ def _calibrate(arguments: argparse.Namespace):
         length=arguments.length,
         batch_tokens=2048,
     )
-    return loaded, Calibration(loaded.model, batches, eps=arguments.eps), identity
+    eps = (arguments.eps, BULK_EPS)
+    return loaded, Calibration(loaded.model, batches, eps=eps), identity
+
+
+def _options(arguments: argparse.Namespace, loaded, calibration, *, n_greedy: int) -> dict:
+    """The keywords of every criterion; losses are those of the calibration texts."""
+    import numpy as np
+
+    from avss_utils.sensitivity import Scored, Sensitivity
+
+    rows = Scored.batches(calibration.batches)
+    return {
+        "eps": arguments.eps,
+        "bulk_eps": BULK_EPS,
+        "ratio": 1e-3,
+        "rng": np.random.default_rng(arguments.seed),
+        "sensitivity": Sensitivity(loaded.model, rows, n_greedy=n_greedy, batch_tokens=2048),
+    }
 
 
 def evaluate(arguments: argparse.Namespace) -> None:

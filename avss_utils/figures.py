@@ -85,6 +85,18 @@ def intervals(
     return ax
 
 
+def curves(ax: Axes, estimates: pd.DataFrame, *, threshold: float) -> Axes:
+    """A line an arm over ratio, with its interval as a band (arm, ratio, value, low, high)."""
+    for colour, (arm, own) in zip(COLOURS, estimates.groupby("arm", sort=False), strict=False):
+        own = own.sort_values("ratio")
+        ax.plot(own.ratio, own.value, marker="o", ms=3, lw=1.3, color=colour, label=arm)
+        low, high = (np.nan_to_num(own[c], posinf=99, neginf=-99) for c in ("low", "high"))
+        ax.fill_between(own.ratio, low, high, color=colour, alpha=0.12, lw=0)
+    ax.axhline(threshold, color=INK, lw=1, ls="--")
+    ax.legend(fontsize="x-small")
+    return ax
+
+
 def null_distribution(
     ax: Axes,
     null: Sequence[float],

@@ -3,10 +3,12 @@
 The figure's numbers are in ``published``; the scale law is measured on a model.
 """
 
+import copy
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+import torch
 
 from avss_utils.activations import available_sites, collect_block_stats
 from avss_utils.importance import floored_sparsity, min_max, normalised
@@ -54,6 +56,17 @@ def figure_facts(figure: pd.DataFrame) -> dict[str, object]:
         "n_as_released": len(plan_as_released(ratio, ratio=0.25).drop),
         "n_layers": n,
     }
+
+
+def scale_tables(model, batches: Iterable[dict], *, eps: Iterable[float]) -> pd.DataFrame:
+    """``scale_table`` of the model in float32 and of its copy in bfloat16, by column dtype."""
+    batches, eps = list(batches), tuple(eps)
+    rounded = copy.deepcopy(model).to(torch.bfloat16)
+    parts = [
+        scale_table(one, batches, eps=eps).assign(dtype=name)
+        for name, one in (("float32", model), ("bfloat16", rounded))
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def scale_table(model, batches: Iterable[dict], *, eps: Iterable[float]) -> pd.DataFrame:

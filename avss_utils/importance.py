@@ -1,7 +1,7 @@
 """Block statistics -> one score per block; higher = more important.
 
 ``CRITERIA`` maps a name to a function of BlockStats. Each takes the keywords it needs and no
-other: ``eps`` where a threshold enters, ``rng`` where chance does, ``sensitivity`` where the loss
+other: ``eps`` or ``bulk_eps`` where a threshold enters, ``rng`` where chance does, ``sensitivity`` where the loss
 itself is asked. ``score_blocks`` passes them.
 An installed package adds criteria of its own through entry points of the group ENTRY_POINTS, each
 naming a module that registers some with ``criterion``.
@@ -154,14 +154,18 @@ def relative_update_variance(stats: BlockStats) -> np.ndarray:
 
 
 @criterion("bulk-relative-update")
-def bulk_relative_update(stats: BlockStats, *, eps: float) -> np.ndarray:
+def bulk_relative_update(stats: BlockStats, *, bulk_eps: float) -> np.ndarray:
     """Update's standard deviation x the residual's share of entries near zero, per unit of eps.
 
     At small eps the share is 2 eps x the density at zero, which falls as 1 / the scale of the bulk
     of entries and does not see a few massive ones: the printed ratio's two ingredients, arranged so
     that the scale of the residual cancels. This book's.
     """
-    return np.sqrt(stats.variance("update")) * floored_sparsity(stats, "residual", eps=eps) / eps
+    return (
+        np.sqrt(stats.variance("update"))
+        * floored_sparsity(stats, "residual", eps=bulk_eps)
+        / bulk_eps
+    )
 
 
 @criterion("relative-magnitude")

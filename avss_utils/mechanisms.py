@@ -3,12 +3,17 @@
 import numpy as np
 import pandas as pd
 
-from avss_utils.sensitivity import DropLosses
+from avss_utils.pruning import as_drop
+from avss_utils.sensitivity import Scored, Sensitivity, drop_losses
 from avss_utils.statistics import Estimate, correlation_interval, partial_rank, rank_correlation
 
 
-def loss_table(losses: DropLosses) -> pd.DataFrame:
-    """Tidy losses, a row a block and text: block (-1 = none removed), text, nll, n_scored."""
+def loss_table(sensitivity: Sensitivity) -> pd.DataFrame:
+    """Tidy leave-one-out losses, a row a block and text: block, text, nll, n_scored.
+
+    Block -1 stands for the whole model.
+    """
+    losses = sensitivity.losses
     n_sets, n_rows = losses.nll.shape
     return pd.DataFrame(
         {
@@ -78,3 +83,18 @@ def pair_gap(pairs: pd.DataFrame, path: pd.DataFrame) -> dict[str, object]:
         "greedy_rank": int((pairs.nll < own.nll).sum()) + 1,
         "n_pairs": len(pairs),
     }
+
+
+def development_losses(
+    model, rows: dict[str, list[Scored]], plans: pd.DataFrame, *, batch_tokens: int
+) -> pd.DataFrame:
+    """Nats a token of each plan (arm, drop) on development texts, a column a set, and their mean.
+
+    Sorted by the mean, best first; the full model is there as "full".
+    """
+    drops = [(), *map(as_drop, plans["drop"])]
+    found = pd.DataFrame({"arm": ["full", *plans.arm], "drop": ["-", *plans["drop"]]})
+    for name, own in rows.items():
+        found[name] = drop_losses(model, own, drops, batch_tokens=batch_tokens).mean
+    found["mean"] = found[list(rows)].mean(axis=1)
+    return found.sort_values("mean", kind="stable", ignore_index=True)

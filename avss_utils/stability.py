@@ -70,3 +70,19 @@ def agreement(table: pd.DataFrame, by: list[str], *, n_drop: int) -> pd.DataFram
         excess = (w - 1 / m) / (1 - 1 / m)
         rows.append((*key, m, w, excess, overlap, (overlap - by_chance) / (1 - by_chance)))
     return pd.DataFrame(rows, columns=[*by, "m", "w", "w_excess", "overlap", "overlap_excess"])
+
+
+def set_plans(table: pd.DataFrame, *, n_drop: int, size: int) -> pd.DataFrame:
+    """What the first draw of ``size`` texts of each set removes: arm ("criterion, set"), n_dropped,
+    drop.
+    """
+    first = table[(table["size"] == size) & (table.draw == 0)]
+    rows = [
+        (
+            f"{row.criterion}, {row.calibration}",
+            n_drop,
+            as_text(sorted(as_drop(row.order)[:n_drop])),
+        )
+        for row in first.itertuples()
+    ]
+    return pd.DataFrame(rows, columns=["arm", "n_dropped", "drop"])

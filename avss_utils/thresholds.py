@@ -9,7 +9,7 @@ from avss_utils.arms import Calibration, plan_arm
 from avss_utils.evaluation import judge_answers
 from avss_utils.pruning import as_drop, as_text, plan_random
 from avss_utils.retention import BASELINE
-from avss_utils.statistics import corrected_ratio, ratio_of_means
+from avss_utils.statistics import Estimate, bootstrap, corrected_ratio, ratio_of_means, safe_ratio
 from avss_utils.suites import Suite
 
 
@@ -23,10 +23,9 @@ def curve_plans(
     n_random: int,
     seed: int,
 ) -> pd.DataFrame:
-    """A row an arm and number of removed blocks: arm, n_dropped, drop, plan.
+    """A row an arm and number of removed blocks: arm, n_dropped, drop.
 
-    ``plan`` names the set of blocks, the same for arms that remove the same blocks, so that it is
-    judged once. Arms "random 0", "random 1", ... are end-protected random sets.
+    Arms "random 0", "random 1", ... are end-protected random sets.
     """
     rng, rows = np.random.default_rng(seed), []
     for n in n_drops:
@@ -38,22 +37,13 @@ def curve_plans(
         for number in range(n_random):
             plan = plan_random(n_blocks, n_drop=n, rng=rng, protect_ends=True)
             rows.append((f"random {number}", n, as_text(plan.drop)))
-    table = pd.DataFrame(rows, columns=["arm", "n_dropped", "drop"])
-    return table.assign(plan=named(table["drop"]))
-
-
-def named(drops: pd.Series) -> list[str]:
-    """A short name for each distinct set of blocks: p000, p001, ..."""
-    order = {drop: f"p{i:03d}" for i, drop in enumerate(dict.fromkeys(drops))}
-    return [order[drop] for drop in drops]
+    return pd.DataFrame(rows, columns=["arm", "n_dropped", "drop"])
 
 
 def plans_to_judge(*tables: pd.DataFrame) -> list[tuple[str, tuple[int, ...]]]:
-    """(plan, drop) of the full model and of every distinct plan of the tables."""
-    found: dict[str, tuple[int, ...]] = {}
-    for table in tables:
-        found |= {row.plan: as_drop(row.drop) for row in table.itertuples()}
-    return [(BASELINE, ()), *found.items()]
+    """The full model and every distinct set of blocks of the tables, each named by its ``drop``."""
+    drops = dict.fromkeys(drop for table in tables for drop in table["drop"])
+    return [(BASELINE, ()), *((drop, as_drop(drop)) for drop in drops)]
 
 
 def right_rows(judged, suite: Suite, arm: tuple[str, tuple[int, ...]]) -> pd.DataFrame:
@@ -96,7 +86,7 @@ def retention_rows(plans: pd.DataFrame, rights: Rights, *, seed: int) -> pd.Data
     rows = []
     for row in plans.itertuples():
         for task in rights.tasks:
-            own, full = rights.of(row.plan, task), rights.of(BASELINE, task)
+            own, full = rights.of(row.drop, task), rights.of(BASELINE, task)
             rng = np.random.default_rng(seed)
             raw = ratio_of_means(own, full, rng=rng)
             corrected = corrected_ratio(own, full, rights.chance[task], rng=rng)
@@ -104,6 +94,65 @@ def retention_rows(plans: pd.DataFrame, rights: Rights, *, seed: int) -> pd.Data
                 rows.append((row.arm, row.n_dropped, task, measure, e.value, e.low, e.high, e.n))
     names = ["arm", "n_dropped", "task", "measure", "value", "low", "high", "n"]
     return pd.DataFrame(rows, columns=names)
+
+
+def pooled_retention(
+    plans: pd.DataFrame, rights: Rights, *, reference: str, seed: int, n_resamples: int = 2000
+) -> pd.DataFrame:
+    """Retention averaged over tasks, and its difference from a reference arm's.
+
+    Columns: arm, measure (mean raw retention, difference from the reference), value, low, high, n.
+    Questions are drawn anew within each task, the same ones for every arm.
+    """
+    drops = plans.set_index("arm")["drop"]
+    draws = dict.fromkeys(drops.index, 0.0)
+    for number, task in enumerate(rights.tasks):
+        full, n = rights.of(BASELINE, task), len(rights.of(BASELINE, task))
+        drawn = np.random.default_rng([seed, number]).multinomial(n, [1 / n] * n, n_resamples) / n
+        weights = np.vstack([np.full(n, 1 / n), drawn])  # the first row is the estimate
+        for arm, drop in drops.items():
+            ratio = safe_ratio(weights @ rights.of(drop, task), weights @ full)
+            draws[arm] = draws[arm] + ratio / len(rights.tasks)
+    n_rows = sum(len(rights.of(BASELINE, task)) for task in rights.tasks)
+    rows = []
+    for arm, own in draws.items():
+        rows.append((arm, "mean raw retention", *_with_limits(own), n_rows))
+        if reference in draws and arm != reference:
+            gap = _with_limits(own - draws[reference])
+            rows.append((arm, f"less that of {reference}", *gap, n_rows))
+    return pd.DataFrame(rows, columns=["arm", "measure", "value", "low", "high", "n"])
+
+
+def _with_limits(draws: np.ndarray) -> tuple[float, float, float]:
+    """The first draw, which is the estimate, and the percentiles of the others."""
+    low, high = np.nanquantile(draws[1:], [0.025, 0.975])
+    return float(draws[0]), float(low), float(high)
+
+
+def guide(
+    plans: pd.DataFrame,
+    kept: pd.DataFrame,
+    bits: pd.DataFrame,
+    effort: pd.DataFrame,
+    within: pd.DataFrame,
+    *,
+    one_pass_seconds: float,
+) -> pd.DataFrame:
+    """The practitioner's table: a row an arm, best bits per byte first.
+
+    ``kept``: raw retention by task; ``bits``: bits per byte by plan; ``effort``: cost of searches;
+    ``within``: agreement of rankings, averaged over calibration sets.
+    """
+    raw = kept[kept.measure == "raw retention"].pivot(index="arm", columns="task", values="value")
+    table = plans[["arm", "drop"]].join(raw, on="arm")
+    table["bits per byte"] = table["drop"].map(bits.set_index("arm").value)
+    costs = effort.set_index("criterion")
+    name = table.arm.str.removesuffix("-protected")
+    statistic = ~name.isin(costs.index) & ~name.str.startswith(("tail", "random", "weight"))
+    table["seconds"] = name.map(costs.seconds).where(~statistic, one_pass_seconds).fillna(0.0)
+    table["passes"] = name.map(costs.passes).where(~statistic, 1.0).fillna(0.0)
+    table["overlap beyond chance"] = name.map(within.groupby("criterion").overlap_excess.mean())
+    return table.sort_values("bits per byte", kind="stable", ignore_index=True)
 
 
 def crossings(
@@ -119,7 +168,7 @@ def crossings(
         own = own.sort_values("n_dropped")
         ratios = np.array([0, *own.n_dropped]) / n_blocks
         for task in rights.tasks:
-            right = np.stack([rights.of(p, task) for p in (BASELINE, *own.plan)])
+            right = np.stack([rights.of(p, task) for p in (BASELINE, *own["drop"])])
             n, chance = right.shape[1], rights.chance[task]
             drawn = np.random.default_rng(seed).multinomial(n, [1 / n] * n, n_resamples) / n
             weights = np.vstack([np.full(n, 1 / n), drawn])  # the first row is the estimate
@@ -131,6 +180,19 @@ def crossings(
                 rows.append((arm, task, measure, found[0], low, high, n, "yes" if is_open else ""))
     names = ["arm", "task", "measure", "value", "low", "high", "n", "open"]
     return pd.DataFrame(rows, columns=names)
+
+
+def break_gap(texts: pd.DataFrame, first: str, second: str, *, seed: int) -> Estimate:
+    """Bits per byte of plan ``first`` less those of ``second`` over the same windows."""
+    keys = ["text_set", "row_id", "window"]
+    wide = texts.pivot(index=keys, columns="arm", values="nll")
+    n_bytes = texts[texts.arm == first].set_index(keys).n_bytes
+    return bootstrap(
+        lambda g, b, axis: g.sum(axis) / np.log(2) / b.sum(axis),
+        (wide[first] - wide[second]).to_numpy(float),
+        n_bytes.loc[wide.index].to_numpy(float),
+        rng=np.random.default_rng(seed),
+    )
 
 
 def _first_below(means: np.ndarray, ratios: np.ndarray, kept: float) -> float:

@@ -33,7 +33,7 @@ def everything() -> dict[str, pd.DataFrame]:
     windows = text_windows(tokenizer, texts, context=32)
     suite = Suite({"sciq": tuple(questions)}, {"c4": windows}, batch_tokens=256)
     batches = text_batches(tokenizer, texts, length=24, batch_size=6)
-    collect = Calibration(model, batches, eps=1e-2, spans=(1, 2))
+    collect = Calibration(model, batches, eps=(1e-2,), spans=(1, 2))
     loaded = SimpleNamespace(model=model, tokenizer=tokenizer)
     options = {"eps": 1e-2, "ratio": 1e-3, "rng": np.random.default_rng(0)}
     arms = ["avss", "random", "block-influence", "angular-distance:contiguous"]

@@ -157,7 +157,7 @@ def test_smaller_suite_keeps_whole_windows_up_to_the_budget(suite):
 @pytest.fixture(scope="module")
 def calibration(loaded):
     batches = text_batches(loaded.tokenizer, TEXTS, length=16, batch_size=4)
-    return Calibration(loaded.model, batches, eps=1e-2)
+    return Calibration(loaded.model, batches, eps=(1e-2,))
 
 
 OPTIONS = {"n_blocks": 6, "drop_ratio": 0.34, "options": {"eps": 1e-2, "ratio": 0.1}}

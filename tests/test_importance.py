@@ -23,7 +23,13 @@ SITES = ("residual", "update", "mlp", "attention")
 
 
 def options(seed: int = 0) -> dict:
-    return {"eps": EPS, "ratio": RATIO, "rng": np.random.default_rng(seed), "sensitivity": PROBE}
+    return {
+        "eps": EPS,
+        "ratio": RATIO,
+        "rng": np.random.default_rng(seed),
+        "sensitivity": PROBE,
+        "bulk_eps": EPS,
+    }
 
 
 # What a model of five blocks might answer: losses of none and of each block removed, two rows.

@@ -14,6 +14,7 @@ from avss_utils import blocks as families
 from avss_utils.likelihood import in_batches, last_only, log_probabilities, pad
 from avss_utils.progress import progress
 from avss_utils.runs import UsageError
+from avss_utils.windows import Window
 
 
 class Scored(NamedTuple):
@@ -21,6 +22,21 @@ class Scored(NamedTuple):
 
     ids: tuple[int, ...]
     n_scored: int
+
+    @classmethod
+    def window(cls, window: Window) -> "Scored":
+        """A text window, all of whose tokens but the first are predicted."""
+        return cls(window.ids, len(window.ids) - 1)
+
+    @classmethod
+    def batches(cls, batches: Iterable[dict]) -> list["Scored"]:
+        """Every text of tokenizer outputs, without its padding, all but its first token scored."""
+        rows = [
+            tuple(ids[mask.bool()].tolist())
+            for batch in batches
+            for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        ]
+        return [cls(ids, len(ids) - 1) for ids in rows if len(ids) > 1]
 
 
 @dataclass(frozen=True)

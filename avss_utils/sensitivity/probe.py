@@ -1,6 +1,8 @@
 """What criteria ask of a model beside its statistics, computed when first asked for and kept."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -70,6 +72,7 @@ class Sensitivity:
     ) -> None:
         self.model, self.rows, self.choices = model, list(rows), choices
         self.n_greedy, self.batch_tokens, self.n_gradients = n_greedy, batch_tokens, n_gradients
+        self.seconds: dict[str, float] = {}
 
     @property
     def n_blocks(self) -> int:
@@ -78,31 +81,57 @@ class Sensitivity:
     @cached_property
     def losses(self) -> DropLosses:
         """Of the whole model and without each block."""
-        return leave_one_out(self.model, self.rows, batch_tokens=self.batch_tokens)
+        with self._clocked("leave-one-out"):
+            return leave_one_out(self.model, self.rows, batch_tokens=self.batch_tokens)
 
     @cached_property
     def task_losses(self) -> np.ndarray:
         """The same on the questions: (1 + n_blocks, n_questions)."""
         if self.choices is None:
             raise UsageError("leave-one-out-task needs questions: choose another criterion here")
-        losses = leave_one_out(self.model, self.choices.rows, batch_tokens=self.batch_tokens)
-        return question_losses(losses, self.choices)
+        with self._clocked("leave-one-out-task"):
+            losses = leave_one_out(self.model, self.choices.rows, batch_tokens=self.batch_tokens)
+            return question_losses(losses, self.choices)
 
     @cached_property
     def greedy(self) -> pd.DataFrame:
         """The greedy search's path, as ``greedy_path`` gives it."""
-        return greedy_path(
-            self.model, self.rows, n_drop=self.n_greedy, batch_tokens=self.batch_tokens
-        )
+        with self._clocked("greedy"):
+            return greedy_path(
+                self.model, self.rows, n_drop=self.n_greedy, batch_tokens=self.batch_tokens
+            )
 
     @cached_property
     def gradients(self) -> np.ndarray:
         """Slopes of the loss in the blocks' gates, (n_rows, n_blocks)."""
         rows = self.rows[: self.n_gradients]
-        return gate_gradients(self.model, rows, batch_tokens=max(1, self.batch_tokens // 8))
+        with self._clocked("taylor"):
+            return gate_gradients(self.model, rows, batch_tokens=max(1, self.batch_tokens // 8))
 
     @cached_property
     def weight_magnitude(self) -> np.ndarray:
         """Sum of the absolute weights of each block, (n_blocks,)."""
         blocks = families.decoder_blocks(self.model)
         return np.array([sum(float(p.abs().sum()) for p in b.parameters()) for b in blocks])
+
+    def effort(self) -> pd.DataFrame:
+        """What each search has cost so far: criterion, seconds, passes over its own texts.
+
+        A pass is as many block evaluations as the whole model has blocks; a backward pass counts as
+        two.
+        """
+        path = self.greedy.drop_duplicates("step")
+        passes = {
+            "leave-one-out": self.losses.n_steps / self.n_blocks,
+            "leave-one-out-task": self.losses.n_steps / self.n_blocks,
+            "greedy": path.n_steps.sum() / self.n_blocks,
+            "taylor": 3.0,
+        }
+        rows = [(name, seconds, passes[name]) for name, seconds in self.seconds.items()]
+        return pd.DataFrame(rows, columns=["criterion", "seconds", "passes"])
+
+    @contextmanager
+    def _clocked(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
