@@ -1,8 +1,8 @@
 """Block statistics -> one score per block; higher = more important.
 
 ``CRITERIA`` maps a name to a function of BlockStats. Each takes the keywords it needs and no
-other: ``eps`` or ``bulk_eps`` where a threshold enters, ``rng`` where chance does, ``sensitivity`` where the loss
-itself is asked. ``score_blocks`` passes them.
+other: ``eps`` or ``bulk_eps`` where a threshold enters, ``rng`` where chance does, ``sensitivity``
+where the loss itself is asked. ``score_blocks`` passes them.
 An installed package adds criteria of its own through entry points of the group ENTRY_POINTS, each
 naming a module that registers some with ``criterion``.
 """
@@ -161,11 +161,8 @@ def bulk_relative_update(stats: BlockStats, *, bulk_eps: float) -> np.ndarray:
     of entries and does not see a few massive ones: the printed ratio's two ingredients, arranged so
     that the scale of the residual cancels. This book's.
     """
-    return (
-        np.sqrt(stats.variance("update"))
-        * floored_sparsity(stats, "residual", eps=bulk_eps)
-        / bulk_eps
-    )
+    density = floored_sparsity(stats, "residual", eps=bulk_eps) / bulk_eps
+    return np.sqrt(stats.variance("update")) * density
 
 
 @criterion("relative-magnitude")

@@ -23,13 +23,8 @@ SITES = ("residual", "update", "mlp", "attention")
 
 
 def options(seed: int = 0) -> dict:
-    return {
-        "eps": EPS,
-        "ratio": RATIO,
-        "rng": np.random.default_rng(seed),
-        "sensitivity": PROBE,
-        "bulk_eps": EPS,
-    }
+    rng = np.random.default_rng(seed)
+    return {"eps": EPS, "bulk_eps": EPS, "ratio": RATIO, "rng": rng, "sensitivity": PROBE}
 
 
 # What a model of five blocks might answer: losses of none and of each block removed, two rows.
