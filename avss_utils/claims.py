@@ -12,7 +12,7 @@ from avss_utils.mechanisms import correlations, of_criterion
 from avss_utils.retention import BASELINE, pick, question_estimates, text_estimates
 from avss_utils.runs import Run
 from avss_utils.statistics import against_null
-from avss_utils.thresholds import break_gap
+from avss_utils.thresholds import break_gap, plan_name
 from avss_utils.verdicts import Finding, finding
 
 CLAIMS = {
@@ -120,7 +120,7 @@ def mechanism_findings(run: Run) -> list[Finding]:
     """
     seed = run.record["parameters"]["seed"]
     table = correlations(run.read("scores"), run.read("leave_one_out"), seed=seed)
-    opposite = run.read("opposites").set_index("arm")["drop"]
+    opposite = run.read("opposites").set_index("arm")["drop"].map(plan_name)
     texts, found = run.read("texts"), []
     for claim, name in (("C5", "variance"), ("C6", "sparsity")):
         row = table[table.criterion == name].iloc[0]

@@ -40,14 +40,18 @@ def correlations(scores: pd.DataFrame, losses: pd.DataFrame, *, seed: int) -> pd
 
     Columns: criterion, value, low, high (texts and stretches of depth drawn anew), n (blocks),
     p_shift (circular shifts of the profile), partial (given the block's number), p_partial, depth
-    (the score's own correlation with the block's number). Without leave-one-out itself.
+    (the score's own correlation with the block's number). Without leave-one-out itself; NaN for a
+    score of fewer than three values.
     """
     rise, n_scored = rises(losses)
     mean = rise.sum(1) / n_scored.sum()
     depth, rows = np.arange(len(rise)), []
     for criterion, own in scores.groupby("criterion", sort=False):
         score = own.score.to_numpy(float)
-        if criterion == "leave-one-out" or len(np.unique(score)) < 3:
+        if criterion == "leave-one-out":
+            continue
+        if len(np.unique(score)) < 3:  # too few values to rank the blocks by
+            rows.append((criterion, np.nan, -np.inf, np.inf, len(score), *[np.nan] * 4))
             continue
         estimate = correlation_interval(score, rise, n_scored, rng=np.random.default_rng(seed))
         partial = partial_rank(score, mean, depth)

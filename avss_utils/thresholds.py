@@ -41,20 +41,25 @@ def curve_plans(
 
 
 def plans_to_judge(*tables: pd.DataFrame) -> list[tuple[str, tuple[int, ...]]]:
-    """The full model and every distinct set of blocks of the tables, each named by its ``drop``."""
-    drops = dict.fromkeys(drop for table in tables for drop in table["drop"])
-    return [(BASELINE, ()), *((drop, as_drop(drop)) for drop in drops)]
+    """The full model and every distinct set of blocks of the tables, by ``plan_name``."""
+    drops = {plan_name(drop): as_drop(drop) for table in tables for drop in table["drop"]}
+    return [(BASELINE, ()), *drops.items()]
+
+
+def plan_name(drop: object) -> str:
+    """What a set of blocks is called in tables: "without 3 4 17". Never a number, even for one."""
+    return f"without {drop}"
 
 
 def right_rows(judged, suite: Suite, arm: tuple[str, tuple[int, ...]]) -> pd.DataFrame:
-    """Which questions an arm gets right, a row a task: arm, task, right ("0110...").
+    """Which questions an arm gets right, a row a task: arm, task, right (".xx.").
 
-    One character a question, in the order of ``question_table``: a row a question would make the
-    record of a few hundred plans too large to keep.
+    One character a question, x where it is right, in the order of ``question_table``: a row a
+    question would make the record of a few hundred plans too large to keep.
     """
     answers = judge_answers(judged, suite, arm)
     rows = [
-        (arm[0], task, "".join("01"[right] for right in (own.label == own.prediction)))
+        (arm[0], task, "".join(".x"[right] for right in (own.label == own.prediction)))
         for task, own in answers.groupby("task", sort=False)
     ]
     return pd.DataFrame(rows, columns=["arm", "task", "right"])
@@ -71,7 +76,7 @@ class Rights:
 
     def __init__(self, rights: pd.DataFrame, questions: pd.DataFrame) -> None:
         self.by = {
-            (row.arm, row.task): np.array([c == "1" for c in str(row.right)], dtype=float)
+            (row.arm, row.task): np.array([c == "x" for c in row.right], dtype=float)
             for row in rights.itertuples()
         }
         self.chance = {t: 1 / own.n_choices.to_numpy(float) for t, own in questions.groupby("task")}
@@ -86,7 +91,7 @@ def retention_rows(plans: pd.DataFrame, rights: Rights, *, seed: int) -> pd.Data
     rows = []
     for row in plans.itertuples():
         for task in rights.tasks:
-            own, full = rights.of(row.drop, task), rights.of(BASELINE, task)
+            own, full = rights.of(plan_name(row.drop), task), rights.of(BASELINE, task)
             rng = np.random.default_rng(seed)
             raw = ratio_of_means(own, full, rng=rng)
             corrected = corrected_ratio(own, full, rights.chance[task], rng=rng)
@@ -111,7 +116,7 @@ def pooled_retention(
         drawn = np.random.default_rng([seed, number]).multinomial(n, [1 / n] * n, n_resamples) / n
         weights = np.vstack([np.full(n, 1 / n), drawn])  # the first row is the estimate
         for arm, drop in drops.items():
-            ratio = safe_ratio(weights @ rights.of(drop, task), weights @ full)
+            ratio = safe_ratio(weights @ rights.of(plan_name(drop), task), weights @ full)
             draws[arm] = draws[arm] + ratio / len(rights.tasks)
     n_rows = sum(len(rights.of(BASELINE, task)) for task in rights.tasks)
     rows = []
@@ -145,7 +150,7 @@ def guide(
     """
     raw = kept[kept.measure == "raw retention"].pivot(index="arm", columns="task", values="value")
     table = plans[["arm", "drop"]].join(raw, on="arm")
-    table["bits per byte"] = table["drop"].map(bits.set_index("arm").value)
+    table["bits per byte"] = table["drop"].map(plan_name).map(bits.set_index("arm").value)
     costs = effort.set_index("criterion")
     name = table.arm.str.removesuffix("-protected")
     statistic = ~name.isin(costs.index) & ~name.str.startswith(("tail", "random", "weight"))
@@ -168,7 +173,7 @@ def crossings(
         own = own.sort_values("n_dropped")
         ratios = np.array([0, *own.n_dropped]) / n_blocks
         for task in rights.tasks:
-            right = np.stack([rights.of(p, task) for p in (BASELINE, *own["drop"])])
+            right = np.stack([rights.of(p, task) for p in (BASELINE, *map(plan_name, own["drop"]))])
             n, chance = right.shape[1], rights.chance[task]
             drawn = np.random.default_rng(seed).multinomial(n, [1 / n] * n, n_resamples) / n
             weights = np.vstack([np.full(n, 1 / n), drawn])  # the first row is the estimate
