@@ -168,7 +168,7 @@ def bulk_relative_update(stats: BlockStats, *, bulk_eps: float) -> np.ndarray:
 @criterion("relative-magnitude")
 def relative_magnitude(stats: BlockStats) -> np.ndarray:
     """Mean over tokens of |update| / |residual after the block|: Samragh et al. 2023
-    (arXiv 2309.17224), as ShortGPT compares with it.
+    (arXiv 2312.09299), as ShortGPT compares with it.
     """
     return stats.relative_magnitude
 

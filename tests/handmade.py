@@ -35,7 +35,7 @@ def stats_of(states: np.ndarray, *, eps=(EPS,), spans=(1,), histogram=True) -> B
     lengths = np.linalg.norm(after - before, axis=-1), np.linalg.norm(after, axis=-1)
     sums = {
         ("influence",): (1 - angles(before, after)).sum(-1),
-        ("magnitude",): (lengths[0] / lengths[1]).sum(-1),
+        ("magnitude",): (lengths[0] / np.where(lengths[1] > 0, lengths[1], np.inf)).sum(-1),
     }
     for span in spans:
         cosine = angles(states[:, : n_states - span], states[:, span:])
