@@ -97,6 +97,15 @@ def curves(ax: Axes, estimates: pd.DataFrame, *, threshold: float) -> Axes:
     return ax
 
 
+def legend_apart(axes: Sequence[Axes], n_used: int) -> None:
+    """The first panel's legend in the first unused one, or over it where all are used."""
+    handles = axes[0].get_legend_handles_labels()
+    for ax in axes[n_used:]:
+        ax.set_axis_off()
+    where = axes[n_used] if n_used < len(axes) else axes[0]
+    where.legend(*handles, fontsize="small", loc="center" if n_used < len(axes) else "best")
+
+
 def null_distribution(
     ax: Axes,
     null: Sequence[float],

@@ -1,5 +1,6 @@
 """How much of the performance stays as more blocks go, and where it leaves a given share."""
 
+import copy
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -9,7 +10,14 @@ from avss_utils.arms import Calibration, plan_arm
 from avss_utils.evaluation import judge_answers
 from avss_utils.pruning import as_drop, as_text, plan_random
 from avss_utils.retention import BASELINE
-from avss_utils.statistics import Estimate, bootstrap, corrected_ratio, ratio_of_means, safe_ratio
+from avss_utils.statistics import (
+    Estimate,
+    bootstrap,
+    corrected_ratio,
+    mean,
+    ratio_of_means,
+    safe_ratio,
+)
 from avss_utils.suites import Suite
 
 
@@ -85,6 +93,20 @@ class Rights:
     def of(self, arm: str, task: str) -> np.ndarray:
         return self.by[arm, task]
 
+    def testable(self, *, seed: int) -> list[str]:
+        """Tasks on which the full model's accuracy is above chance with its whole interval."""
+        above = {
+            task: mean(self.of(BASELINE, task) - chance, rng=np.random.default_rng(seed))
+            for task, chance in self.chance.items()
+        }
+        return [task for task in self.tasks if above[task].low > 0]
+
+    def only(self, tasks: Sequence[str]) -> "Rights":
+        """The same for some of the tasks."""
+        part = copy.copy(self)
+        part.tasks = list(tasks)
+        return part
+
 
 def retention_rows(plans: pd.DataFrame, rights: Rights, *, seed: int) -> pd.DataFrame:
     """Raw and chance-corrected retention with intervals, a row a plan's row, task and measure."""
@@ -140,12 +162,11 @@ def guide(
     bits: pd.DataFrame,
     effort: pd.DataFrame,
     within: pd.DataFrame,
-    *,
-    one_pass_seconds: float,
 ) -> pd.DataFrame:
     """The practitioner's table: a row an arm, best bits per byte first.
 
-    ``kept``: raw retention by task; ``bits``: bits per byte by plan; ``effort``: cost of searches;
+    ``kept``: raw retention by task; ``bits``: bits per byte by plan; ``effort``: what each search
+    and the one pass of statistics ("statistics") cost, n/a where that was not timed;
     ``within``: agreement of rankings, averaged over calibration sets.
     """
     raw = kept[kept.measure == "raw retention"].pivot(index="arm", columns="task", values="value")
@@ -154,8 +175,9 @@ def guide(
     costs = effort.set_index("criterion")
     name = table.arm.str.removesuffix("-protected")
     statistic = ~name.isin(costs.index) & ~name.str.startswith(("tail", "random", "weight"))
-    table["seconds"] = name.map(costs.seconds).where(~statistic, one_pass_seconds).fillna(0.0)
-    table["passes"] = name.map(costs.passes).where(~statistic, 1.0).fillna(0.0)
+    paid = name.where(~statistic, "statistics")
+    table["seconds"] = paid.map(costs.seconds).where(statistic | paid.isin(costs.index), 0.0)
+    table["passes"] = paid.map(costs.passes).where(~statistic, 1.0).fillna(0.0)
     table["overlap beyond chance"] = name.map(within.groupby("criterion").overlap_excess.mean())
     return table.sort_values("bits per byte", kind="stable", ignore_index=True)
 
