@@ -8,6 +8,7 @@ import torch
 from tiny import FAMILIES
 
 from avss_utils.blocks import BlockSteps, bypass_blocks, decoder_blocks, forward_inputs
+from avss_utils.likelihood import passes
 from avss_utils.runs import UsageError
 from avss_utils.sensitivity import (
     Scored,
@@ -54,6 +55,18 @@ def test_nothing_depends_on_batches_or_their_order():
     one = leave_one_out(model, own, batch_tokens=10_000)
     many = leave_one_out(model, own[::-1], batch_tokens=15)
     assert one.nll == pytest.approx(many.nll[:, ::-1], abs=1e-4)
+
+
+def test_logits_of_a_large_vocabulary_are_split(monkeypatch):
+    model, own = FAMILIES["llama"](3), rows(6)
+    whole = leave_one_out(model, own, batch_tokens=10_000).nll
+    monkeypatch.setattr(passes, "MOST_LOGITS", 96 * 20)  # 20 tokens of the tiny vocabulary
+    sizes = []
+    hook = model.register_forward_hook(lambda *a: sizes.append(a[-1].logits.numel()))
+    split = leave_one_out(model, own, batch_tokens=10_000).nll
+    hook.remove()
+    assert max(sizes) <= 96 * 20
+    assert split == pytest.approx(whole, abs=1e-4)
 
 
 def test_each_block_in_turn_costs_half_of_separate_passes():

@@ -4,7 +4,13 @@ All log-likelihoods are natural logarithms, taken from float32 logits whatever t
 """
 
 from avss_utils.likelihood.choices import ChoiceUnit, choice_units, score_choices
-from avss_utils.likelihood.passes import in_batches, last_only, log_probabilities, pad
+from avss_utils.likelihood.passes import (
+    in_batches,
+    last_only,
+    log_probabilities,
+    pad,
+    within_logits,
+)
 from avss_utils.likelihood.texts import perplexity, window_likelihoods
 
 __all__ = [
@@ -17,4 +23,5 @@ __all__ = [
     "perplexity",
     "score_choices",
     "window_likelihoods",
+    "within_logits",
 ]

@@ -16,6 +16,7 @@ from avss_utils.likelihood.passes import (
     last_only,
     log_probabilities,
     pad,
+    within_logits,
 )
 from avss_utils.progress import progress
 from avss_utils.runs import UsageError
@@ -45,6 +46,7 @@ def score_choices(
     order = sorted(range(len(groups)), key=lambda i: -len(groups[i][0].prefix))
     scores = [np.full(len(own), np.nan) for own in choices]
     run = _score_shared if shared_prefix else _score_whole
+    batch_tokens = within_logits(model, batch_tokens)
     parts = list(in_batches(order, sizes, batch_tokens, summed=True))
     for part in progress(parts, "choices"):
         batch = [groups[i] for i in part]

@@ -10,6 +10,17 @@ import torch
 
 from avss_utils import blocks as families
 
+MOST_LOGITS = 2**30  # numbers in one tensor: 4 GB, and half of what 32 bits can count
+
+
+def within_logits(model, batch_tokens: int) -> int:
+    """``batch_tokens``, or fewer where the logits of so many would be more than MOST_LOGITS.
+
+    A vocabulary of 262,144 gets there with 4,096 tokens.
+    """
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    return max(1, min(batch_tokens, MOST_LOGITS // vocabulary))
+
 
 def forward_logits(
     model, batch: dict, *, last: int | None = None, past_key_values=None

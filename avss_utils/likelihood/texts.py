@@ -7,7 +7,13 @@ import pandas as pd
 from torch import nn
 
 from avss_utils import blocks as families
-from avss_utils.likelihood.passes import forward_logits, in_batches, log_probabilities, pad
+from avss_utils.likelihood.passes import (
+    forward_logits,
+    in_batches,
+    log_probabilities,
+    pad,
+    within_logits,
+)
 from avss_utils.progress import progress
 from avss_utils.windows import Window, text_windows
 
@@ -22,6 +28,7 @@ def window_likelihoods(
     families.check_length(model, max((len(w.ids) for w in windows), default=0))
     nll = np.zeros(len(windows))
     order = sorted(range(len(windows)), key=lambda i: -len(windows[i].ids))
+    batch_tokens = within_logits(model, batch_tokens)
     parts = list(in_batches(order, [len(w.ids) for w in windows], batch_tokens))
     for part in progress(parts, "texts"):
         ids, mask = pad([windows[i].ids for i in part], side="right")

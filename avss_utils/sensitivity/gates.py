@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from avss_utils import blocks as families
-from avss_utils.likelihood import in_batches, last_only, pad
+from avss_utils.likelihood import in_batches, last_only, pad, within_logits
 from avss_utils.progress import progress
 from avss_utils.sensitivity.losses import Scored
 
@@ -20,6 +20,7 @@ def gate_gradients(model: nn.Module, rows: Sequence[Scored], *, batch_tokens: in
     minus this to the loss.
     """
     n_blocks = len(families.decoder_blocks(model))
+    batch_tokens = within_logits(model, batch_tokens)
     gradients = np.zeros((len(rows), n_blocks))
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     parts = list(in_batches(order, [len(row.ids) for row in rows], batch_tokens))

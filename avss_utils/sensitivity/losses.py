@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from avss_utils import blocks as families
-from avss_utils.likelihood import in_batches, last_only, log_probabilities, pad
+from avss_utils.likelihood import in_batches, last_only, log_probabilities, pad, within_logits
 from avss_utils.progress import progress
 from avss_utils.runs import UsageError
 from avss_utils.windows import Window
@@ -71,6 +71,7 @@ def drop_losses(
     sets = [_checked(drop, n_blocks) for drop in drops]
     if not rows or not sets:
         raise UsageError("there is nothing to compute a loss of: give rows and sets of blocks")
+    batch_tokens = within_logits(model, batch_tokens)
     nll, n_steps = np.zeros((len(sets), len(rows))), 0
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     parts = list(in_batches(order, [len(row.ids) for row in rows], batch_tokens))
