@@ -1,0 +1,158 @@
+"""Correlations over blocks, the papers' figure, and the cubic law, on planted profiles."""
+
+from itertools import combinations
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import FAMILIES
+
+from avss_utils import forensics, mechanisms
+from avss_utils.sensitivity import DropLosses, Scored, Sensitivity
+from avss_utils.statistics import correlation_interval, partial_rank
+
+N = 20
+
+
+def losses_of(rise: np.ndarray, n_texts: int = 30, noise: float = 0.05) -> DropLosses:
+    rng = np.random.default_rng(0)
+    base = rng.normal(3, 0.5, n_texts)
+    rows = base + np.concatenate([[0.0], rise])[:, None] + rng.normal(0, noise, (N + 1, n_texts))
+    n_scored = np.full(n_texts, 10)
+    return DropLosses(rows * n_scored, n_scored, 1, 1)
+
+
+def scores_of(**columns) -> pd.DataFrame:
+    parts = [
+        pd.DataFrame({"criterion": name.replace("_", "-"), "block": range(N), "score": values})
+        for name, values in columns.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_a_planted_criterion_is_found_and_depth_alone_is_not():
+    rng = np.random.default_rng(1)
+    rise = rng.permutation(N) * 0.1
+    depth = np.arange(N, dtype=float)
+    table = mechanisms.loss_table(SimpleNamespace(losses=losses_of(rise)))
+    found = mechanisms.correlations(
+        scores_of(planted=rise, depth=depth, flat=np.ones(N), leave_one_out=rise), table, seed=0
+    ).set_index("criterion")
+    assert "leave-one-out" not in found.index
+    assert found.value["planted"] > 0.95
+    assert found.low["planted"] > 0.8
+    assert found.p_shift["planted"] == pytest.approx(1 / N)
+    assert found.partial["planted"] > 0.95
+    assert found.depth["depth"] == pytest.approx(1.0)
+    assert found.partial["depth"] == 0.0  # nothing of depth is left once depth is given
+    assert found.low["depth"] < 0 < found.high["depth"]
+    assert np.isnan(found.value["flat"])
+    assert found.high["flat"] == np.inf
+
+
+def test_rises_are_the_losses_less_the_whole_models():
+    losses = losses_of(np.arange(N) * 1.0, noise=0.0)
+    table = mechanisms.loss_table(SimpleNamespace(losses=losses))
+    rise, n_scored = mechanisms.rises(table)
+    assert rise.sum(1) / n_scored.sum() == pytest.approx(np.arange(N))
+    assert table.block.min() == -1
+
+
+def test_the_interval_covers_what_texts_and_depth_leave_open():
+    rng = np.random.default_rng(2)
+    score, gains = rng.normal(size=N), rng.normal(size=(N, 40))
+    estimate = correlation_interval(score, gains, np.ones(40), rng=rng)
+    assert estimate.low < 0 < estimate.high
+    assert estimate.n == N
+
+
+def test_partial_rank_equals_the_textbook_formula():
+    rng = np.random.default_rng(3)
+    x, y, z = rng.normal(size=(3, 30))
+    y, x = y + z, x + z
+    rho = pd.DataFrame({"x": x, "y": y, "z": z}).corr("spearman")
+    xy, xz, yz = rho.loc["x", "y"], rho.loc["x", "z"], rho.loc["y", "z"]
+    expected = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
+    assert partial_rank(x, y, z).rho == pytest.approx(expected)
+
+
+def test_the_pair_gap_names_the_best_and_greedys_place():
+    pairs = pd.DataFrame(list(combinations(range(4), 2)), columns=["first", "second"])
+    pairs = pairs.assign(nll=[3.0, 2.0, 5.0, 1.0, 4.0, 6.0])
+    path = pd.DataFrame({"step": [0, 1], "block": [2, 0], "chosen": True})
+    gap = mechanisms.pair_gap(pairs, path)
+    assert (gap["best"], gap["greedy"], gap["greedy_rank"]) == ((1, 2), (0, 2), 2)
+    assert gap["greedy_nll"] - gap["best_nll"] == 1.0
+
+
+def test_development_losses_are_sorted_and_hold_the_full_model():
+    model = FAMILIES["llama"](4)
+    rows = {"s": [Scored((5, 6, 7, 8), 3)], "t": [Scored((9, 8, 7), 2)]}
+    plans = pd.DataFrame({"arm": ["a", "b"], "drop": ["0", "1 2"]})
+    table = mechanisms.development_losses(model, rows, plans, batch_tokens=64)
+    assert set(table.arm) == {"full", "a", "b"}
+    assert table["mean"].is_monotonic_increasing
+    assert table["mean"].to_list() == pytest.approx(((table.s + table.t) / 2).to_list())
+
+
+def test_effort_counts_block_evaluations():
+    model = FAMILIES["llama"](4)
+    probe = Sensitivity(model, [Scored((5, 6, 7, 8), 3)], n_greedy=2, batch_tokens=64)
+    batch = {"input_ids": np.array([[5, 6, 7, 8]])}
+    collect = SimpleNamespace(model=model, batches=[batch], eps=(1e-3,))
+    _ = probe.losses, probe.greedy, probe.gradients
+    effort = mechanisms.effort_table(collect, probe).set_index("criterion")
+    assert effort.passes["leave-one-out"] == (4 + 6) / 4
+    assert effort.passes["greedy"] == pytest.approx(
+        probe.greedy.drop_duplicates("step").n_steps.sum() / 4
+    )
+    assert effort.passes["statistics"] == 1
+    assert (effort.seconds > 0).all()
+
+
+def test_the_figure_follows_the_product_and_not_the_ratio():
+    figure = forensics.figure_one()
+    fits = forensics.figure_fits(figure).set_index(["formula", "shift"]).pearson
+    assert fits["product", 1] == pytest.approx(0.97, abs=0.005)
+    assert fits["ratio"].max() < 0.1
+    assert fits.idxmax() == ("product", 1)
+    facts = forensics.figure_facts(figure)
+    assert facts["lowest_quarter"] == tuple(range(8))
+    assert (facts["n_as_released"], facts["n_layers"]) == (27, 32)
+    assert facts["sum_plotted"] < 0.2
+    assert figure.ratio.sum() == pytest.approx(1.0)
+
+
+def test_the_cubic_law_is_seen_where_only_the_scale_differs():
+    rng, blocks, eps = np.random.default_rng(4), np.arange(6), 1e-2
+    scale = 2.0**blocks
+    x = rng.normal(size=(6, 400_000)) * scale[:, None]
+    zeros = (np.abs(x) < eps).sum(1)
+    table = pd.DataFrame(
+        {
+            "dtype": "float32",
+            "tokens": "all",
+            "site": "residual",
+            "eps": eps,
+            "block": blocks,
+            "std": x.std(1),
+            "zeros": zeros,
+            "n_entries": x.shape[1],
+            "avss": x.var(1) / (zeros / x.shape[1]),
+        }
+    )
+    law = forensics.scale_law(table).iloc[0]
+    assert law.slope == pytest.approx(3.0, abs=0.1)
+    assert law.r2 > 0.99
+    assert law.floored == 0
+
+
+def test_scale_tables_hold_every_site_eps_and_format():
+    model = FAMILIES["llama"](3)
+    batches = [{"input_ids": np.array([[5, 6, 7, 8, 9]])}]
+    table = forensics.scale_tables(model, batches, eps=[1e-3, 1e-1])
+    groups = table.groupby(["dtype", "tokens", "site", "eps"]).size()
+    assert len(groups) == 2 * 2 * 4 * 2
+    assert (groups == 3).all()
+    assert next(model.parameters()).dtype.itemsize == 4  # the model itself is not rounded

@@ -1,0 +1,163 @@
+"""Retention curves, where they cross a level, and the rankings' stability, on made-up answers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from handmade import EPS, random_states, stats_of
+
+from avss_utils import stability, thresholds
+from avss_utils.pruning import as_drop
+from avss_utils.statistics import kendall_w
+
+
+def rights_of(rows: dict[str, str], n_choices: int = 4) -> thresholds.Rights:
+    table = pd.DataFrame([(arm, "t", right) for arm, right in rows.items()])
+    n = len(next(iter(rows.values())))
+    questions = pd.DataFrame({"task": "t", "row_id": range(n), "n_choices": n_choices})
+    return thresholds.Rights(table.set_axis(["arm", "task", "right"], axis=1), questions)
+
+
+PLANS = pd.DataFrame({"arm": "a", "n_dropped": [1, 2, 4], "drop": ["3", "3 4", "3 4 5 6"]})
+CURVE = {
+    "full": "x" * 80 + "." * 20,
+    "without 3": "x" * 80 + "." * 20,
+    "without 3 4": "x" * 60 + "." * 40,
+    "without 3 4 5 6": "x" * 40 + "." * 60,
+}
+
+
+def test_retention_by_hand_raw_and_corrected():
+    table = thresholds.retention_rows(PLANS, rights_of(CURVE), seed=0)
+    raw = table[table.measure == "raw retention"].value.to_list()
+    assert raw == pytest.approx([1.0, 0.75, 0.5])
+    corrected = table[table.measure == "corrected retention"].value.to_list()
+    assert corrected == pytest.approx([1.0, 0.35 / 0.55, 0.15 / 0.55])
+    assert ((table.low <= table.value) & (table.value <= table.high)).all()
+
+
+def test_a_crossing_lies_between_the_ratios_around_it():
+    found = thresholds.crossings(PLANS, rights_of(CURVE), n_blocks=8, kept=0.9, seed=0)
+    raw, corrected = found.value
+    assert raw == pytest.approx(1 / 8 + (1 - 0.9) / (1 - 0.75) / 8)
+    assert corrected == pytest.approx(1 / 8 + (1 - 0.9) / (1 - 0.35 / 0.55) / 8)
+    assert (found.low <= found.value).all()
+    assert (found.high >= found.value).all()
+    assert found.open.to_list() == ["", ""]
+
+
+def test_a_curve_that_never_leaves_the_level_is_open():
+    flat = dict.fromkeys(CURVE, CURVE["full"])
+    found = thresholds.crossings(PLANS, rights_of(flat), n_blocks=8, kept=0.9, seed=0)
+    assert found.value.to_list() == [0.5, 0.5]
+    assert found.open.to_list() == ["yes", "yes"]
+
+
+def test_the_pooled_difference_is_of_the_same_questions():
+    plans = pd.DataFrame({"arm": ["greedy", "a"], "n_dropped": 1, "drop": ["1", "2"]})
+    same = rights_of({"full": "xx..", "without 1": "x...", "without 2": "x..."})
+    table = thresholds.pooled_retention(plans, same, reference="greedy", seed=0)
+    gap = table[table.measure == "less that of greedy"].iloc[0]
+    assert (gap.arm, gap.value, gap.low, gap.high) == ("a", 0.0, 0.0, 0.0)
+    assert table[table.measure == "mean raw retention"].value.to_list() == [0.5, 0.5]
+
+
+def test_only_tasks_above_chance_can_be_tested():
+    assert rights_of(CURVE).testable(seed=0) == ["t"]
+    guessing = rights_of({"full": "x..." * 25})
+    assert guessing.testable(seed=0) == []
+    assert rights_of(CURVE).only([]).tasks == []
+
+
+def test_a_plan_of_one_block_is_no_number_and_is_judged_once():
+    first = pd.DataFrame({"drop": [5, 7]})  # as pandas reads "5" and "7"
+    second = pd.DataFrame({"drop": ["5", "5 7"]})
+    assert thresholds.plans_to_judge(first, second) == [
+        ("full", ()),
+        ("without 5", (5,)),
+        ("without 7", (7,)),
+        ("without 5 7", (5, 7)),
+    ]
+
+
+def test_the_break_gap_is_of_bits_per_byte_over_the_same_windows():
+    texts = pd.DataFrame(
+        {
+            "arm": ["a", "a", "b", "b"],
+            "text_set": "s",
+            "row_id": 0,
+            "window": [0, 1, 0, 1],
+            "nll": np.log(2) * np.array([6.0, 8.0, 4.0, 4.0]),
+            "n_bytes": [2, 4, 2, 4],
+        }
+    )
+    gap = thresholds.break_gap(texts, "a", "b", seed=0)
+    assert gap.value == pytest.approx(1.0)
+    assert gap.n == 2
+    assert [gap.low, gap.high] == pytest.approx([1.0, 1.0])
+
+
+def test_the_guide_names_what_was_not_timed_and_charges_searches_their_own():
+    arms = ["variance", "greedy", "tail"]
+    plans = pd.DataFrame({"arm": arms, "n_dropped": 1, "drop": ["1", "2", "3"]})
+    kept = pd.DataFrame({"arm": arms, "task": "t", "measure": "raw retention", "value": 0.5})
+    bits = pd.DataFrame({"arm": [f"without {i}" for i in (1, 2, 3)], "value": [3.0, 1.0, 2.0]})
+    effort = pd.DataFrame({"criterion": ["greedy"], "seconds": [9.0], "passes": [7.0]})
+    within = pd.DataFrame({"criterion": ["variance"], "overlap_excess": [0.25]})
+    guide = thresholds.guide(plans, kept, bits, effort, within).set_index("arm")
+    assert guide.index.to_list() == ["greedy", "tail", "variance"]
+    assert guide.seconds.isna().to_list() == [False, False, True]
+    assert guide.passes.to_list() == [7.0, 0.0, 1.0]
+    timed = pd.concat([effort, pd.DataFrame([("statistics", 2.0, 1.0)], columns=effort.columns)])
+    assert thresholds.guide(plans, kept, bits, timed, within).set_index("arm").seconds[
+        "variance"
+    ] == pytest.approx(2.0)
+
+
+def test_kendalls_w_is_one_in_agreement_and_by_hand_otherwise():
+    assert kendall_w(np.array([[0, 1, 2], [0, 1, 2]])) == pytest.approx(1.0)
+    assert kendall_w(np.array([[0, 1, 2], [2, 1, 0]])) == pytest.approx(0.0)
+    # rank sums 1, 3, 5 less their mean 3: S = 8, W = 12 * 8 / (9 * 24)
+    assert kendall_w(np.array([[0, 1, 2], [0, 2, 1], [1, 0, 2]])) == pytest.approx(12 * 8 / 216)
+
+
+def test_orders_come_from_the_drawn_texts_and_draws_are_disjoint():
+    states = random_states(3, n_texts=12, n_blocks=6)
+    table = stability.orders(
+        {"made": stats_of(states, histogram=False)},
+        ["update-variance"],
+        sizes=[4, 100],
+        n_draws=3,
+        seed=0,
+        options={"eps": EPS},
+    )
+    assert table["size"].to_list() == [4, 4, 4]  # 100 texts there are not
+    draws = list(stability._draws(12, 4, 3, np.random.default_rng(0)))
+    assert sorted(np.concatenate(draws)) == list(range(12))
+    variance = np.diff(states, axis=1)[draws[0]].var(axis=(0, 2, 3))
+    assert as_drop(table["order"][0]) == tuple(np.argsort(variance))
+
+
+def test_agreement_is_in_excess_of_chance():
+    same = pd.DataFrame({"c": "x", "order": ["0 1 2 3"] * 3})
+    row = stability.agreement(same, ["c"], n_drop=2).iloc[0]
+    assert (row.w, row.w_excess, row.overlap, row.overlap_excess) == (1, 1, 1, 1)
+    rng = np.random.default_rng(0)
+    lots = [" ".join(map(str, rng.permutation(20))) for _ in range(60)]
+    chance = stability.agreement(pd.DataFrame({"c": "x", "order": lots}), ["c"], n_drop=5).iloc[0]
+    assert abs(chance.w_excess) < 0.02
+    assert abs(chance.overlap_excess) < 0.03
+
+
+def test_set_plans_are_the_lowest_of_the_first_draw():
+    table = pd.DataFrame(
+        {
+            "calibration": ["s", "s", "t"],
+            "size": 8,
+            "draw": [0, 1, 0],
+            "criterion": "c",
+            "order": ["3 1 2 0", "0 1 2 3", "2 0 1 3"],
+        }
+    )
+    found = stability.set_plans(table, n_drop=2, size=8)
+    assert found.arm.to_list() == ["c, s", "c, t"]
+    assert found["drop"].to_list() == ["1 3", "0 2"]
