@@ -49,11 +49,12 @@ def bootstrap(
     for start in range(0, n_resamples, chunk):
         rows = rng.integers(0, n, size=(min(chunk, n_resamples - start), n))
         draws.append(statistic(*(s[rows] for s in samples), axis=-1))
-    low, high = _limits(np.concatenate(draws), level)
+    low, high = limits(np.concatenate(draws), level)
     return Estimate(value, low, high, n)
 
 
-def _limits(draws: np.ndarray, level: float) -> tuple[float, float]:
+def limits(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """Percentiles around ``level`` of the draws; one that is not finite widens both sides."""
     tail = (1 - level) / 2
     low = np.quantile(np.where(np.isfinite(draws), draws, -np.inf), tail, method="lower")
     high = np.quantile(np.where(np.isfinite(draws), draws, np.inf), 1 - tail, method="higher")
@@ -217,7 +218,7 @@ def correlation_interval(
         starts = rng.integers(0, n_blocks, -(-n_blocks // stretch))
         blocks = ((starts[:, None] + np.arange(stretch)) % n_blocks).ravel()[:n_blocks]
         draws.append(rho(blocks, rng.integers(0, n_texts, n_texts)))
-    low, high = _limits(np.array(draws), LEVEL)
+    low, high = limits(np.array(draws), LEVEL)
     return Estimate(value, low, high, n_blocks)
 
 

@@ -14,6 +14,7 @@ from avss_utils.statistics import (
     Estimate,
     bootstrap,
     corrected_ratio,
+    limits,
     mean,
     ratio_of_means,
     safe_ratio,
@@ -129,10 +130,12 @@ def pooled_retention(
     """Retention averaged over tasks, and its difference from a reference arm's.
 
     Columns: arm, measure (mean raw retention, difference from the reference), value, low, high, n.
-    Questions are drawn anew within each task, the same ones for every arm.
+    Questions are drawn anew within each task, the same ones for every arm. Without a task there is
+    no estimate (NaN) and no limit.
     """
     drops = plans.set_index("arm")["drop"]
-    draws = dict.fromkeys(drops.index, 0.0)
+    nothing = np.full(n_resamples + 1, 0.0 if rights.tasks else np.nan)
+    draws = dict.fromkeys(drops.index, nothing)
     for number, task in enumerate(rights.tasks):
         full, n = rights.of(BASELINE, task), len(rights.of(BASELINE, task))
         drawn = np.random.default_rng([seed, number]).multinomial(n, [1 / n] * n, n_resamples) / n
@@ -152,8 +155,7 @@ def pooled_retention(
 
 def _with_limits(draws: np.ndarray) -> tuple[float, float, float]:
     """The first draw, which is the estimate, and the percentiles of the others."""
-    low, high = np.nanquantile(draws[1:], [0.025, 0.975])
-    return float(draws[0]), float(low), float(high)
+    return float(draws[0]), *limits(draws[1:])
 
 
 def guide(

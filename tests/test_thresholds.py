@@ -54,7 +54,8 @@ def test_a_curve_that_never_leaves_the_level_is_open():
 
 def test_the_pooled_difference_is_of_the_same_questions():
     plans = pd.DataFrame({"arm": ["greedy", "a"], "n_dropped": 1, "drop": ["1", "2"]})
-    same = rights_of({"full": "xx..", "without 1": "x...", "without 2": "x..."})
+    rights = {"full": "xx..", "without 1": "x...", "without 2": "x..."}
+    same = rights_of({arm: right * 25 for arm, right in rights.items()})
     table = thresholds.pooled_retention(plans, same, reference="greedy", seed=0)
     gap = table[table.measure == "less that of greedy"].iloc[0]
     assert (gap.arm, gap.value, gap.low, gap.high) == ("a", 0.0, 0.0, 0.0)
@@ -65,7 +66,12 @@ def test_only_tasks_above_chance_can_be_tested():
     assert rights_of(CURVE).testable(seed=0) == ["t"]
     guessing = rights_of({"full": "x..." * 25})
     assert guessing.testable(seed=0) == []
-    assert rights_of(CURVE).only([]).tasks == []
+    plans = pd.DataFrame({"arm": ["greedy", "a"], "n_dropped": 1, "drop": ["3", "3 4"]})
+    nothing = rights_of(CURVE).only([])
+    table = thresholds.pooled_retention(plans, nothing, reference="greedy", seed=0)
+    assert table.value.isna().all()
+    assert (table.n == 0).all()
+    assert np.isinf(table.low).all()
 
 
 def test_a_plan_of_one_block_is_no_number_and_is_judged_once():
