@@ -116,37 +116,30 @@ def _token_mask(batch, inputs, token_mask, number: int, skip_first_token: bool) 
 @contextlib.contextmanager
 def _hooks(model: nn.Module, sites: Sequence[str], reducer: "Reducer") -> Iterator[None]:
     """Read every block while the context is open; the hooks go even when the model raises."""
-    handles = []
-    try:
+    with contextlib.ExitStack() as hooks:
         for number, block in enumerate(families.decoder_blocks(model)):
-            handles += _block_hooks(number, block, sites, reducer)
+            for handle in _block_hooks(number, block, sites, reducer):
+                hooks.enter_context(handle)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _block_hooks(number: int, block: nn.Module, sites, reducer: "Reducer") -> list:
+def _block_hooks(number: int, block: nn.Module, sites, reducer: "Reducer") -> Iterator:
+    """Registers hooks one by one, so that none is left behind where a site is not found."""
+
     def after_block(_, args, kwargs, output):
-        before = args[0] if args else kwargs["hidden_states"]
-        reducer.block(number, before.float(), _tensor(output).float(), sites)
+        before, after = families.hidden_in(args, kwargs), families.hidden_out(output)
+        reducer.block(number, before.float(), after.float(), sites)
 
     def after_attention(_, args, output):
-        reducer.site("attention", number, _tensor(output).float())
+        reducer.site("attention", number, families.hidden_out(output).float())
 
     def before_projection(_, args):
         # OPT hands its projection the tokens of all texts in one row
         inner = args[0].reshape(*reducer.mask.shape, -1)
         reducer.site("mlp", number, inner.float())
 
-    handles = [block.register_forward_hook(after_block, with_kwargs=True)]
+    yield block.register_forward_hook(after_block, with_kwargs=True)
     if "attention" in sites:
-        handles.append(families.attention_module(block).register_forward_hook(after_attention))
+        yield families.attention_module(block).register_forward_hook(after_attention)
     if "mlp" in sites:
-        down = families.mlp_down_projection(block)
-        handles.append(down.register_forward_pre_hook(before_projection))
-    return handles
-
-
-def _tensor(output) -> torch.Tensor:
-    return output[0] if isinstance(output, (tuple, list)) else output
+        yield families.mlp_down_projection(block).register_forward_pre_hook(before_projection)

@@ -264,3 +264,10 @@ def test_statistics_on_the_real_model_equal_a_float64_computation():
         for site, x in (("residual", b), ("update", update)):
             assert stats.variance(site)[i] == pytest.approx(x.var(), rel=1e-6)
             assert stats.zeros(site, eps=1e-3)[i] == (np.abs(x) < 1e-3).sum()
+
+
+def test_a_site_that_is_not_found_leaves_no_hook_behind():
+    model = FAMILIES["mixtral"](3)  # its experts show no inner activation
+    with pytest.raises(UsageError, match="projections"):
+        collect_block_stats(model, [batch(ids(1, 4))], sites=("residual", "mlp"))
+    assert not any(module._forward_hooks for module in model.modules())

@@ -4,9 +4,11 @@ The only place that knows model families.
 """
 
 from avss_utils.blocks.bypassing import bypass_blocks
+from avss_utils.blocks.calling import hidden_in, hidden_out, with_output
 from avss_utils.blocks.finding import (
     attention_module,
     check_length,
+    checked_numbers,
     context_length,
     decoder_blocks,
     decoder_body,
@@ -21,10 +23,14 @@ __all__ = [
     "attention_module",
     "bypass_blocks",
     "check_length",
+    "checked_numbers",
     "context_length",
     "decoder_blocks",
     "decoder_body",
     "forward_inputs",
+    "hidden_in",
+    "hidden_out",
     "mlp_down_projection",
     "remove_blocks",
+    "with_output",
 ]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import Cache, PreTrainedModel
 
+from avss_utils.blocks.calling import hidden_in
 from avss_utils.blocks.finding import checked_numbers, decoder_blocks
 
 # What a block class returns: None for a tensor, else its sequence type and length.
@@ -50,7 +51,7 @@ class PassThrough:
         self.forward, self.kind = block.forward, type(block)
 
     def __call__(self, *args, **kwargs):
-        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden = hidden_in(args, kwargs)
         caching = any(isinstance(value, Cache) for value in (*args, *kwargs.values()))
         if caching or self.kind not in _output_form:
             # neither the gradients nor the random numbers of the caller may notice

@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from avss_utils.blocks.bypassing import handing_through
+from avss_utils.blocks.calling import hidden_in, hidden_out, with_hidden
 from avss_utils.blocks.finding import decoder_blocks, decoder_body, forward_inputs
 
 
@@ -25,7 +26,7 @@ class BlockSteps:
         self.calls: list[tuple[tuple, dict]] = []
         with handing_through(self.blocks), _before_each(self.blocks, self._record):
             decoder_body(model)(**self.inputs, use_cache=False)
-        self.start = _hidden(*self.calls[0])
+        self.start = hidden_in(*self.calls[0])
 
     def _record(self, block, args: tuple, kwargs: dict) -> None:
         self.calls.append((args, kwargs))
@@ -33,9 +34,8 @@ class BlockSteps:
     def step(self, number: int, hidden: torch.Tensor) -> torch.Tensor:
         """The state after block ``number``, (B, T, width), given the one before it."""
         self.n_steps += 1
-        args, kwargs = _with_hidden(*self.calls[number], hidden)
-        out = self.blocks[number](*args, **kwargs)
-        return out[0] if isinstance(out, tuple | list) else out
+        args, kwargs = with_hidden(*self.calls[number], hidden)
+        return hidden_out(self.blocks[number](*args, **kwargs))
 
     def logits(self, hidden: list[torch.Tensor], **keywords) -> torch.Tensor:
         """Logits, (len(hidden), B, T, V), of states after the last block, in one pass of the head.
@@ -45,7 +45,7 @@ class BlockSteps:
         states = torch.cat(hidden)
 
         def replace(block, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-            return _with_hidden(args, kwargs, states)
+            return with_hidden(args, kwargs, states)
 
         inputs = {name: torch.cat([x] * len(hidden)) for name, x in self.inputs.items()}
         with handing_through(self.blocks), _before_each(self.blocks[:1], replace):
@@ -55,17 +55,7 @@ class BlockSteps:
 
 @contextlib.contextmanager
 def _before_each(blocks, hook) -> Iterator[None]:
-    handles = [block.register_forward_pre_hook(hook, with_kwargs=True) for block in blocks]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for block in blocks:
+            hooks.enter_context(block.register_forward_pre_hook(hook, with_kwargs=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _hidden(args: tuple, kwargs: dict) -> torch.Tensor:
-    return args[0] if args else kwargs["hidden_states"]
-
-
-def _with_hidden(args: tuple, kwargs: dict, hidden: torch.Tensor) -> tuple[tuple, dict]:
-    return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})

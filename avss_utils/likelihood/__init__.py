@@ -5,10 +5,10 @@ All log-likelihoods are natural logarithms, taken from float32 logits whatever t
 
 from avss_utils.likelihood.choices import ChoiceUnit, choice_units, score_choices
 from avss_utils.likelihood.passes import (
-    in_batches,
     last_only,
+    left_padded,
     log_probabilities,
-    pad,
+    longest_first,
     within_logits,
 )
 from avss_utils.likelihood.texts import perplexity, window_likelihoods
@@ -16,10 +16,10 @@ from avss_utils.likelihood.texts import perplexity, window_likelihoods
 __all__ = [
     "ChoiceUnit",
     "choice_units",
-    "in_batches",
     "last_only",
+    "left_padded",
     "log_probabilities",
-    "pad",
+    "longest_first",
     "perplexity",
     "score_choices",
     "window_likelihoods",

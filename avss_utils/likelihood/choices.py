@@ -14,6 +14,7 @@ from avss_utils.likelihood.passes import (
     forward_logits,
     in_batches,
     last_only,
+    left_padded,
     log_probabilities,
     pad,
     within_logits,
@@ -125,11 +126,9 @@ def _group(units: list[ChoiceUnit]) -> list[list[ChoiceUnit]]:
 
 def _score_whole(model, groups: list[list[ChoiceUnit]]) -> np.ndarray:
     units = [u for g in groups for u in g]
-    ids, mask = pad([u.prefix + u.ids for u in units], side="left")
-    last = max(len(u.ids) for u in units)
-    logits = forward_logits(model, {"input_ids": ids, "attention_mask": mask}, last=last + 1)
-    scores = log_probabilities(logits[:, :-1], ids[:, -last:])
-    own = torch.tensor([[last - len(u.ids)] for u in units]) <= torch.arange(last)
+    batch, targets, own = left_padded([(u.prefix + u.ids, len(u.ids)) for u in units])
+    logits = forward_logits(model, batch, last=targets.shape[1] + 1)
+    scores = log_probabilities(logits[:, :-1], targets)
     return (scores * own).sum(-1).numpy()
 
 

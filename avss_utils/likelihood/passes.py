@@ -76,3 +76,27 @@ def in_batches(
         total += sizes[i]
     if part:
         yield part
+
+
+def longest_first(model, lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Numbers of rows in batches of like lengths, the longest first.
+
+    Padding included, a batch has at most ``batch_tokens`` tokens, or those that ``within_logits``
+    allows, and one row at least.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return list(in_batches(order, lengths, within_logits(model, batch_tokens)))
+
+
+def left_padded(
+    rows: Sequence[tuple[Sequence[int], int]],
+) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Rows (token ids, how many of the last are scored) as a batch, its targets, and their mask.
+
+    Targets (B, L) are the last tokens of all rows, as many as the longest scored part has; the mask
+    tells which of them are scored.
+    """
+    ids, mask = pad([ids for ids, _ in rows], side="left")
+    last = max(n for _, n in rows)
+    own = torch.tensor([[last - n] for _, n in rows]) <= torch.arange(last)
+    return {"input_ids": ids, "attention_mask": mask}, ids[:, -last:], own

@@ -7,13 +7,7 @@ import pandas as pd
 from torch import nn
 
 from avss_utils import blocks as families
-from avss_utils.likelihood.passes import (
-    forward_logits,
-    in_batches,
-    log_probabilities,
-    pad,
-    within_logits,
-)
+from avss_utils.likelihood.passes import forward_logits, log_probabilities, longest_first, pad
 from avss_utils.progress import progress
 from avss_utils.windows import Window, text_windows
 
@@ -27,9 +21,7 @@ def window_likelihoods(
     """
     families.check_length(model, max((len(w.ids) for w in windows), default=0))
     nll = np.zeros(len(windows))
-    order = sorted(range(len(windows)), key=lambda i: -len(windows[i].ids))
-    batch_tokens = within_logits(model, batch_tokens)
-    parts = list(in_batches(order, [len(w.ids) for w in windows], batch_tokens))
+    parts = longest_first(model, [len(w.ids) for w in windows], batch_tokens)
     for part in progress(parts, "texts"):
         ids, mask = pad([windows[i].ids for i in part], side="right")
         logits = forward_logits(model, {"input_ids": ids, "attention_mask": mask})

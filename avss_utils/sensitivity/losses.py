@@ -11,7 +11,13 @@ import torch
 from torch import nn
 
 from avss_utils import blocks as families
-from avss_utils.likelihood import in_batches, last_only, log_probabilities, pad, within_logits
+from avss_utils.likelihood import (
+    last_only,
+    left_padded,
+    log_probabilities,
+    longest_first,
+    within_logits,
+)
 from avss_utils.progress import progress
 from avss_utils.runs import UsageError
 from avss_utils.windows import Window
@@ -68,40 +74,23 @@ def drop_losses(
     those of one pass of the head, which takes the states of several sets at once.
     """
     n_blocks = len(families.decoder_blocks(model))
-    sets = [_checked(drop, n_blocks) for drop in drops]
+    sets = [frozenset(families.checked_numbers(drop, n_blocks)) for drop in drops]
     if not rows or not sets:
         raise UsageError("there is nothing to compute a loss of: give rows and sets of blocks")
-    batch_tokens = within_logits(model, batch_tokens)
     nll, n_steps = np.zeros((len(sets), len(rows))), 0
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
-    parts = list(in_batches(order, [len(row.ids) for row in rows], batch_tokens))
+    head_tokens = within_logits(model, batch_tokens) // 2
+    parts = longest_first(model, [len(row.ids) for row in rows], batch_tokens)
     for part in progress(parts, "losses"):
         with torch.inference_mode():
-            nll[:, part], n_steps = _batch_losses(
-                model, [rows[i] for i in part], sets, batch_tokens // 2
-            )
+            nll[:, part], n_steps = _batch_losses(model, [rows[i] for i in part], sets, head_tokens)
     n_alone = sum(n_blocks - len(drop) for drop in sets)
     return DropLosses(nll, np.array([row.n_scored for row in rows]), n_steps, n_alone)
 
 
-def _checked(drop: Iterable[int], n_blocks: int) -> frozenset[int]:
-    drop = list(drop)
-    found = frozenset(drop)
-    if len(found) != len(drop) or not found <= set(range(n_blocks)) or len(found) == n_blocks:
-        raise UsageError(
-            f"blocks to drop must be distinct numbers from 0 to {n_blocks - 1} that leave at least "
-            f"one block, not {drop}"
-        )
-    return found
-
-
 def _batch_losses(model, rows, sets, head_tokens: int) -> tuple[np.ndarray, int]:
     """(n_sets, n_rows) losses of one batch, and the number of blocks that ran."""
-    ids, mask = pad([row.ids for row in rows], side="left")
-    steps = families.BlockSteps(model, {"input_ids": ids, "attention_mask": mask})
-    last = max(row.n_scored for row in rows)
-    targets = ids[:, -last:]
-    own = torch.tensor([[last - row.n_scored] for row in rows]) <= torch.arange(last)
+    batch, targets, own = left_padded(rows)
+    steps, last = families.BlockSteps(model, batch), targets.shape[1]
     at_once = max(1, head_tokens // (len(rows) * (last + 1)))
     nll = np.zeros((len(sets), len(rows)))
     waiting: list[tuple[list[int], torch.Tensor]] = []
