@@ -6,6 +6,7 @@ opposite, a control), iterative, as-released, contiguous.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -97,8 +98,9 @@ def plan_arm(
     if rule == "contiguous":
         stats = collect(skip_first_token=skip_first, span=n_drop)
         return plan_contiguous(stats.angular_distance(n_drop), n_drop=n_drop)
-    found = scores()
-    return plan_lowest(-found if rule == "highest" else found, n_drop=n_drop)
+    if rule == "highest":
+        return replace(plan_lowest(-scores(), n_drop=n_drop), rule=rule)
+    return plan_lowest(scores(), n_drop=n_drop)
 
 
 class Calibration:

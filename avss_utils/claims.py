@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pandas as pd
 
 from avss_utils.mechanisms import correlations, of_criterion
-from avss_utils.retention import BASELINE, pick, question_estimates, text_estimates
+from avss_utils.retention import BASELINE, pick, question_estimates, text_estimates, text_gap
+from avss_utils.rights import plan_name
 from avss_utils.runs import Run
 from avss_utils.statistics import against_null
-from avss_utils.thresholds import break_gap, plan_name
 from avss_utils.verdicts import Finding, finding
 
 CLAIMS = {
@@ -119,7 +119,9 @@ def mechanism_findings(run: Run) -> list[Finding]:
     blocks that the statistic calls important must cost more bits per byte than removing the others.
     """
     seed = run.record["parameters"]["seed"]
-    table = correlations(run.read("scores"), run.read("leave_one_out"), seed=seed)
+    scores = run.read("scores")
+    scores = scores[scores.criterion.isin(["variance", "sparsity"])]
+    table = correlations(scores, run.read("leave_one_out"), seed=seed)
     opposite = run.read("opposites").set_index("arm")["drop"].map(plan_name)
     texts, found = run.read("texts"), []
     for claim, name in (("C5", "variance"), ("C6", "sparsity")):
@@ -135,7 +137,7 @@ def mechanism_findings(run: Run) -> list[Finding]:
                 note=f"p = {row.p_shift:.3g} by shifts; {row.partial:.2f} given depth",
             )
         )
-        gap = break_gap(texts, opposite[f"{name}:highest"], opposite[name], seed=seed)
+        gap = text_gap(texts, opposite[f"{name}:highest"], opposite[name], seed=seed)
         found.append(
             finding(
                 claim,

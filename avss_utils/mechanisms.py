@@ -1,15 +1,11 @@
 """Does a statistic tell which block matters? Profiles over blocks against leave-one-out losses."""
 
-import time
-
 import numpy as np
 import pandas as pd
 
-from avss_utils.activations import collect_block_stats
-from avss_utils.arms import Calibration
-from avss_utils.pruning import as_drop
-from avss_utils.sensitivity import Scored, Sensitivity, drop_losses
-from avss_utils.statistics import Estimate, correlation_interval, partial_rank, rank_correlation
+from avss_utils.profiles import correlation_interval, partial_rank, rank_correlation
+from avss_utils.sensitivity import Sensitivity
+from avss_utils.statistics import Estimate
 
 
 def loss_table(sensitivity: Sensitivity) -> pd.DataFrame:
@@ -91,26 +87,3 @@ def pair_gap(pairs: pd.DataFrame, path: pd.DataFrame) -> dict[str, object]:
         "greedy_rank": int((pairs.nll < own.nll).sum()) + 1,
         "n_pairs": len(pairs),
     }
-
-
-def development_losses(
-    model, rows: dict[str, list[Scored]], plans: pd.DataFrame, *, batch_tokens: int
-) -> pd.DataFrame:
-    """Nats a token of each plan (arm, drop) on development texts, a column a set, and their mean.
-
-    Sorted by the mean, best first; the full model is there as "full".
-    """
-    drops = [(), *map(as_drop, plans["drop"])]
-    found = pd.DataFrame({"arm": ["full", *plans.arm], "drop": ["-", *plans["drop"]]})
-    for name, own in rows.items():
-        found[name] = drop_losses(model, own, drops, batch_tokens=batch_tokens).mean
-    found["mean"] = found[list(rows)].mean(axis=1)
-    return found.sort_values("mean", kind="stable", ignore_index=True)
-
-
-def effort_table(collect: Calibration, sensitivity: Sensitivity) -> pd.DataFrame:
-    """``Sensitivity.effort`` and the one pass that every statistic comes from, taken once more."""
-    start = time.perf_counter()
-    collect_block_stats(collect.model, collect.batches, eps=collect.eps)
-    own = {"criterion": "statistics", "seconds": time.perf_counter() - start, "passes": 1.0}
-    return pd.concat([pd.DataFrame([own]), sensitivity.effort()], ignore_index=True)

@@ -15,14 +15,18 @@ from avss_utils.statistics import (
 )
 
 BASELINE = "full"
+_WINDOW = ["row_id", "window", "n_tokens", "n_bytes"]  # what a text window is known by
 
 
-def paired(table: pd.DataFrame, arm: str, *, on: list[str]) -> pd.DataFrame:
-    """Rows of ``arm`` beside those of the full model on the same rows; none may be missing."""
-    ours, full = (table[table.arm == name] for name in (arm, BASELINE))
-    both = ours.merge(full, on=on, suffixes=("", "_full"), validate="one_to_one")
-    if not 0 < len(both) == len(ours) == len(full):
-        raise ValueError(f"arm {arm!r} and {BASELINE!r} were not evaluated on the same rows")
+def paired(table: pd.DataFrame, arm: str, *, on: list[str], other: str = BASELINE) -> pd.DataFrame:
+    """Rows of ``arm`` beside those of another on the same rows; none may be missing.
+
+    The other arm, as a rule the full model, has its columns under names that end in "_full".
+    """
+    ours, theirs = (table[table.arm == name] for name in (arm, other))
+    both = ours.merge(theirs, on=on, suffixes=("", "_full"), validate="one_to_one")
+    if not 0 < len(both) == len(ours) == len(theirs):
+        raise ValueError(f"arm {arm!r} and {other!r} were not evaluated on the same rows")
     return both
 
 
@@ -84,7 +88,7 @@ def text_estimates(texts: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     rows = []
     for (text_set, arm), _ in texts.groupby(["text_set", "arm"], sort=False):
         same = texts[texts.text_set == text_set]
-        both = paired(same, arm, on=["row_id", "window", "n_tokens", "n_bytes"])
+        both = paired(same, arm, on=_WINDOW)
         for measure, function in _TEXT_MEASURES.items():
             columns = [both[c].to_numpy(float) for c in ("nll", "nll_full", "n_tokens", "n_bytes")]
             estimate = bootstrap(function, *columns, rng=np.random.default_rng(seed))
@@ -98,6 +102,18 @@ _TEXT_MEASURES: dict[str, Callable] = {
     "perplexity ratio": lambda a, f, t, b, axis: np.exp((a - f).sum(axis) / t.sum(axis)),
     "bits retention": lambda a, f, t, b, axis: f.sum(axis) / a.sum(axis),
 }
+
+
+def text_gap(texts: pd.DataFrame, first: str, second: str, *, seed: int) -> Estimate:
+    """Bits per byte of arm ``first`` less those of ``second`` over the same windows of all sets."""
+    both = paired(texts, first, on=["text_set", *_WINDOW], other=second)
+    both = both.sort_values(["text_set", "row_id", "window"])
+    return bootstrap(
+        lambda g, b, axis: g.sum(axis) / np.log(2) / b.sum(axis),
+        (both.nll - both.nll_full).to_numpy(float),
+        both.n_bytes.to_numpy(float),
+        rng=np.random.default_rng(seed),
+    )
 
 
 def pick(table: pd.DataFrame, **wanted) -> Estimate:

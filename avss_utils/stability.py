@@ -6,10 +6,25 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from avss_utils.activations import collect_block_stats
 from avss_utils.block_stats import BlockStats
 from avss_utils.importance import score_blocks
+from avss_utils.profiles import kendall_w
 from avss_utils.pruning import as_drop, as_text
-from avss_utils.statistics import kendall_w
+
+
+def measured_orders(
+    model, batches_by_set: dict[str, list[dict]], criteria: Sequence[str], *, options: dict, **draws
+) -> pd.DataFrame:
+    """``orders`` of the statistics of each set's batches, one pass over each.
+
+    Every threshold among ``options`` (eps, bulk_eps) is counted.
+    """
+    stats = {
+        name: collect_block_stats(model, batches, eps=tuple(options.values()), per_sequence=True)
+        for name, batches in batches_by_set.items()
+    }
+    return orders(stats, criteria, options=options, **draws)
 
 
 def orders(

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from tiny import FAMILIES
 
-from avss_utils import forensics, mechanisms
+from avss_utils import forensics, mechanisms, thresholds
+from avss_utils.profiles import correlation_interval, partial_rank
 from avss_utils.sensitivity import DropLosses, Scored, Sensitivity
-from avss_utils.statistics import correlation_interval, partial_rank
 
 N = 20
 
@@ -90,7 +90,7 @@ def test_development_losses_are_sorted_and_hold_the_full_model():
     model = FAMILIES["llama"](4)
     rows = {"s": [Scored((5, 6, 7, 8), 3)], "t": [Scored((9, 8, 7), 2)]}
     plans = pd.DataFrame({"arm": ["a", "b"], "drop": ["0", "1 2"]})
-    table = mechanisms.development_losses(model, rows, plans, batch_tokens=64)
+    table = thresholds.development_losses(model, rows, plans, batch_tokens=64)
     assert set(table.arm) == {"full", "a", "b"}
     assert table["mean"].is_monotonic_increasing
     assert table["mean"].to_list() == pytest.approx(((table.s + table.t) / 2).to_list())
@@ -102,7 +102,7 @@ def test_effort_counts_block_evaluations():
     batch = {"input_ids": np.array([[5, 6, 7, 8]])}
     collect = SimpleNamespace(model=model, batches=[batch], eps=(1e-3,))
     _ = probe.losses, probe.greedy, probe.gradients
-    effort = mechanisms.effort_table(collect, probe).set_index("criterion")
+    effort = thresholds.effort_table(collect, probe).set_index("criterion")
     assert effort.passes["leave-one-out"] == (4 + 6) / 4
     assert effort.passes["greedy"] == pytest.approx(
         probe.greedy.drop_duplicates("step").n_steps.sum() / 4

@@ -292,6 +292,24 @@ def test_another_arm_is_refused(arm, message):
         parse_arm(arm)
 
 
+def test_the_opposite_plan_drops_the_highest_and_says_so():
+    states = random_states(5, n_blocks=6)
+    plans = {
+        rule: plan_arm(
+            f"update-variance:{rule}",
+            lambda **_: stats_of(states),
+            n_blocks=6,
+            drop_ratio=0.34,
+            options={},
+        )
+        for rule in ("lowest", "highest")
+    }
+    order = np.argsort(np.diff(states, axis=1).var(axis=(0, 2, 3)))
+    assert plans["lowest"].drop == tuple(sorted(order[:2]))
+    assert plans["highest"].drop == tuple(sorted(order[-2:]))
+    assert plans["highest"].rule == "highest"
+
+
 def test_every_criterion_and_rule_makes_an_arm():
     for name in CRITERIA:
         for rule in RULES:

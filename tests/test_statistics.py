@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from avss_utils.profiles import rank_correlation
 from avss_utils.statistics import (
     Estimate,
     against_null,
@@ -11,7 +12,6 @@ from avss_utils.statistics import (
     corrected_ratio,
     mean,
     proportion,
-    rank_correlation,
     ratio_of_means,
 )
 

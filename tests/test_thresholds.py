@@ -3,18 +3,21 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from handmade import EPS, random_states, stats_of
+from tiny import FAMILIES
 
-from avss_utils import stability, thresholds
+from avss_utils import retention, rights, stability, thresholds
+from avss_utils.activations import collect_block_stats
+from avss_utils.profiles import kendall_w
 from avss_utils.pruning import as_drop
-from avss_utils.statistics import kendall_w
 
 
-def rights_of(rows: dict[str, str], n_choices: int = 4) -> thresholds.Rights:
+def rights_of(rows: dict[str, str], n_choices: int = 4) -> rights.Rights:
     table = pd.DataFrame([(arm, "t", right) for arm, right in rows.items()])
     n = len(next(iter(rows.values())))
     questions = pd.DataFrame({"task": "t", "row_id": range(n), "n_choices": n_choices})
-    return thresholds.Rights(table.set_axis(["arm", "task", "right"], axis=1), questions)
+    return rights.Rights(table.set_axis(["arm", "task", "right"], axis=1), questions)
 
 
 PLANS = pd.DataFrame({"arm": "a", "n_dropped": [1, 2, 4], "drop": ["3", "3 4", "3 4 5 6"]})
@@ -27,7 +30,7 @@ CURVE = {
 
 
 def test_retention_by_hand_raw_and_corrected():
-    table = thresholds.retention_rows(PLANS, rights_of(CURVE), seed=0)
+    table = rights.retention_rows(PLANS, rights_of(CURVE), seed=0)
     raw = table[table.measure == "raw retention"].value.to_list()
     assert raw == pytest.approx([1.0, 0.75, 0.5])
     corrected = table[table.measure == "corrected retention"].value.to_list()
@@ -54,9 +57,9 @@ def test_a_curve_that_never_leaves_the_level_is_open():
 
 def test_the_pooled_difference_is_of_the_same_questions():
     plans = pd.DataFrame({"arm": ["greedy", "a"], "n_dropped": 1, "drop": ["1", "2"]})
-    rights = {"full": "xx..", "without 1": "x...", "without 2": "x..."}
-    same = rights_of({arm: right * 25 for arm, right in rights.items()})
-    table = thresholds.pooled_retention(plans, same, reference="greedy", seed=0)
+    marks = {"full": "xx..", "without 1": "x...", "without 2": "x..."}
+    same = rights_of({arm: right * 25 for arm, right in marks.items()})
+    table = rights.pooled_retention(plans, same, reference="greedy", seed=0)
     gap = table[table.measure == "less that of greedy"].iloc[0]
     assert (gap.arm, gap.value, gap.low, gap.high) == ("a", 0.0, 0.0, 0.0)
     assert table[table.measure == "mean raw retention"].value.to_list() == [0.5, 0.5]
@@ -68,7 +71,7 @@ def test_only_tasks_above_chance_can_be_tested():
     assert guessing.testable(seed=0) == []
     plans = pd.DataFrame({"arm": ["greedy", "a"], "n_dropped": 1, "drop": ["3", "3 4"]})
     nothing = rights_of(CURVE).only([])
-    table = thresholds.pooled_retention(plans, nothing, reference="greedy", seed=0)
+    table = rights.pooled_retention(plans, nothing, reference="greedy", seed=0)
     assert table.value.isna().all()
     assert (table.n == 0).all()
     assert np.isinf(table.low).all()
@@ -77,7 +80,7 @@ def test_only_tasks_above_chance_can_be_tested():
 def test_a_plan_of_one_block_is_no_number_and_is_judged_once():
     first = pd.DataFrame({"drop": [5, 7]})  # as pandas reads "5" and "7"
     second = pd.DataFrame({"drop": ["5", "5 7"]})
-    assert thresholds.plans_to_judge(first, second) == [
+    assert rights.plans_to_judge(first, second) == [
         ("full", ()),
         ("without 5", (5,)),
         ("without 7", (7,)),
@@ -92,11 +95,12 @@ def test_the_break_gap_is_of_bits_per_byte_over_the_same_windows():
             "text_set": "s",
             "row_id": 0,
             "window": [0, 1, 0, 1],
+            "n_tokens": 3,
             "nll": np.log(2) * np.array([6.0, 8.0, 4.0, 4.0]),
             "n_bytes": [2, 4, 2, 4],
         }
     )
-    gap = thresholds.break_gap(texts, "a", "b", seed=0)
+    gap = retention.text_gap(texts, "a", "b", seed=0)
     assert gap.value == pytest.approx(1.0)
     assert gap.n == 2
     assert [gap.low, gap.high] == pytest.approx([1.0, 1.0])
@@ -141,6 +145,20 @@ def test_orders_come_from_the_drawn_texts_and_draws_are_disjoint():
     assert sorted(np.concatenate(draws)) == list(range(12))
     variance = np.diff(states, axis=1)[draws[0]].var(axis=(0, 2, 3))
     assert as_drop(table["order"][0]) == tuple(np.argsort(variance))
+
+
+def test_measured_orders_are_those_of_each_sets_own_statistics():
+    model = FAMILIES["llama"](4)
+    sets = {n: [{"input_ids": torch.randint(3, 90, (6, 5))}] for n in ("a", "b")}
+    draws = {"sizes": [3], "n_draws": 2, "seed": 0}
+    found = stability.measured_orders(
+        model, sets, ["block-influence"], options={"eps": 1e-3}, **draws
+    )
+    stats = {
+        n: collect_block_stats(model, batches, per_sequence=True) for n, batches in sets.items()
+    }
+    plain = stability.orders(stats, ["block-influence"], options={}, **draws)
+    pd.testing.assert_frame_equal(found, plain)
 
 
 def test_agreement_is_in_excess_of_chance():

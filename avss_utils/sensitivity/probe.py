@@ -85,13 +85,17 @@ class Sensitivity:
             return leave_one_out(self.model, self.rows, batch_tokens=self.batch_tokens)
 
     @cached_property
-    def task_losses(self) -> np.ndarray:
-        """The same on the questions: (1 + n_blocks, n_questions)."""
+    def choice_losses(self) -> DropLosses:
+        """The same of every choice of the questions."""
         if self.choices is None:
             raise UsageError("leave-one-out-task needs questions: choose another criterion here")
         with self._clocked("leave-one-out-task"):
-            losses = leave_one_out(self.model, self.choices.rows, batch_tokens=self.batch_tokens)
-            return question_losses(losses, self.choices)
+            return leave_one_out(self.model, self.choices.rows, batch_tokens=self.batch_tokens)
+
+    @property
+    def task_losses(self) -> np.ndarray:
+        """Of the right choices beside the others: (1 + n_blocks, n_questions)."""
+        return question_losses(self.choice_losses, self.choices)
 
     @cached_property
     def greedy(self) -> pd.DataFrame:
@@ -115,19 +119,20 @@ class Sensitivity:
         return np.array([sum(float(p.abs().sum()) for p in b.parameters()) for b in blocks])
 
     def effort(self) -> pd.DataFrame:
-        """What each search has cost so far: criterion, seconds, passes over its own texts.
+        """What each search costs: criterion, seconds, passes over its own texts.
 
         A pass is as many block evaluations as the whole model has blocks; a backward pass counts as
-        two.
+        two. What has not been asked for yet runs now, so that the rows are always the same.
         """
-        path = self.greedy.drop_duplicates("step")
-        passes = {
-            "leave-one-out": self.losses.n_steps / self.n_blocks,
-            "leave-one-out-task": self.losses.n_steps / self.n_blocks,
-            "greedy": path.n_steps.sum() / self.n_blocks,
-            "taylor": 3.0,
+        _ = self.gradients
+        steps = {
+            "leave-one-out": self.losses.n_steps,
+            "greedy": self.greedy.drop_duplicates("step").n_steps.sum(),
+            "taylor": 3 * self.n_blocks,
         }
-        rows = [(name, seconds, passes[name]) for name, seconds in self.seconds.items()]
+        if self.choices is not None:
+            steps["leave-one-out-task"] = self.choice_losses.n_steps
+        rows = [(name, self.seconds[name], n / self.n_blocks) for name, n in steps.items()]
         return pd.DataFrame(rows, columns=["criterion", "seconds", "passes"])
 
     @contextmanager

@@ -1,0 +1,128 @@
+"""Which questions an arm gets right, kept short, and what is retained of them."""
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from avss_utils.evaluation import judge_answers
+from avss_utils.pruning import as_drop
+from avss_utils.retention import BASELINE
+from avss_utils.statistics import corrected_ratio, limits, mean, ratio_of_means, safe_ratio
+from avss_utils.suites import Suite
+
+
+def plans_to_judge(*tables: pd.DataFrame) -> list[tuple[str, tuple[int, ...]]]:
+    """The full model and every distinct set of blocks of the tables, by ``plan_name``."""
+    drops = {plan_name(drop): as_drop(drop) for table in tables for drop in table["drop"]}
+    return [(BASELINE, ()), *drops.items()]
+
+
+def plan_name(drop: object) -> str:
+    """What a set of blocks is called in tables: "without 3 4 17". Never a number, even for one."""
+    return f"without {drop}"
+
+
+def right_rows(judged, suite: Suite, arm: tuple[str, tuple[int, ...]]) -> pd.DataFrame:
+    """Which questions an arm gets right, a row a task: arm, task, right (".xx.").
+
+    One character a question, x where it is right, in the order of ``question_table``: a row a
+    question would make the record of a few hundred plans too large to keep.
+    """
+    answers = judge_answers(judged, suite, arm)
+    rows = [
+        (arm[0], task, "".join(".x"[right] for right in (own.label == own.prediction)))
+        for task, own in answers.groupby("task", sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["arm", "task", "right"])
+
+
+def question_table(suite: Suite) -> pd.DataFrame:
+    """The questions behind ``right_rows``: task, row_id, n_choices."""
+    rows = [(t, q.row_id, len(q.choices)) for t, own in suite.questions.items() for q in own]
+    return pd.DataFrame(rows, columns=["task", "row_id", "n_choices"])
+
+
+class Rights:
+    """``right_rows`` by arm and task, (n_questions,) of 0 and 1, and each question's chance."""
+
+    def __init__(self, rights: pd.DataFrame, questions: pd.DataFrame) -> None:
+        self.by = {
+            (row.arm, row.task): np.array([c == "x" for c in row.right], dtype=float)
+            for row in rights.itertuples()
+        }
+        self.chance = {t: 1 / own.n_choices.to_numpy(float) for t, own in questions.groupby("task")}
+        self.tasks = list(dict.fromkeys(questions.task))
+
+    def of(self, arm: str, task: str) -> np.ndarray:
+        return self.by[arm, task]
+
+    def testable(self, *, seed: int) -> list[str]:
+        """Tasks on which the full model's accuracy is above chance with its whole interval."""
+
+        def low(task: str) -> float:
+            above = self.of(BASELINE, task) - self.chance[task]
+            return mean(above, rng=np.random.default_rng(seed)).low
+
+        return [task for task in self.tasks if low(task) > 0]
+
+    def only(self, tasks: Sequence[str]) -> "Rights":
+        """The same for some of the tasks."""
+        part = copy.copy(self)
+        part.tasks = list(tasks)
+        return part
+
+
+def retention_rows(plans: pd.DataFrame, rights: Rights, *, seed: int) -> pd.DataFrame:
+    """Raw and chance-corrected retention with intervals, a row a plan's row, task and measure."""
+    rows = []
+    for row in plans.itertuples():
+        for task in rights.tasks:
+            own, full = rights.of(plan_name(row.drop), task), rights.of(BASELINE, task)
+            rng = np.random.default_rng(seed)
+            raw = ratio_of_means(own, full, rng=rng)
+            corrected = corrected_ratio(own, full, rights.chance[task], rng=rng)
+            for measure, e in (("raw retention", raw), ("corrected retention", corrected)):
+                rows.append((row.arm, row.n_dropped, task, measure, e.value, e.low, e.high, e.n))
+    names = ["arm", "n_dropped", "task", "measure", "value", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def pooled_retention(
+    plans: pd.DataFrame, rights: Rights, *, reference: str, seed: int, n_resamples: int = 2000
+) -> pd.DataFrame:
+    """Retention averaged over tasks, and its difference from a reference arm's.
+
+    Columns: arm, measure (mean raw retention, difference from the reference), value, low, high, n.
+    Questions are drawn anew within each task, the same ones for every arm. Without a task there is
+    no estimate (NaN) and no limit.
+    """
+    drops = plans.set_index("arm")["drop"]
+    nothing = np.full(n_resamples + 1, 0.0 if rights.tasks else np.nan)
+    draws = dict.fromkeys(drops.index, nothing)
+    for number, task in enumerate(rights.tasks):
+        full = rights.of(BASELINE, task)
+        weights = weights_of(len(full), n_resamples, np.random.default_rng([seed, number]))
+        for arm, drop in drops.items():
+            ratio = safe_ratio(weights @ rights.of(plan_name(drop), task), weights @ full)
+            draws[arm] = draws[arm] + ratio / len(rights.tasks)
+    n_rows = sum(len(rights.of(BASELINE, task)) for task in rights.tasks)
+    rows = []
+    for arm, own in draws.items():
+        rows.append((arm, "mean raw retention", *_with_limits(own), n_rows))
+        if reference in draws and arm != reference:
+            gap = _with_limits(own - draws[reference])
+            rows.append((arm, f"less that of {reference}", *gap, n_rows))
+    return pd.DataFrame(rows, columns=["arm", "measure", "value", "low", "high", "n"])
+
+
+def weights_of(n: int, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights of n rows in their mean, (1 + n_resamples, n): as they are, then in each resample."""
+    drawn = rng.multinomial(n, [1 / n] * n, n_resamples) / n
+    return np.vstack([np.full(n, 1 / n), drawn])
+
+
+def _with_limits(draws: np.ndarray) -> tuple[float, float, float]:
+    """The first draw, which is the estimate, and the percentiles of the others."""
+    return float(draws[0]), *limits(draws[1:])
