@@ -16,6 +16,8 @@ EXECUTED := _build/executed
 RUN      := $(PY) -m avss_utils run
 # The ledger goes with every choice: the book's first page shows its verdicts.
 CHOSEN   := $(if $(filter all,$(NOTEBOOK)),all,$(sort $(NOTEBOOK) 07_claims))
+# Models beside the primary one with committed records: their chapters come after its own.
+OTHERS   := $(filter-out smollm2-135m,$(notdir $(wildcard results/full/*)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup assets reproduce test lint unit smoke book browser bench agreement kills lab clean
@@ -59,7 +61,10 @@ smoke: setup ## run every notebook in the smoke profile, a proof of the code and
 
 book: setup ## build the published book from the committed records; needs no model and no data
 	$(RUN) --profile full --records results/full --model smollm2-135m
-	$(PY) book/build.py --profile full --model smollm2-135m
+	for model in $(OTHERS); do \
+	  $(RUN) --profile full --records results/full --model $$model --notebook $$(ls results/full/$$model) || exit; \
+	done
+	$(PY) book/build.py --profile full --model smollm2-135m --others $(OTHERS:%=$(EXECUTED)/full/%)
 
 browser: book ## open every page of the published book in Chromium, which the system provides
 	$(PY) -m pytest -rs tests/browser

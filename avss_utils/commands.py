@@ -62,8 +62,9 @@ def prune(arguments: argparse.Namespace) -> None:
 def _calibrate(arguments: argparse.Namespace):
     """The model, its statistics on the calibration part of a text set, and the set's identity."""
     from avss_utils.arms import Calibration
+    from avss_utils.calibrations import calibration_batches
     from avss_utils.models import load_model
-    from avss_utils.suites import calibration_batches, check_names
+    from avss_utils.suites import check_names
 
     check_names(calibration=arguments.calibration)
     loaded = load_model(arguments.model, device=arguments.device)

@@ -85,6 +85,23 @@ def intervals(
     return ax
 
 
+def intervals_by(
+    ax: Axes, estimates: pd.DataFrame, *, by: str, threshold: float, xlabel: str
+) -> Axes:
+    """A row an arm, in it an interval each value of column ``by`` (arm, value, low, high)."""
+    arms, groups = list(estimates.arm.unique()), list(estimates.groupby(by, sort=False))
+    for number, (name, own) in enumerate(groups):
+        rows = np.array([arms.index(arm) for arm in own.arm])
+        rows = rows + 0.5 * ((number + 0.5) / len(groups) - 0.5)
+        low, high = (np.nan_to_num(own[c], posinf=99, neginf=-99) for c in ("low", "high"))
+        ax.hlines(rows, low, high, color=COLOURS[number], lw=2)
+        ax.plot(own.value, rows, "o", color=COLOURS[number], ms=4, label=name)
+    ax.axvline(threshold, color=INK, lw=1, ls="--")
+    ax.set_yticks(range(len(arms)), arms)
+    ax.set(xlabel=xlabel, ylim=(len(arms) - 0.5, -0.5))
+    return ax
+
+
 def curves(ax: Axes, estimates: pd.DataFrame, *, threshold: float) -> Axes:
     """A line an arm over ratio, with its interval as a band (arm, ratio, value, low, high)."""
     for colour, (arm, own) in zip(COLOURS, estimates.groupby("arm", sort=False), strict=False):

@@ -3,7 +3,12 @@
 import numpy as np
 import pandas as pd
 
-from avss_utils.profiles import correlation_interval, partial_rank, rank_correlation
+from avss_utils.profiles import (
+    autoregressive_p,
+    correlation_interval,
+    partial_rank,
+    rank_correlation,
+)
 from avss_utils.sensitivity import Sensitivity
 from avss_utils.statistics import Estimate
 
@@ -39,9 +44,9 @@ def correlations(scores: pd.DataFrame, losses: pd.DataFrame, *, seed: int) -> pd
     """Each criterion's rank correlation with the loss that removing the block alone adds.
 
     Columns: criterion, value, low, high (texts and stretches of depth drawn anew), n (blocks),
-    p_shift (circular shifts of the profile), partial (given the block's number), p_partial, depth
-    (the score's own correlation with the block's number). Without leave-one-out itself; NaN for a
-    score of fewer than three values.
+    p_shift (circular shifts of the profile), p_ar (autoregressive profiles), partial (given the
+    block's number), p_partial, depth (the score's own correlation with the block's number). Without
+    leave-one-out itself; NaN for a score of fewer than three values.
     """
     rise, n_scored = rises(losses)
     mean = rise.sum(1) / n_scored.sum()
@@ -51,7 +56,7 @@ def correlations(scores: pd.DataFrame, losses: pd.DataFrame, *, seed: int) -> pd
         if criterion == "leave-one-out":
             continue
         if len(np.unique(score)) < 3:  # too few values to rank the blocks by
-            rows.append((criterion, np.nan, -np.inf, np.inf, len(score), *[np.nan] * 4))
+            rows.append((criterion, np.nan, -np.inf, np.inf, len(score), *[np.nan] * 5))
             continue
         estimate = correlation_interval(score, rise, n_scored, rng=np.random.default_rng(seed))
         partial = partial_rank(score, mean, depth)
@@ -60,12 +65,13 @@ def correlations(scores: pd.DataFrame, losses: pd.DataFrame, *, seed: int) -> pd
                 criterion,
                 *(estimate.value, estimate.low, estimate.high, estimate.n),
                 rank_correlation(score, mean).p_value,
+                autoregressive_p(score, mean, rng=np.random.default_rng(seed)),
                 *(partial.rho, partial.p_value),
                 rank_correlation(score, depth).rho,
             )
         )
-    names = ["criterion", "value", "low", "high", "n", "p_shift", "partial", "p_partial", "depth"]
-    return pd.DataFrame(rows, columns=names)
+    names = ["criterion", "value", "low", "high", "n", "p_shift", "p_ar"]
+    return pd.DataFrame(rows, columns=[*names, "partial", "p_partial", "depth"])
 
 
 def of_criterion(table: pd.DataFrame, criterion: str) -> Estimate:

@@ -15,13 +15,13 @@ from avss_utils.suites import Suite
 
 def plans_to_judge(*tables: pd.DataFrame) -> list[tuple[str, tuple[int, ...]]]:
     """The full model and every distinct set of blocks of the tables, by ``plan_name``."""
-    drops = {plan_name(drop): as_drop(drop) for table in tables for drop in table["drop"]}
-    return [(BASELINE, ()), *drops.items()]
+    drops = ["-", *(drop for table in tables for drop in table["drop"])]
+    return list({plan_name(drop): as_drop(drop) for drop in drops}.items())
 
 
 def plan_name(drop: object) -> str:
-    """What a set of blocks is called in tables: "without 3 4 17". Never a number, even for one."""
-    return f"without {drop}"
+    """What a set of blocks is called in tables: "without 3 4 17", never a number; "-" is "full"."""
+    return BASELINE if drop == "-" else f"without {drop}"
 
 
 def right_rows(judged, suite: Suite, arm: tuple[str, tuple[int, ...]]) -> pd.DataFrame:
@@ -54,15 +54,20 @@ class Rights:
         }
         self.chance = {t: 1 / own.n_choices.to_numpy(float) for t, own in questions.groupby("task")}
         self.tasks = list(dict.fromkeys(questions.task))
+        self.baseline = BASELINE
 
     def of(self, arm: str, task: str) -> np.ndarray:
         return self.by[arm, task]
+
+    def full(self, task: str) -> np.ndarray:
+        """What retention is measured against."""
+        return self.by[self.baseline, task]
 
     def testable(self, *, seed: int) -> list[str]:
         """Tasks on which the full model's accuracy is above chance with its whole interval."""
 
         def low(task: str) -> float:
-            above = self.of(BASELINE, task) - self.chance[task]
+            above = self.full(task) - self.chance[task]
             return mean(above, rng=np.random.default_rng(seed)).low
 
         return [task for task in self.tasks if low(task) > 0]
@@ -73,13 +78,19 @@ class Rights:
         part.tasks = list(tasks)
         return part
 
+    def instead(self, by: dict[tuple[str, str], np.ndarray], *, baseline: str) -> "Rights":
+        """The same questions answered by others, with shares of right answers by arm and task."""
+        others = copy.copy(self)
+        others.by, others.baseline = by, baseline
+        return others
+
 
 def retention_rows(plans: pd.DataFrame, rights: Rights, *, seed: int) -> pd.DataFrame:
     """Raw and chance-corrected retention with intervals, a row a plan's row, task and measure."""
     rows = []
     for row in plans.itertuples():
         for task in rights.tasks:
-            own, full = rights.of(plan_name(row.drop), task), rights.of(BASELINE, task)
+            own, full = rights.of(plan_name(row.drop), task), rights.full(task)
             rng = np.random.default_rng(seed)
             raw = ratio_of_means(own, full, rng=rng)
             corrected = corrected_ratio(own, full, rights.chance[task], rng=rng)
@@ -90,31 +101,47 @@ def retention_rows(plans: pd.DataFrame, rights: Rights, *, seed: int) -> pd.Data
 
 
 def pooled_retention(
-    plans: pd.DataFrame, rights: Rights, *, reference: str, seed: int, n_resamples: int = 2000
+    plans: pd.DataFrame,
+    rights: Rights,
+    *,
+    reference: str | None = None,
+    seed: int,
+    n_resamples: int = 2000,
 ) -> pd.DataFrame:
-    """Retention averaged over tasks, and its difference from a reference arm's.
+    """Retention averaged over tasks, raw and corrected for chance, and how raw differs from one
+    arm's.
 
-    Columns: arm, measure (mean raw retention, difference from the reference), value, low, high, n.
-    Questions are drawn anew within each task, the same ones for every arm. Without a task there is
-    no estimate (NaN) and no limit.
+    Columns: arm, measure (mean raw retention, mean corrected retention, less that of the reference
+    arm), value, low, high, n. Questions are drawn anew within each task, the same ones for every
+    arm. Without a task there is no estimate (NaN) and no limit.
     """
+    n_rows, rows = sum(len(rights.full(task)) for task in rights.tasks), []
+    for measure, over_chance in (("raw", 0.0), ("corrected", 1.0)):
+        draws = _pooled_draws(plans, rights, over_chance, seed=seed, n_resamples=n_resamples)
+        for arm, own in draws.items():
+            rows.append((arm, f"mean {measure} retention", *_with_limits(own), n_rows))
+            if measure == "raw" and reference in draws and arm != reference:
+                gap = _with_limits(own - draws[reference])
+                rows.append((arm, f"less that of {reference}", *gap, n_rows))
+    return pd.DataFrame(rows, columns=["arm", "measure", "value", "low", "high", "n"])
+
+
+def _pooled_draws(
+    plans: pd.DataFrame, rights: Rights, over_chance: float, *, seed: int, n_resamples: int
+) -> dict[str, np.ndarray]:
+    """Mean retention over tasks by arm, (1 + n_resamples,), the first of the rows as they are."""
     drops = plans.set_index("arm")["drop"]
     nothing = np.full(n_resamples + 1, 0.0 if rights.tasks else np.nan)
     draws = dict.fromkeys(drops.index, nothing)
     for number, task in enumerate(rights.tasks):
-        full = rights.of(BASELINE, task)
+        level = over_chance * rights.chance[task]
+        full = rights.full(task) - level
         weights = weights_of(len(full), n_resamples, np.random.default_rng([seed, number]))
         for arm, drop in drops.items():
-            ratio = safe_ratio(weights @ rights.of(plan_name(drop), task), weights @ full)
+            own = rights.of(plan_name(drop), task) - level
+            ratio = safe_ratio(weights @ own, weights @ full)
             draws[arm] = draws[arm] + ratio / len(rights.tasks)
-    n_rows = sum(len(rights.of(BASELINE, task)) for task in rights.tasks)
-    rows = []
-    for arm, own in draws.items():
-        rows.append((arm, "mean raw retention", *_with_limits(own), n_rows))
-        if reference in draws and arm != reference:
-            gap = _with_limits(own - draws[reference])
-            rows.append((arm, f"less that of {reference}", *gap, n_rows))
-    return pd.DataFrame(rows, columns=["arm", "measure", "value", "low", "high", "n"])
+    return draws
 
 
 def weights_of(n: int, n_resamples: int, rng: np.random.Generator) -> np.ndarray:

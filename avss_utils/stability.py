@@ -12,6 +12,8 @@ from avss_utils.importance import score_blocks
 from avss_utils.profiles import kendall_w
 from avss_utils.pruning import as_drop, as_text
 
+ALL_TEXTS = -1  # the draw that is a whole calibration set
+
 
 def measured_orders(
     model, batches_by_set: dict[str, list[dict]], criteria: Sequence[str], *, options: dict, **draws
@@ -38,30 +40,25 @@ def orders(
 ) -> pd.DataFrame:
     """Blocks from least to most important, a row a set, size, draw and criterion.
 
-    ``stats_by_set`` hold a row a text (``per_sequence``); draws of one size are random and, as far
-    as the texts reach, disjoint. The model is not run again.
+    ``stats_by_set`` hold a row a text (``per_sequence``). Draws of one size are random and share no
+    text: there are ``n_draws`` of them, or as many as the texts allow; sizes that allow only one
+    are left out. Draw ALL_TEXTS is the whole set. The model is not run again.
     """
     rows = []
     for name, stats in stats_by_set.items():
         n_texts = len(stats.n_tokens)
-        for size in (s for s in sizes if s <= n_texts):
-            rng = np.random.default_rng(seed)
-            for draw, texts in enumerate(_draws(n_texts, size, n_draws, rng)):
-                part = stats.rows(texts).merged()
-                for criterion in criteria:
-                    order = np.argsort(score_blocks(criterion, part, **options), kind="stable")
-                    rows.append((name, size, draw, criterion, as_text(order)))
+        rng = np.random.default_rng(seed)
+        drawn = [(ALL_TEXTS, np.arange(n_texts))]
+        for size in sizes:
+            n = min(n_draws, n_texts // size)
+            texts = rng.permutation(n_texts)[: n * size].reshape(n, size)
+            drawn += enumerate(texts) if n > 1 else []
+        for draw, texts in drawn:
+            part = stats.rows(texts).merged()
+            for criterion in criteria:
+                order = np.argsort(score_blocks(criterion, part, **options), kind="stable")
+                rows.append((name, len(texts), draw, criterion, as_text(order)))
     return pd.DataFrame(rows, columns=["calibration", "size", "draw", "criterion", "order"])
-
-
-def _draws(n_texts: int, size: int, n_draws: int, rng) -> Iterable[np.ndarray]:
-    """``n_draws`` sets of ``size`` texts, one shuffle after another cut into pieces."""
-    pieces: list[np.ndarray] = []
-    for _ in range(n_draws):
-        if not pieces:
-            shuffled = rng.permutation(n_texts)
-            pieces = [shuffled[i : i + size] for i in range(0, n_texts - size + 1, size)]
-        yield pieces.pop()
 
 
 def agreement(table: pd.DataFrame, by: list[str], *, n_drop: int) -> pd.DataFrame:
@@ -87,17 +84,17 @@ def agreement(table: pd.DataFrame, by: list[str], *, n_drop: int) -> pd.DataFram
     return pd.DataFrame(rows, columns=[*by, "m", "w", "w_excess", "overlap", "overlap_excess"])
 
 
-def set_plans(table: pd.DataFrame, *, n_drop: int, size: int) -> pd.DataFrame:
-    """What the first draw of ``size`` texts of each set removes: arm ("criterion, set"), n_dropped,
-    drop.
+def set_plans(
+    table: pd.DataFrame, criteria: Sequence[str], *, n_drops: Iterable[int]
+) -> pd.DataFrame:
+    """What the whole of each calibration set removes by some criteria, for each number of blocks.
+
+    Columns: arm ("criterion on set"), n_dropped, drop.
     """
-    first = table[(table["size"] == size) & (table.draw == 0)]
+    whole = table[(table.draw == ALL_TEXTS) & table.criterion.isin(list(criteria))]
     rows = [
-        (
-            f"{row.criterion}, {row.calibration}",
-            n_drop,
-            as_text(sorted(as_drop(row.order)[:n_drop])),
-        )
-        for row in first.itertuples()
+        (f"{row.criterion} on {row.calibration}", n, as_text(sorted(as_drop(row.order)[:n])))
+        for row in whole.itertuples()
+        for n in n_drops
     ]
     return pd.DataFrame(rows, columns=["arm", "n_dropped", "drop"])

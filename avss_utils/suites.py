@@ -1,26 +1,19 @@
-"""What every arm of an experiment is judged on, and the texts its statistics come from."""
+"""What every arm of an experiment is judged on: questions and windows of text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-import torch
-
-from avss_utils.activations import text_batches
+from avss_utils.calibrations import calibration_batches
 from avss_utils.corpora import (
     Question,
     check_set,
     load_questions,
     load_texts,
-    prompt,
     set_name,
     standard_split,
 )
 from avss_utils.corpora.own import is_own
-from avss_utils.corpora.registry import SPECS
-from avss_utils.corpora.rows import Text
 from avss_utils.runs import UsageError
-from avss_utils.sensitivity import ChoiceRows, Scored, choice_rows
 from avss_utils.windows import Window, text_windows
 
 
@@ -147,21 +140,6 @@ def build_suite(
     return Suite(questions, windows, batch_tokens), identities
 
 
-def calibration_batches(
-    tokenizer, name: str, *, n_texts: int, length: int, batch_tokens: int
-) -> tuple[list[dict], dict]:
-    """Batches of the calibration part of a text set, ``length`` tokens a text, and its identity."""
-    corpus = load_texts(name)
-    rows = standard_split(corpus)["calibration"]
-    if len(rows) < n_texts:
-        raise UsageError(
-            f"{name} has {len(rows)} calibration texts, fewer than the {n_texts} asked"
-        )
-    batch_size = max(1, batch_tokens // length)
-    batches = text_batches(tokenizer, rows[:n_texts], length=length, batch_size=batch_size)
-    return batches, corpus.identity
-
-
 def build_inputs(
     tokenizer, *, calibration: str, n_calibration: int, calibration_length: int, **suite_options
 ) -> Inputs:
@@ -176,55 +154,3 @@ def build_inputs(
         batch_tokens=suite.batch_tokens,
     )
     return Inputs(suite, batches, identities + [identity] * (identity not in identities))
-
-
-def scored_texts(
-    tokenizer, name: str, *, part: str, n_tokens: int, context: int
-) -> tuple[list[Scored], dict]:
-    """Windows of one part of a text set for ``sensitivity``, and the set's identity."""
-    corpus = load_texts(name)
-    rows = standard_split(corpus)[part]
-    windows = text_windows(tokenizer, rows, context=context, max_tokens=n_tokens)
-    return [Scored.window(window) for window in windows], corpus.identity
-
-
-def scored_choices(model, tokenizer, task: str, *, n_questions: int) -> tuple[ChoiceRows, dict]:
-    """Choices of a task's calibration questions for ``sensitivity``, and the task's identity."""
-    corpus = load_questions(task)
-    questions = standard_split(corpus)["calibration"][:n_questions]
-    asked = [prompt(question, task, "plain") for question in questions]
-    return choice_rows(model, tokenizer, asked, [q.answer for q in questions]), corpus.identity
-
-
-RANDOM_TOKENS = "random tokens"
-
-
-def calibration_set(
-    tokenizer, name: str, *, n_texts: int, length: int, batch_tokens: int, seed: int
-) -> list[dict]:
-    """Batches to take statistics on: a text set's texts, a task's questions, or noise.
-
-    Questions come from the calibration part with their right answer behind them; "random tokens"
-    are drawn evenly from the vocabulary without the special tokens.
-    """
-    batch_size = max(1, batch_tokens // length)
-    if name == RANDOM_TOKENS:
-        return _random_batches(tokenizer, n_texts, length, batch_size, seed)
-    if SPECS[name].kind == "text":
-        sizes = {"n_texts": n_texts, "length": length, "batch_tokens": batch_tokens}
-        return calibration_batches(tokenizer, name, **sizes)[0]
-    rows = standard_split(load_questions(name))["calibration"][:n_texts]
-    asked = [(q, *prompt(q, name, "plain")) for q in rows]
-    texts = [Text(q.row_id, before + choices[q.answer]) for q, before, choices in asked]
-    return text_batches(tokenizer, texts, length=length, batch_size=batch_size)
-
-
-def _random_batches(tokenizer, n_texts: int, length: int, batch_size: int, seed: int) -> list:
-    special = set(tokenizer.all_special_ids)
-    usable = [i for i in range(len(tokenizer)) if i not in special]
-    ids = np.random.default_rng(seed).choice(usable, size=(n_texts, length))
-    first = tokenizer("a")["input_ids"][0]
-    if first == tokenizer.bos_token_id:
-        ids[:, 0] = first
-    parts = [torch.as_tensor(ids[i : i + batch_size]) for i in range(0, n_texts, batch_size)]
-    return [{"input_ids": part, "attention_mask": torch.ones_like(part)} for part in parts]

@@ -9,7 +9,6 @@ import pandas as pd
 from avss_utils.activations import collect_block_stats
 from avss_utils.arms import Calibration, plan_arm
 from avss_utils.pruning import as_drop, as_text, plan_random
-from avss_utils.retention import BASELINE
 from avss_utils.rights import Rights, plan_name, weights_of
 from avss_utils.sensitivity import Scored, Sensitivity, drop_losses
 
@@ -103,7 +102,8 @@ def crossings(
         own = own.sort_values("n_dropped")
         ratios = np.array([0, *own.n_dropped]) / n_blocks
         for task in rights.tasks:
-            right = np.stack([rights.of(p, task) for p in (BASELINE, *map(plan_name, own["drop"]))])
+            ours = [rights.of(plan_name(drop), task) for drop in own["drop"]]
+            right = np.stack([rights.full(task), *ours])
             n, chance = right.shape[1], rights.chance[task]
             weights = weights_of(n, n_resamples, np.random.default_rng(seed))
             for measure, level in (("raw", 0.0), ("corrected", chance)):

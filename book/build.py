@@ -7,9 +7,11 @@ import argparse
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
+import yaml
 
 from avss_utils.models import short_name
 from avss_utils.notebooks import notebook_names
@@ -18,29 +20,56 @@ from avss_utils.runs import UsageError
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def stage(executed: Path, folder: Path) -> None:
+def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
     """Fill ``folder`` with the book's sources and the notebooks found in ``executed``.
 
     The table of contents takes the notebooks that were run; without the ledger, whose verdicts the
-    introduction shows, there is no book.
+    introduction shows, there is no book. ``others`` are the folders of further models' executed
+    notebooks, whose chapters come after, as models/NAME/NOTEBOOK.
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("*.py[c]"))
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(ROOT / "book" / name, folder)
+    shutil.copy(ROOT / "book" / "_config.yml", folder)
     measured = ROOT / "results" / "benchmarks"  # tables that pages include by their path
     if measured.is_dir():
         shutil.copytree(measured, folder / "results" / "benchmarks")
-    (folder / "notebooks").mkdir()
-    found = [name for name in notebook_names() if (executed / f"{name}.ipynb").exists()]
+    found = _executed(executed)
     if not any(name.startswith("07_") for name in found):
         raise UsageError(f"no executed ledger in {executed}: run `python -m avss_utils run` first")
+    (folder / "notebooks").mkdir()
     for name in found:
-        notebook = nbformat.read(executed / f"{name}.ipynb", as_version=4)
-        for cell in notebook.cells:
-            if "injected-parameters" in cell.metadata.get("tags", []):
-                cell.metadata.tags.append("hide-input")
+        notebook = _chapter(executed / f"{name}.ipynb")
         nbformat.write(notebook, folder / "notebooks" / f"{name}.ipynb")
+    for other in others:
+        own = folder / "models" / other.name
+        own.mkdir(parents=True)
+        for name in _executed(other):
+            notebook = _chapter(other / f"{name}.ipynb", model=other.name)
+            nbformat.write(notebook, own / f"{name}.ipynb")
+    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+    if others:
+        part = {"caption": "Other models", "chapters": [{"glob": "models/*/[0-9]*"}]}
+        toc["parts"].insert(2, part)
+    (folder / "_toc.yml").write_text(yaml.safe_dump(toc))
+
+
+def _executed(folder: Path) -> list[str]:
+    return [name for name in notebook_names() if (folder / f"{name}.ipynb").exists()]
+
+
+def _chapter(path: Path, *, model: str = "") -> nbformat.NotebookNode:
+    """An executed notebook as a page; of a further model with its name in title and labels."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("hide-input")
+        figure = cell.metadata.get("mystnb", {}).get("figure", {})
+        if model and figure:
+            figure["name"] = f"{model}-{figure['name']}"
+    if model:
+        title, _, rest = notebook.cells[0].source.partition("\n")
+        notebook.cells[0].source = f"{title}: {model}\n{rest}"
+    return notebook
 
 
 def build(folder: Path, out: Path) -> int:
@@ -55,12 +84,15 @@ def main() -> int:
     parser.add_argument("--profile", default="quick")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--executed", type=Path, help="folder of executed notebooks")
+    parser.add_argument(
+        "--others", type=Path, nargs="*", default=[], help="further models' folders"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "_build" / "book")
     arguments = parser.parse_args()
     short = short_name(arguments.model)
     executed = arguments.executed or ROOT / "_build" / "executed" / arguments.profile / short
     try:
-        stage(executed, ROOT / "_build" / "stage")
+        stage(executed, ROOT / "_build" / "stage", arguments.others)
     except UsageError as error:
         print(f"book: {error}", file=sys.stderr)
         return 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from avss_utils.profiles import rank_correlation
+from avss_utils.profiles import autoregressive_p, rank_correlation
 from avss_utils.statistics import (
     Estimate,
     against_null,
@@ -280,6 +280,21 @@ def test_circular_shifts_hold_their_level_on_smooth_profiles_where_the_naive_tes
     assert (np.array(naive) <= 0.05).mean() > 0.28
     assert (np.array(ours) <= 0.05).mean() < 0.12
     assert 0.35 < np.mean(ours) < 0.65
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.9])
+def test_the_autoregressive_null_holds_its_level_rough_or_smooth(phi):
+    draw, found = rng(19), []
+    for _ in range(150):
+        x, y = autoregressive(draw, phi=phi), autoregressive(draw, phi=phi)
+        found.append(autoregressive_p(x, y, rng=draw, n_profiles=200))
+    assert (np.array(found) <= 0.05).mean() < 0.12
+    assert 0.4 < np.mean(found) < 0.6
+
+
+def test_the_autoregressive_null_rejects_where_profiles_go_together():
+    x = rng(20).normal(size=30)
+    assert autoregressive_p(x, x**3, rng=rng(21), n_profiles=400) == pytest.approx(1 / 401)
 
 
 def test_an_estimate_prints_its_interval_and_n():

@@ -135,16 +135,17 @@ def test_orders_come_from_the_drawn_texts_and_draws_are_disjoint():
     table = stability.orders(
         {"made": stats_of(states, histogram=False)},
         ["update-variance"],
-        sizes=[4, 100],
+        sizes=[4, 7, 100],
         n_draws=3,
         seed=0,
         options={"eps": EPS},
     )
-    assert table["size"].to_list() == [4, 4, 4]  # 100 texts there are not
-    draws = list(stability._draws(12, 4, 3, np.random.default_rng(0)))
-    assert sorted(np.concatenate(draws)) == list(range(12))
-    variance = np.diff(states, axis=1)[draws[0]].var(axis=(0, 2, 3))
-    assert as_drop(table["order"][0]) == tuple(np.argsort(variance))
+    assert table["size"].to_list() == [12, 4, 4, 4]  # once 12 of 12 texts is no draw of two
+    assert table["draw"].to_list() == [stability.ALL_TEXTS, 0, 1, 2]
+    texts = np.random.default_rng(0).permutation(12).reshape(3, 4)
+    for row, own in zip(table["order"], [np.arange(12), *texts], strict=True):
+        variance = np.diff(states, axis=1)[own].var(axis=(0, 2, 3))
+        assert as_drop(row) == tuple(np.argsort(variance))
 
 
 def test_measured_orders_are_those_of_each_sets_own_statistics():
@@ -172,16 +173,16 @@ def test_agreement_is_in_excess_of_chance():
     assert abs(chance.overlap_excess) < 0.03
 
 
-def test_set_plans_are_the_lowest_of_the_first_draw():
+def test_set_plans_are_the_lowest_of_whole_sets():
     table = pd.DataFrame(
         {
-            "calibration": ["s", "s", "t"],
+            "calibration": ["s", "s", "t", "t"],
             "size": 8,
-            "draw": [0, 1, 0],
-            "criterion": "c",
-            "order": ["3 1 2 0", "0 1 2 3", "2 0 1 3"],
+            "draw": [stability.ALL_TEXTS, 0, stability.ALL_TEXTS, stability.ALL_TEXTS],
+            "criterion": ["c", "c", "c", "other"],
+            "order": ["3 1 2 0", "0 1 2 3", "2 0 1 3", "0 1 2 3"],
         }
     )
-    found = stability.set_plans(table, n_drop=2, size=8)
-    assert found.arm.to_list() == ["c, s", "c, t"]
-    assert found["drop"].to_list() == ["1 3", "0 2"]
+    found = stability.set_plans(table, ["c"], n_drops=[1, 2])
+    assert found.arm.to_list() == ["c on s", "c on s", "c on t", "c on t"]
+    assert found["drop"].to_list() == ["3", "1 3", "2", "0 2"]

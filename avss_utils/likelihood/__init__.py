@@ -9,6 +9,7 @@ from avss_utils.likelihood.passes import (
     left_padded,
     log_probabilities,
     longest_first,
+    pad,
     within_logits,
 )
 from avss_utils.likelihood.texts import perplexity, window_likelihoods
@@ -20,6 +21,7 @@ __all__ = [
     "left_padded",
     "log_probabilities",
     "longest_first",
+    "pad",
     "perplexity",
     "score_choices",
     "window_likelihoods",
