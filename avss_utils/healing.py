@@ -12,6 +12,7 @@ import torch
 from avss_utils.blocks import remove_blocks
 from avss_utils.devices import as_dtype
 from avss_utils.evaluation import for_evaluation, judge_texts
+from avss_utils.likelihood import within_logits
 from avss_utils.retention import BASELINE
 from avss_utils.rights import Rights, plan_name, plans_to_judge, right_rows
 from avss_utils.suites import Suite
@@ -61,7 +62,7 @@ def heal(loaded, drop: Sequence[int], windows: Sequence[Window], recipe: Recipe,
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             adapted,
-            args=_arguments(recipe, pruned.device, folder, seed=seed),
+            args=_arguments(recipe, pruned, windows, folder, seed=seed),
             train_dataset=[{"input_ids": list(window.ids)} for window in windows],
             data_collator=DataCollatorForLanguageModeling(loaded.tokenizer, mlm=False),
         )
@@ -70,13 +71,18 @@ def heal(loaded, drop: Sequence[int], windows: Sequence[Window], recipe: Recipe,
     return replace(loaded, model=adapted.merge_and_unload().eval())
 
 
-def _arguments(recipe: Recipe, device: torch.device, folder: str, *, seed: int):
+def _arguments(recipe: Recipe, model, windows: Sequence[Window], folder: str, *, seed: int):
     from transformers import TrainingArguments
 
+    device = model.device
+    longest = max(len(window.ids) for window in windows)
+    at_once = max(1, within_logits(model, recipe.batch_rows * longest) // longest)
+    n_parts = next(n for n in range(1, recipe.batch_rows + 1) if _fits(recipe, n, at_once))
     return TrainingArguments(
         output_dir=folder,
         max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch_rows,
+        per_device_train_batch_size=recipe.batch_rows // n_parts,
+        gradient_accumulation_steps=n_parts,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=max(1, recipe.steps // 10),
@@ -89,6 +95,10 @@ def _arguments(recipe: Recipe, device: torch.device, folder: str, *, seed: int):
         report_to=[],
         disable_tqdm=True,
     )
+
+
+def _fits(recipe: Recipe, n_parts: int, at_once: int) -> bool:
+    return recipe.batch_rows % n_parts == 0 and recipe.batch_rows // n_parts <= at_once
 
 
 def with_unpruned(plans: pd.DataFrame) -> pd.DataFrame:

@@ -70,6 +70,16 @@ def test_a_seed_gives_the_same_weights_and_another_does_not():
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_batch_whose_logits_are_too_many_is_split_and_gives_the_same_weights(monkeypatch):
+    whole = healing.heal(loaded(), [1], windows(), RECIPE, seed=0).model.state_dict()
+    few = 2 * 12 * len(tiny_tokenizer())  # two windows at once
+    monkeypatch.setattr("avss_utils.likelihood.passes.MOST_LOGITS", few)
+    split = healing.heal(loaded(), [1], windows(), RECIPE, seed=0).model.state_dict()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(split[name], tensor, rtol=0, atol=2e-3)
+    assert any(not torch.equal(split[name], tensor) for name, tensor in whole.items())
+
+
 def test_arms_are_each_distinct_plan_and_the_unpruned_model_seed_by_seed():
     plans = pd.DataFrame({"arm": ["a", "b", "c"], "drop": ["1", "2", "1"]})
     assert healing.healing_arms(plans, n_seeds=2) == [
