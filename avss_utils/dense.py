@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from avss_utils.blocks import decoder_blocks
 from avss_utils.runs import UsageError
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+N_WORDS = 50  # of a vocabulary, that its tokenizer must know
 
 
 def check_folder(folder: Path, *, trust_remote_code: bool) -> list[Path]:
@@ -78,6 +80,8 @@ def load_dense(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool = Fa
             f"language model with its tokenizer: {what}"
         ) from error
     decoder_blocks(model)  # refuses what is not a decoder, in its own words
+    if "gguf_file" in options:
+        _check_gguf_tokenizer(folder / options["gguf_file"], tokenizer)
     _check_complete(folder, model, report["missing_keys"])
     return model, tokenizer
 
@@ -88,6 +92,35 @@ def _dequantise(options: dict) -> dict:
     if config_class is None or "gguf_file" not in options:
         return {}
     return {"quantization_config": config_class(dequantize=True)}
+
+
+def _check_gguf_tokenizer(path: Path, tokenizer) -> None:
+    """Compare the tokenizer with what the file says of it: its BOS rule and its own words.
+
+    Some releases of transformers rebuild the tokenizer of some models so that it spells words out
+    letter by letter, without BOS; such a model loads, and its every number is wrong.
+    """
+    from gguf import GGUFReader  # takes a while, and only a conversion needs it
+
+    fields = GGUFReader(path).fields
+    bos, wanted = tokenizer.bos_token_id, fields.get("tokenizer.ggml.add_bos_token")
+    lacks_bos = wanted and wanted.contents() and tokenizer("a")["input_ids"][:1] != [bos]
+    words = list(islice(_words(fields.get("tokenizer.ggml.tokens")), N_WORDS))
+    found = [tokenizer(f"a {word}", add_special_tokens=False)["input_ids"] for word in words]
+    if lacks_bos or sum(len(ids) > 2 for ids in found) > len(words) / 2:
+        what = "adds no BOS, as its file demands" if lacks_bos else "splits the words it knows"
+        raise UsageError(
+            f"transformers {transformers.__version__} makes of {path} a tokenizer that {what}: use "
+            "a newer transformers, or the model's Hugging Face folder"
+        )
+
+
+def _words(tokens) -> Iterator[str]:
+    """English words among the tokens of a GGUF field, read one by one, for there are many."""
+    for part in tokens.data if tokens else ():
+        mark, *word = bytes(tokens.parts[part]).decode(errors="replace") or " "
+        if mark in "▁Ġ" and len(word) > 3 and all(c.isascii() and c.isalpha() for c in word):
+            yield "".join(word)
 
 
 def _check_complete(folder: Path, model: nn.Module, missing: set[str]) -> None:

@@ -26,7 +26,7 @@ from avss_utils.runs import (
     write_json,
 )
 
-CONVERSION = 1  # raise when the conversion itself changes, so that older ones are made again
+CONVERSION = 2  # raise when the conversion itself changes, so that older ones are made again
 
 
 @dataclass(frozen=True)

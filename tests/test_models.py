@@ -21,7 +21,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from avss_utils import embedded
+from avss_utils import dense, embedded
 from avss_utils.embedded import EMBEDDED, EmbeddedModel, package_path, prepare_model
 from avss_utils.models import auto_dtype, describe_models, load_model, short_name
 from avss_utils.runs import UsageError
@@ -335,6 +335,48 @@ def test_a_gguf_becomes_a_dense_model(tiny_gguf):
     assert loaded.identity["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (loaded.identity["source"], loaded.identity["short"]) == ("gguf", "Tiny-Model")
     assert loaded.identity["bos"] == "none"
+
+
+def vocabulary_gguf(path, *, bos: bool):
+    """A file of a vocabulary alone, with two words in it."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_token_list(["<s>", "a", "Ġhello", "Ġworld", "Ġof", "▁1234"])
+    writer.add_add_bos_token(bos)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
+
+
+def word_tokenizer(words: list[str], *, bos: bool) -> PreTrainedTokenizerFast:
+    vocabulary = [(token, -1.0) for token in ("<s>", *words, *"abcdehlorw")]
+    inner = Tokenizer(models.Unigram(vocabulary, 0, False))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    if bos:
+        special = [("<s>", 0)]
+        inner.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=special)
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>")
+
+
+@pytest.mark.parametrize(
+    ("words", "has_bos", "wants_bos", "what"),
+    [
+        (["hello", "world"], True, True, None),
+        (["hello", "world"], False, False, None),
+        (["hello", "world"], False, True, "adds no BOS"),
+        (["hel", "wor"], True, True, "splits the words it knows"),
+    ],
+)
+def test_a_gguf_whose_tokenizer_came_out_wrong_is_refused(
+    tmp_path, words, has_bos, wants_bos, what
+):
+    path = vocabulary_gguf(tmp_path / "v.gguf", bos=wants_bos)
+    tokenizer = word_tokenizer(words, bos=has_bos)
+    if what is None:
+        dense._check_gguf_tokenizer(path, tokenizer)
+        return
+    with pytest.raises(UsageError, match=what):
+        dense._check_gguf_tokenizer(path, tokenizer)
 
 
 def test_a_gguf_is_converted_once_and_never_read_half_written(tiny_gguf, monkeypatch, tmp_path):
