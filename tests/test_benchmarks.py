@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny import FAMILIES
 
+from avss_utils.blocks import decoder_blocks
 from avss_utils.project import read_csv
+from avss_utils.sensitivity import Scored, greedy_path
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "results" / "benchmarks"
@@ -29,6 +32,11 @@ def agreement():
 @pytest.fixture
 def speed():
     return importlib.import_module("speed")
+
+
+@pytest.fixture
+def search():
+    return importlib.import_module("search")
 
 
 def test_equal_scores_agree_and_a_planted_difference_is_found(agreement):
@@ -134,6 +142,44 @@ def test_the_committed_figures_keep_the_bounds(speed, device):
     sizes = read_csv(RECORDS / f"sizes_{device}.csv")
     assert {"Qwen2.5-1.5B", "Llama-2-7B", "Llama-2-70B"} <= set(sizes["model shape"])
     assert sizes.source.str.startswith("extrapolated").any()
+
+
+ROWS = [Scored(tuple(range(3 + n, 3 + 2 * n)), n - 1) for n in (5, 7, 9, 12)]
+
+
+def test_the_plain_search_agrees_with_ours_and_costs_twice_the_blocks(search, speed):
+    sizes = {"n_drop": 2, "batch_tokens": 24}
+    table = search.compare(FAMILIES["llama"](30), ROWS, rounds=1, **sizes)
+    assert speed.broken_bounds(table.assign(ratio=float("nan")), search.BOUNDS) == []
+    values = table.set_index("way").value
+    assert values[search.ONE_STEP] == pytest.approx(465 / 900)
+    assert 0.5 < values[search.ALL_STEPS] < 0.6
+    assert values[search.TIME] > 0
+
+
+def test_the_counted_blocks_are_those_that_run(search):
+    model, sizes = FAMILIES["llama"](6), {"n_drop": 2, "batch_tokens": 1000}
+    greedy_path(model, ROWS, **sizes)  # a block class that is bypassed first runs once more
+    ran = []
+    for block in decoder_blocks(model):
+        block.mlp.register_forward_hook(lambda *_: ran.append(1))
+    steps = greedy_path(model, ROWS, **sizes).drop_duplicates("step")
+    assert len(ran) == steps.n_steps.sum()
+    ran.clear()
+    search.plain_search(model, ROWS, **sizes)
+    assert len(ran) == steps.n_steps_alone.sum() == 6 * 5 + 5 * 4
+
+
+def test_searches_that_differ_are_noticed(search):
+    plain = pd.DataFrame({"step": 0, "block": [0, 1], "nll": [2.0, 3.0], "chosen": [True, False]})
+    assert set(search.differences(plain, plain).values()) == {0}
+    ours = plain.assign(nll=[2.0, 1.5], chosen=[False, True])
+    assert search.differences(ours, plain) == {search.DIFFERENCE: 1.5, search.OTHERS: 1}
+
+
+def test_the_committed_search_keeps_the_bounds(search):
+    kept = read_csv(RECORDS / "search_cpu.csv").set_index(["what", "how"]).value
+    assert all(kept[key] <= bound for key, bound in search.BOUNDS.items())
 
 
 def test_the_committed_kills_all_went_on_undisturbed():
