@@ -111,9 +111,9 @@ def main() -> int:
     table = compare(loaded.model, rows, **search)
     shown = presented(table, BOUNDS, "value")
     print(shown.to_string(index=False))
+    machine = provenance(device_name(loaded.model.lm_head.weight))  # before anything changes here
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_csv(shown, arguments.out / "search_cpu.csv")
-    machine = provenance(device_name(loaded.model.lm_head.weight))
     write_json(arguments.out / "search_cpu.json", machine | search | size)
     broken = broken_bounds(table.assign(ratio=float("nan")), BOUNDS)
     print(*broken, sep="\n", file=sys.stderr)
