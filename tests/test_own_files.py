@@ -10,7 +10,7 @@ import pytest
 from tiny import save_tiny
 
 from avss_utils import cli, suites
-from avss_utils.corpora import load_questions, load_texts, prompt, standard_split
+from avss_utils.corpora import load_open, load_questions, load_texts, prompt, standard_split
 from avss_utils.runs import UsageError
 
 QUESTIONS = [
@@ -106,6 +106,47 @@ QUESTION = QUESTIONS[0]
 def test_wrong_question_files_are_refused_by_row(write, name, content, sentence):
     with pytest.raises(UsageError, match=sentence.replace(".", r"\.")) as raised:
         load_questions(write(name, content))
+    assert "\n" not in str(raised.value)
+
+
+def test_open_questions_with_aliases_and_with_or_without_false_answers(write):
+    records = [
+        {"question": "Where?", "answers": ["The Hague", "Den Haag"], "false_answers": ["Delft"]},
+        {"question": "Who?", "answer": "Ann", "id": "seven"},
+    ]
+    rows = load_open(write("q.jsonl", lines(records))).rows
+    assert rows[0].answers == ("The Hague", "Den Haag")
+    assert rows[0].false_answers == ("Delft",)
+    assert (rows[1].row_id, rows[1].answers, rows[1].false_answers) == ("seven", ("Ann",), ())
+    csv = "question,answer,distractors,id\nWhere?,The Hague | Den Haag,Delft,\nWho?,Ann,,seven\n"
+    corpus = load_open(write("q.csv", csv))
+    assert corpus.rows == rows
+    assert corpus.identity["source"] == "file"
+    assert standard_split(corpus)["calibration"] == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("q.csv", "question,reply\nWhy?,so\n", "row 1: column 'answer' is missing: name the col"),
+        ("q.csv", "question,answer\nWhy?,so\nWhy?,\n", "row 2: column 'answer' must hold one ans"),
+        ("q.csv", "question,answer\nWhy?,so | \n", "row 1: column 'answer' must hold one answer"),
+        ("q.jsonl", lines([{**QUESTION, "answer": 3}]), "row 1: column 'answer' must hold one ans"),
+        ("q.jsonl", lines([{"answer": "a"}]), "row 1: column 'question' is missing"),
+        ("q.jsonl", lines([{**QUESTION, "distractors": [""]}]), "row 1: column 'distractors' must"),
+        (
+            "q.jsonl",
+            lines([{**QUESTION, "distractors": ["Dog."]}]),
+            "false answer 'Dog.' is a true",
+        ),
+        ("q.jsonl", "3\n", "row 1: a row must be an object"),
+        ("q.txt", "Why?", "questions are read from .jsonl, .csv files"),
+    ],
+)
+def test_wrong_open_question_files_are_refused_by_row(write, name, content, sentence):
+    with pytest.raises(UsageError, match=sentence.replace(".", r"\.")) as raised:
+        load_open(write(name, content))
+    assert name in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

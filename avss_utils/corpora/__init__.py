@@ -1,29 +1,36 @@
 """Named question, text and sentiment sets -> rows with disjoint splits, plus their identity.
 
 A name may also be the path of a user's file (``own``). ``rows`` holds what a row is and how rows
-are split, ``formats`` one parser a data set, ``registry`` one row a data set, ``sources`` where the
-files are found, ``wordings`` the prompts.
+are split, ``formats`` and ``open_formats`` one parser a data set, ``registry`` and ``open_sets``
+one row a data set, ``sources`` where the files are found, ``loading`` what finds them by name,
+``wordings`` the prompts.
 """
 
-from avss_utils.corpora.own import set_name
-from avss_utils.corpora.registry import (
-    SPECS,
+from avss_utils.corpora.loading import (
+    check_open,
     check_set,
+    load_open,
     load_questions,
     load_texts,
     standard_split,
 )
-from avss_utils.corpora.rows import Corpus, Question, Text, split_rows
-from avss_utils.corpora.wordings import WORDINGS, check_wording, prompt
+from avss_utils.corpora.own import set_name
+from avss_utils.corpora.registry import SPECS
+from avss_utils.corpora.rows import Corpus, OpenQuestion, Question, Text, split_rows
+from avss_utils.corpora.wordings import WORDINGS, answer_prompt, check_wording, prompt
 
 __all__ = [
     "SPECS",
     "WORDINGS",
     "Corpus",
+    "OpenQuestion",
     "Question",
     "Text",
+    "answer_prompt",
+    "check_open",
     "check_set",
     "check_wording",
+    "load_open",
     "load_questions",
     "load_texts",
     "prompt",

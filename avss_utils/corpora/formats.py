@@ -4,6 +4,8 @@ A parser takes the flat records of Hugging Face's data sets as well as the neste
 authors' own files. It raises KeyError for a missing column and ValueError for a broken row.
 """
 
+import csv
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -39,6 +41,17 @@ def read_jsonl(path: Path) -> Iterator[dict]:
     """A JSON record a line."""
     for number, line in enumerate(_lines(path), 1):
         yield _decode(line, f"{path}, row {number}")
+
+
+def read_csv(path: Path) -> Iterator[dict]:
+    """Comma-separated records under a header."""
+    text = read_text(path)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # or long texts are refused
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise UsageError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
 
 
 def read_jsonl_and_labels(path: Path, labels: Path) -> Iterator[dict]:

@@ -3,23 +3,24 @@
 Texts: ``.txt`` (paragraphs, parted by empty lines), ``.jsonl`` or ``.csv`` with a column ``text``.
 Questions: ``.jsonl`` or ``.csv`` with columns ``question``, ``answer`` and ``distractors`` (a list,
 in CSV parted by " | "). A column ``id`` may name the rows, each differently; otherwise their
-content does.
+content does. Open questions need no distractors, and may have aliases: columns ``question``,
+``answer`` or ``answers`` (the canonical one first), perhaps ``distractors`` or ``false_answers``.
 """
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from avss_utils.corpora import formats
-from avss_utils.corpora.rows import Corpus, Question, Text, digest, shuffled_question
+from avss_utils.corpora.rows import Corpus, OpenQuestion, Question, Text, digest, shuffled_question
 from avss_utils.corpora.sources import parse_records
 from avss_utils.runs import UsageError, file_sha256
 
 TEXT_SUFFIXES = (".txt", ".jsonl", ".csv")
 QUESTION_SUFFIXES = (".jsonl", ".csv")
+SUFFIXES = {"text": TEXT_SUFFIXES, "question": QUESTION_SUFFIXES, "open": QUESTION_SUFFIXES}
 QUESTION_COLUMNS = ("question", "answer", "distractors")
 SOURCE = "file"
+_Parse = Callable[[dict], Question | OpenQuestion | Text]
 
 
 def is_own(name: str) -> bool:
@@ -32,10 +33,10 @@ def set_name(name: str) -> str:
     return Path(name).name if is_own(name) else name
 
 
-def check_own(name: str, *, text: bool) -> Path:
-    """The file, if it is there and of a kind that holds texts, or else questions; or UsageError."""
-    path, allowed = Path(name).expanduser(), TEXT_SUFFIXES if text else QUESTION_SUFFIXES
-    what = "texts" if text else "questions"
+def check_own(name: str, use: str) -> Path:
+    """The file, if it is there and of a kind for this use (text, question, open); or UsageError."""
+    path, allowed = Path(name).expanduser(), SUFFIXES[use]
+    what = "texts" if use == "text" else "questions"
     if path.suffix.lower() not in allowed:
         raise UsageError(
             f"{what} are read from {', '.join(allowed)} files, not from {name!r}: save it as one"
@@ -45,14 +46,16 @@ def check_own(name: str, *, text: bool) -> Path:
     return path
 
 
-def own_corpus(name: str, *, text: bool) -> Corpus:
-    """The rows of a user's file; its identity holds the file's name and no folder.
+def own_corpus(name: str, use: str) -> Corpus:
+    """The rows of a user's file for this use (text, question, open).
+
+    The corpus' identity holds the file's name and no folder.
 
     Raises UsageError, naming file and row, for a missing column, an empty or broken row, an id of
     two different rows, no rows, or an encoding that is not UTF-8.
     """
-    path = check_own(name, text=text)
-    parse = _named_once(_text if text else _question)
+    path = check_own(name, use)
+    parse = _named_once({"text": _text, "question": _question, "open": _open_question}[use])
     rows = parse_records(parse, _READERS[path.suffix.lower()](path), name)
     identity = {
         "name": path.name,
@@ -76,20 +79,10 @@ def _paragraphs(path: Path) -> Iterator[dict]:
             lines = []
 
 
-def _csv_records(path: Path) -> Iterator[dict]:
-    text = formats.read_text(path)
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # or long texts are refused
-    reader = csv.DictReader(io.StringIO(text), strict=True)
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise UsageError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
-
-
 _READERS: dict[str, Callable[[Path], Iterable[dict]]] = {
     ".txt": _paragraphs,
     ".jsonl": formats.read_jsonl,
-    ".csv": _csv_records,
+    ".csv": formats.read_csv,
 }
 
 
@@ -101,7 +94,7 @@ def _text(record: dict) -> Text:
 def _question(record: dict) -> Question:
     _checked(record, QUESTION_COLUMNS)
     question, answer = (formats.text_column(record, column) for column in ("question", "answer"))
-    distractors = _distractors(record["distractors"])
+    distractors = _texts(record["distractors"], "distractors", "wrong answer")
     if answer in distractors:
         raise ValueError(
             f"the answer {answer!r} is among the distractors: leave only wrong ones there"
@@ -110,14 +103,30 @@ def _question(record: dict) -> Question:
     return shuffled_question(row_id, question, [answer, *distractors], "")
 
 
-def _distractors(cell: object) -> list[str]:
+def _open_question(record: dict) -> OpenQuestion:
+    _checked(record, ("question",))
+    question = formats.text_column(record, "question")
+    given = [column for column in ("answer", "answers") if column in record]
+    _checked(record, ("question", *(given or ["answer"])))
+    answers = [text for column in given for text in _texts(record[column], column, "answer")]
+    false_answers = [
+        text
+        for column in ("distractors", "false_answers")
+        if record.get(column) not in (None, "", [])
+        for text in _texts(record[column], column, "wrong answer")
+    ]
+    row_id = _row_id(record, question, *answers, *false_answers)
+    return OpenQuestion(row_id, question, tuple(answers), tuple(false_answers))
+
+
+def _texts(cell: object, column: str, what: str) -> list[str]:
     if isinstance(cell, str):
         cell = f" {cell} ".split(" | ")  # spaces outside, so that a bar at an end parts too
     found = cell if isinstance(cell, list) else []
     texts = [text.strip() if isinstance(text, str) else "" for text in found]
     if not texts or not all(texts):
         raise ValueError(
-            "column 'distractors' must hold one wrong answer or more, none empty: a list of texts, "
+            f"column {column!r} must hold one {what} or more, none empty: a list of texts, "
             "in CSV parted by ' | '"
         )
     return texts
@@ -128,11 +137,11 @@ def _row_id(record: dict, *content: str) -> str:
     return digest(*content) if given in (None, "") else str(given)
 
 
-def _named_once(parse: Callable[[dict], Question | Text]) -> Callable[[dict], Question | Text]:
+def _named_once(parse: _Parse) -> _Parse:
     """``parse``, but a name that an earlier, different row has is refused and not dropped."""
-    earlier: dict[str, Question | Text] = {}
+    earlier: dict[str, Question | OpenQuestion | Text] = {}
 
-    def parse_new(record: dict) -> Question | Text:
+    def parse_new(record: dict) -> Question | OpenQuestion | Text:
         row = parse(record)
         if earlier.setdefault(row.row_id, row) != row:
             raise ValueError(f"column 'id' repeats {row.row_id!r}: give every row its own")

