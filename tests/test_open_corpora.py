@@ -117,7 +117,10 @@ def test_sciq_is_asked_openly_under_the_same_name(data_dir):
     [
         ("Rudigore; RUDDIGORE; Ruddigore; Ruddigore (play)", "Ruddigore"),
         ("Religion in Oklahoma; Okla; OK; State of Oklahoma; Oklahoma; US-OK", "Oklahoma"),
-        ("Optical illusion; OPTICAL ILLUSIONS; Optical illusions", "Optical illusions"),
+        (
+            "Visual illusion; Optical illusion; OPTICAL ILLUSIONS; Optical illusions",
+            "Optical illusions",
+        ),
         ("West, Mae; Mae west; Mae West", "Mae West"),
     ],
 )
