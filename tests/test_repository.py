@@ -25,7 +25,7 @@ ROWS = [
     {"corpora"},
     {"reducer"},
     {"activations", "likelihood"},
-    {"sensitivity"},
+    {"generation", "sensitivity"},
     {"importance", "calibrations"},
     {"pruning", "suites"},
     {"arms", "checkpoint", "forensics", "mechanisms", "stability"},
