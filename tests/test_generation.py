@@ -98,6 +98,18 @@ def test_every_way_to_end_is_met():
     assert any(len(text) > 2 for text in texts)
 
 
+def test_a_finished_line_ends_the_computation_too():
+    tokenizer, passes = small_tokenizer(), []
+    for seed in range(6):
+        model = small_model("llama", seed)
+        model.register_forward_hook(lambda *_: passes.append(1))
+        for prompt in PROMPTS:
+            *_, entropies, end = plain_answer(model, tokenizer, prompt)
+            passes.clear()
+            greedy_answers(model, tokenizer, [prompt], max_new_tokens=N_NEW)
+            assert len(passes) == len(entropies), end
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "qwen3"])
 @pytest.mark.parametrize("drop", [(0,), (1, 2), (0, 1, 3)])
 def test_a_model_without_some_blocks_generates_as_without_a_cache(family, drop):

@@ -175,7 +175,7 @@ def _generated(
         prefix=prefix,
         ids=tuple(row[:n]),
         text=text,
-        log_probability=sum(best[:n]),
-        entropy=sum(entropies[:n]) / n if n else math.nan,
+        log_probability=math.fsum(best[:n]),
+        entropy=math.fsum(entropies[:n]) / n if n else math.nan,
         first_entropy=entropies[0],
     )
