@@ -9,13 +9,13 @@ from tiny import FAMILIES, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models
 
 from avss_utils.blocks import remove_blocks
+from avss_utils.corpora import normalised
 from avss_utils.generation import (
     contains,
     f1,
     greedy_answers,
     is_abstention,
     matches,
-    normalise,
 )
 from avss_utils.runs import UsageError
 
@@ -205,9 +205,9 @@ def test_what_cannot_be_answered_is_refused():
         ("?!…«»", ""),
     ],
 )
-def test_normalise(text, normal):
-    assert normalise(text) == normal
-    assert normalise(normal) == normal
+def test_normalised_as_in_squad(text, normal):
+    assert normalised(text) == normal
+    assert normalised(normal) == normal
 
 
 @pytest.mark.parametrize(

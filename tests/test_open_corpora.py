@@ -255,7 +255,7 @@ def test_the_open_prompt_word_by_word():
 @pytest.mark.parametrize(
     ("name", "n", "published"),
     [
-        ("nq_open", 3610, 3126),
+        ("nq_open", 3610, 3125),
         ("trivia_qa", 3294, 1838),
         ("truthful_qa", 790, 789),
         ("wiki_qa", 369, 359),

@@ -1,7 +1,8 @@
 """What a row is, its stable name, and splits that depend on nothing but that name."""
 
 import hashlib
-import re
+import string
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,7 +10,7 @@ from operator import itemgetter
 
 from avss_utils.runs import UsageError
 
-NO_WORD = re.compile(r"[^\w\s]|_")
+ARTICLES = {"a", "an", "the"}
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,20 @@ def digest(*parts: str) -> str:
 
 @lru_cache(maxsize=4096)  # a row's aliases are compared with many answers in turn
 def normalised(answer: str) -> str:
-    """An answer in lower case without punctuation and articles, as SQuAD compares answers.
+    """Lower case, without punctuation, articles (a, an, the) and extra white space, as SQuAD does
+    (Rajpurkar et al. 2016, arXiv 1606.05250, its evaluation script).
 
-    One that is nothing else, as the letter A, keeps them.
+    Beyond SQuAD: Unicode's compatibility forms are made one (NFKC), its punctuation goes too, and
+    articles stay where there is nothing else, so that "A" is an answer. As in SQuAD, punctuation
+    leaves no space: "3.5" becomes "35", and "well-known" one word.
     """
-    lower = answer.lower()
-    words = [w for w in NO_WORD.sub("", lower).split() if w not in ("a", "an", "the")]
-    return " ".join(words or lower.split())
+    text = unicodedata.normalize("NFKC", answer).lower()
+    words = "".join(c for c in text if not _is_punctuation(c)).split()
+    return " ".join([word for word in words if word not in ARTICLES] or words)
+
+
+def _is_punctuation(character: str) -> bool:
+    return character in string.punctuation or unicodedata.category(character).startswith("P")
 
 
 def overlaps(first: str, second: str) -> bool:

@@ -4,7 +4,7 @@ All log-probabilities and entropies are in nats, from float32 logits whatever th
 """
 
 from avss_utils.generation.decoding import Generated, greedy_answers
-from avss_utils.generation.matching import contains, f1, is_abstention, matches, normalise
+from avss_utils.generation.matching import contains, f1, is_abstention, matches
 
 __all__ = [
     "Generated",
@@ -13,5 +13,4 @@ __all__ = [
     "greedy_answers",
     "is_abstention",
     "matches",
-    "normalise",
 ]

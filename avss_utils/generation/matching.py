@@ -5,12 +5,11 @@ for Machine Comprehension of Text", and its evaluation script), for text in any 
 are a question's right answers (aliases), of which the best counts.
 """
 
-import string
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-ARTICLES = {"a", "an", "the"}
+from avss_utils.corpora import normalised
+
 # "n/a" and "none" are not here: sodium's symbol is Na, and none is a right answer at times
 REFUSALS = (
     "unknown",
@@ -39,28 +38,12 @@ REFUSING_OPENINGS = (
 )
 
 
-def normalise(text: str) -> str:
-    """Lower case, without punctuation, articles (a, an, the) and extra white space.
-
-    Beyond SQuAD: Unicode's compatibility forms are made one (NFKC), its punctuation goes too, and
-    articles stay where there is nothing else, so that "A" is an answer. As in SQuAD, punctuation
-    leaves no space: "3.5" becomes "35", and "well-known" one word.
-    """
-    text = unicodedata.normalize("NFKC", text).lower()
-    words = "".join(c for c in text if not _is_punctuation(c)).split()
-    return " ".join([word for word in words if word not in ARTICLES] or words)
-
-
-def _is_punctuation(character: str) -> bool:
-    return character in string.punctuation or unicodedata.category(character).startswith("P")
-
-
 def matches(text: str, answers: Sequence[str]) -> bool:
     """Is the text, normalised, one of the answers? (SQuAD's exact match.)
 
     A text without a word matches nothing.
     """
-    return normalise(text) in _normalised(answers)
+    return normalised(text) in _normalised(answers)
 
 
 def contains(text: str, answers: Sequence[str]) -> bool:
@@ -68,13 +51,13 @@ def contains(text: str, answers: Sequence[str]) -> bool:
 
     Looser than ``matches``: "not Paris" contains "Paris".
     """
-    padded = f" {normalise(text)} "
+    padded = f" {normalised(text)} "
     return any(f" {answer} " in padded for answer in _normalised(answers))
 
 
 def f1(text: str, answers: Sequence[str]) -> float:
     """Harmonic mean of precision and recall of words, 0 to 1, at the best answer (SQuAD's F1)."""
-    words = normalise(text).split()
+    words = normalised(text).split()
     return max((_f1(words, answer.split()) for answer in _normalised(answers)), default=0.0)
 
 
@@ -88,8 +71,8 @@ def is_abstention(text: str) -> bool:
 
     A song may be called "I Don't Know How to Love Him": ask ``matches`` first.
     """
-    normal = normalise(text)
-    openings = tuple(normalise(opening) + " " for opening in REFUSING_OPENINGS)
+    normal = normalised(text)
+    openings = tuple(normalised(opening) + " " for opening in REFUSING_OPENINGS)
     return not normal or normal in _normalised(REFUSALS) or f"{normal} ".startswith(openings)
 
 
@@ -97,4 +80,4 @@ def _normalised(answers: Sequence[str]) -> list[str]:
     """Every answer normalised, without those of punctuation alone."""
     if isinstance(answers, str):  # its letters would pass for answers
         raise TypeError(f"answers must be a sequence of texts, not the text {answers!r}")
-    return [normal for answer in answers if (normal := normalise(answer))]
+    return [normal for answer in answers if (normal := normalised(answer))]
