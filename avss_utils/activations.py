@@ -53,7 +53,7 @@ def collect_block_stats(
         raise UsageError(f"spans must lie between 1 and the model's {n_blocks} blocks: {spans}")
     reducer = Reducer(n_blocks, tuple(eps), pooled, histogram, tuple(spans))
     body, total = families.decoder_body(model), None
-    with torch.inference_mode(), _hooks(model, sites, reducer):
+    with torch.inference_mode(), site_hooks(model, sites, reducer):
         for number, batch in enumerate(progress(batches, "statistics")):
             inputs = families.forward_inputs(model, batch)
             families.check_length(model, inputs["input_ids"].shape[1])
@@ -114,8 +114,12 @@ def _token_mask(batch, inputs, token_mask, number: int, skip_first_token: bool) 
 
 
 @contextlib.contextmanager
-def _hooks(model: nn.Module, sites: Sequence[str], reducer: "Reducer") -> Iterator[None]:
-    """Read every block while the context is open; the hooks go even when the model raises."""
+def site_hooks(model: nn.Module, sites: Sequence[str], reducer) -> Iterator[None]:
+    """Read every block while the context is open; the hooks go even when the model raises.
+
+    ``reducer`` has the mask of counted positions, (B, T), a method ``block(number, before, after,
+    sites)`` for residual and update, and one ``site(site, number, x)`` for the others.
+    """
     with contextlib.ExitStack() as hooks:
         for number, block in enumerate(families.decoder_blocks(model)):
             for handle in _block_hooks(number, block, sites, reducer):

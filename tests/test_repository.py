@@ -27,7 +27,7 @@ ROWS = [
     {"activations", "likelihood"},
     {"generation", "sensitivity"},
     {"importance", "calibrations"},
-    {"pruning", "suites"},
+    {"hallucination", "pruning", "suites"},
     {"arms", "checkpoint", "forensics", "mechanisms", "stability"},
     {"evaluation", "retention", "verdicts"},
     {"rights"},

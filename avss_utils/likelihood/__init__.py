@@ -3,8 +3,17 @@
 All log-likelihoods are natural logarithms, taken from float32 logits whatever the model's dtype.
 """
 
-from avss_utils.likelihood.choices import ChoiceUnit, choice_units, score_choices
+from avss_utils.likelihood.choices import (
+    ChoiceUnit,
+    PromptPass,
+    alike,
+    choice_units,
+    group_batches,
+    grouped,
+    score_choices,
+)
 from avss_utils.likelihood.passes import (
+    forward_logits,
     last_only,
     left_padded,
     log_probabilities,
@@ -16,7 +25,12 @@ from avss_utils.likelihood.texts import perplexity, window_likelihoods
 
 __all__ = [
     "ChoiceUnit",
+    "PromptPass",
+    "alike",
     "choice_units",
+    "forward_logits",
+    "group_batches",
+    "grouped",
     "last_only",
     "left_padded",
     "log_probabilities",

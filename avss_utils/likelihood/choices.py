@@ -41,16 +41,10 @@ def score_choices(
     warning counts these.
     """
     units = choice_units(model, tokenizer, prompts, choices)
-    groups = _group(units) if shared_prefix else [[unit] for unit in units]
-    longest = [len(g[0].prefix) + max(len(u.ids) for u in g) for g in groups]
-    sizes = [len(g) * n for g, n in zip(groups, longest, strict=True)]
-    order = sorted(range(len(groups)), key=lambda i: -len(groups[i][0].prefix))
+    groups = grouped(units) if shared_prefix else [[unit] for unit in units]
     scores = [np.full(len(own), np.nan) for own in choices]
     run = _score_shared if shared_prefix else _score_whole
-    batch_tokens = within_logits(model, batch_tokens)
-    parts = list(in_batches(order, sizes, batch_tokens, summed=True))
-    for part in progress(parts, "choices"):
-        batch = [groups[i] for i in part]
+    for batch in progress(group_batches(model, groups, batch_tokens), "choices"):
         values = run(model, batch)
         for unit, value in zip((u for g in batch for u in g), values, strict=True):
             scores[unit.question][unit.choice] = value
@@ -117,7 +111,19 @@ def _fitted(units: list[ChoiceUnit], limit: int | None) -> list[ChoiceUnit]:
     return [replace(u, prefix=u.prefix[-(limit - len(u.ids)) :]) for u in units]
 
 
-def _group(units: list[ChoiceUnit]) -> list[list[ChoiceUnit]]:
+def group_batches(
+    model: nn.Module, groups: Sequence[list[ChoiceUnit]], batch_tokens: int
+) -> list[list[list[ChoiceUnit]]]:
+    """Groups in batches of at most ``batch_tokens`` tokens, the longest prompts first."""
+    longest = [len(g[0].prefix) + max(len(u.ids) for u in g) for g in groups]
+    sizes = [len(g) * n for g, n in zip(groups, longest, strict=True)]
+    order = sorted(range(len(groups)), key=lambda i: -len(groups[i][0].prefix))
+    parts = in_batches(order, sizes, within_logits(model, batch_tokens), summed=True)
+    return [[groups[i] for i in part] for part in parts]
+
+
+def grouped(units: list[ChoiceUnit]) -> list[list[ChoiceUnit]]:
+    """Choices of one question after the same prompt, together."""
     groups: dict[tuple, list[ChoiceUnit]] = {}
     for unit in units:
         groups.setdefault((unit.question, unit.prefix), []).append(unit)
@@ -133,35 +139,55 @@ def _score_whole(model, groups: list[list[ChoiceUnit]]) -> np.ndarray:
 
 
 def _score_shared(model, groups: list[list[ChoiceUnit]]) -> np.ndarray:
-    ids, mask = pad([g[0].prefix for g in groups], side="left")
-    inputs = families.forward_inputs(model, {"input_ids": ids, "attention_mask": mask})
-    with torch.inference_mode():
-        out = model(**inputs, use_cache=True, **last_only(model, 1))
+    prompts = PromptPass(model, [g[0].prefix for g in groups])
     group_of = torch.tensor([i for i, g in enumerate(groups) for _ in g])
     units = [u for g in groups for u in g]
     firsts = torch.tensor([[u.ids[0]] for u in units])
-    scores = log_probabilities(out.logits[:, -1:][group_of.to(out.logits.device)], firsts)[:, 0]
-    for part in _alike([i for i, u in enumerate(units) if len(u.ids) > 1], units):
-        cache = copy.deepcopy(out.past_key_values)
-        cache.batch_select_indices(group_of[part].to(inputs["input_ids"].device))
-        scores[part] += _score_rest(
-            model, cache, mask[group_of[part]], [units[i].ids for i in part]
-        )
+    logits = prompts.logits[group_of.to(prompts.logits.device)]
+    scores = log_probabilities(logits, firsts)[:, 0]
+    lengths = [len(u.ids) - 1 for u in units]
+    for part in alike([i for i, n in enumerate(lengths) if n], lengths):
+        ids, mask = pad([units[i].ids for i in part], side="right")
+        batch, cache = prompts.followed_by(group_of[part], ids[:, :-1], mask[:, :-1])
+        logits = forward_logits(model, batch, past_key_values=cache)
+        scores[part] += (log_probabilities(logits, ids[:, 1:]) * mask[:, 1:]).sum(-1)
     return scores.numpy()
 
 
-def _alike(longer: list[int], units: list[ChoiceUnit]) -> list[list[int]]:
-    """Choices in parts whose lengths differ by less than a factor of two, to spare padding."""
+class PromptPass:
+    """One pass over prompts, of which every continuation starts.
+
+    ``logits``: (n_prompts, 1, V), those of each prompt's last token. Raises UsageError for a model
+    without a cache.
+    """
+
+    def __init__(self, model: nn.Module, prefixes: Sequence[Sequence[int]]) -> None:
+        ids, self.mask = pad(prefixes, side="left")
+        inputs = families.forward_inputs(model, {"input_ids": ids, "attention_mask": self.mask})
+        with torch.inference_mode():
+            out = model(**inputs, use_cache=True, **last_only(model, 1))
+        if getattr(out, "past_key_values", None) is None:
+            raise UsageError(
+                f"{type(model).__name__} keeps no cache of its prompts, from which answers could go "
+                "on: score whole rows instead (shared_prefix=False)"
+            )
+        self.logits, self._cache = out.logits[:, -1:], out.past_key_values
+        self._device = inputs["input_ids"].device
+
+    def followed_by(self, which: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor):
+        """(batch, cache) of tokens (B, T), right-padded, each row after prompt ``which[row]``.
+
+        The cache is a copy: the prompts' own serves again.
+        """
+        cache = copy.deepcopy(self._cache)
+        cache.batch_select_indices(which.to(self._device))
+        full = torch.cat([self.mask[which], mask], dim=1)
+        return {"input_ids": ids, "attention_mask": full}, cache
+
+
+def alike(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Rows in parts whose lengths differ by less than a factor of two, to spare padding."""
     parts: dict[int, list[int]] = {}
-    for i in longer:
-        parts.setdefault((len(units[i].ids) - 1).bit_length(), []).append(i)
+    for i in rows:
+        parts.setdefault(lengths[i].bit_length(), []).append(i)
     return list(parts.values())
-
-
-def _score_rest(model, cache, prefix_mask: torch.Tensor, choices: list[tuple[int, ...]]):
-    """Log-probability of every token of the choices after their first, given the cached prompt."""
-    ids, mask = pad(choices, side="right")
-    full = torch.cat([prefix_mask, mask[:, :-1]], dim=1)
-    batch = {"input_ids": ids[:, :-1], "attention_mask": full}
-    logits = forward_logits(model, batch, past_key_values=cache)
-    return (log_probabilities(logits, ids[:, 1:]) * mask[:, 1:]).sum(-1)

@@ -1,0 +1,206 @@
+"""One pass over answers: what every block holds at every one of their tokens.
+
+A question's prompt runs once and serves its true and its false answer. All that is judged later, be
+it the whole answer, its last token or a permutation of labels, adds up rows of this table.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from avss_utils.activations import check_sites, site_hooks
+from avss_utils.blocks import decoder_blocks
+from avss_utils.likelihood import (
+    PromptPass,
+    alike,
+    choice_units,
+    forward_logits,
+    group_batches,
+    grouped,
+    log_probabilities,
+    pad,
+)
+from avss_utils.progress import progress
+
+Limits = dict[str, dict[str, np.ndarray]]  # name -> site -> (n_blocks,)
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """A row a token of an answer, answer by answer, in the order of the text.
+
+    ``answer``: number of the token's answer, over all questions in their order; ``position``: from
+    0; ``log_probability`` and ``entropy`` (nats): of the token, and of the distribution that the
+    model had before it; each (n_tokens,). ``mean`` and ``m2`` (summed squared deviation from it):
+    by site, (n_tokens, n_blocks); ``zeros``: by (site, limit), entries whose size is below the
+    limit; ``width``: entries of a token by site, (n_blocks,). ``states``: residual of each answer's
+    last token, (n_answers, n_blocks, width) in float16, where it was kept.
+    """
+
+    answer: np.ndarray
+    position: np.ndarray
+    log_probability: np.ndarray
+    entropy: np.ndarray
+    mean: dict[str, np.ndarray]
+    m2: dict[str, np.ndarray]
+    zeros: dict[tuple[str, str], np.ndarray]
+    width: dict[str, np.ndarray]
+    states: np.ndarray | None = None
+
+    @property
+    def n_answers(self) -> int:
+        return int(self.answer.max()) + 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each answer, (n_answers,)."""
+        return np.bincount(self.answer, minlength=self.n_answers)
+
+
+def collect_answers(
+    model: nn.Module,
+    tokenizer,
+    asked: Sequence[tuple[str, Sequence[str]]],
+    *,
+    sites: Sequence[str] = ("residual", "update"),
+    limits: Limits,
+    keep_states: bool = False,
+    batch_tokens: int = 4096,
+) -> AnswerTokens:
+    """Read every block at the tokens of every answer: ``asked`` are (prompt, answers).
+
+    ``limits``: named thresholds by site and block, below which an entry counts as zero. The
+    statistics are those of the answers' own positions, the prompt before them and nothing after.
+    Raises UsageError for an unknown site, an empty prompt or an answer without text.
+    """
+    check_sites(sites)
+    units = choice_units(model, tokenizer, [a[0] for a in asked], [a[1] for a in asked])
+    number = {id(unit): i for i, unit in enumerate(units)}
+    reducer = _TokenReducer(len(decoder_blocks(model)), limits, keep_states)
+    parts: list[dict] = []
+    for groups in progress(group_batches(model, grouped(units), batch_tokens), "answers"):
+        prompts = PromptPass(model, [g[0].prefix for g in groups])
+        group_of = torch.tensor([i for i, g in enumerate(groups) for _ in g])
+        own = [u for g in groups for u in g]
+        for part in alike(range(len(own)), [len(u.ids) for u in own]):
+            rows = [own[i].ids for i in part]
+            found = _read(model, prompts, group_of[part], rows, reducer, sites)
+            found["answer"] = np.repeat([number[id(own[i])] for i in part], list(map(len, rows)))
+            found["last"] = [number[id(own[i])] for i in part]
+            parts.append(found)
+    return _joined(parts, reducer)
+
+
+def absolute_limits(eps: float, sites: Sequence[str], n_blocks: int) -> dict[str, np.ndarray]:
+    """The same threshold everywhere: AVSS's epsilon."""
+    return {site: np.full(n_blocks, eps) for site in sites}
+
+
+def relative_limits(tokens: AnswerTokens, ratio: float) -> dict[str, np.ndarray]:
+    """``ratio`` times each block's standard deviation over the tokens given, by site.
+
+    Taken on other questions than those judged, they do not depend on the labels.
+    """
+    return {
+        site: ratio * np.sqrt(_pooled_variance(mean, tokens.m2[site], tokens.width[site]))
+        for site, mean in tokens.mean.items()
+    }
+
+
+def _pooled_variance(mean: np.ndarray, m2: np.ndarray, width: np.ndarray) -> np.ndarray:
+    return m2.sum(0) / (width * len(m2)) + mean.var(0)
+
+
+def _read(model, prompts: PromptPass, which, rows, reducer, sites) -> dict:
+    """One padded batch of answers after their prompts: the numbers of its tokens, row by row."""
+    ids, mask = pad(rows, side="right")
+    batch, cache = prompts.followed_by(which, ids, mask)
+    reducer.start(mask.bool().to(model.device))
+    with torch.inference_mode(), site_hooks(model, sites, reducer):
+        logits = forward_logits(model, batch, past_key_values=cache)
+    first = prompts.logits[which.to(prompts.logits.device)]
+    before = torch.cat([first, logits[:, :-1].to(first.device)], dim=1)
+    real = mask.bool()
+    return {
+        "position": np.concatenate([np.arange(len(row)) for row in rows]),
+        "log_probability": log_probabilities(before, ids)[real].numpy(),
+        "entropy": _entropies(before)[real].numpy(),
+        "reduced": reducer.finish(),
+    }
+
+
+def _entropies(logits: torch.Tensor) -> torch.Tensor:
+    """Of each position's distribution, (B, T), nats, float64 on the CPU."""
+    logits = logits.float()
+    total = logits.logsumexp(-1)
+    return (total - (logits.softmax(-1) * logits).sum(-1)).double().cpu()
+
+
+class _TokenReducer:
+    """What ``site_hooks`` hands over, as sums a token and block."""
+
+    def __init__(self, n_blocks: int, limits: Limits, keep_states: bool) -> None:
+        self.n_blocks, self.limits, self.keep_states = n_blocks, limits, keep_states
+        self.width: dict[str, np.ndarray] = {}
+
+    def start(self, mask: torch.Tensor) -> None:
+        self.mask, self.found = mask, {}
+        self.last = mask.sum(-1) - 1
+
+    def block(self, number: int, before: torch.Tensor, after: torch.Tensor, sites) -> None:
+        if "residual" in sites:
+            self.site("residual", number, after)
+        if "update" in sites:
+            self.site("update", number, after - before)
+        if self.keep_states:
+            rows = torch.arange(len(after), device=after.device)
+            self._keep(("states",), number, after[rows, self.last.to(after.device)].half())
+
+    def site(self, site: str, number: int, x: torch.Tensor) -> None:
+        x = x[self.mask.to(x.device)].float()
+        self.width.setdefault(site, np.zeros(self.n_blocks, dtype=np.int64))[number] = x.shape[-1]
+        mean = x.mean(-1, keepdim=True)
+        self._keep(("mean", site), number, mean[:, 0].double())
+        self._keep(("m2", site), number, (x - mean).square().sum(-1).double())
+        size = x.abs()
+        for name, by_site in self.limits.items():
+            if site in by_site:
+                zeros = (size < float(by_site[site][number])).sum(-1)
+                self._keep(("zeros", site, name), number, zeros)
+
+    def _keep(self, key: tuple, number: int, values: torch.Tensor) -> None:
+        self.found.setdefault(key, [None] * self.n_blocks)[number] = values
+
+    def finish(self) -> dict[tuple, np.ndarray]:
+        """(rows, n_blocks, ...) by key."""
+        return {key: torch.stack(own, 1).cpu().numpy() for key, own in self.found.items()}
+
+
+def _joined(parts: list[dict], reducer: _TokenReducer) -> AnswerTokens:
+    """All batches in the order of answers and positions."""
+    answer, position = _all(parts, "answer"), _all(parts, "position")
+    order = np.lexsort((position, answer))
+    keys = [key for key in parts[0]["reduced"] if key != ("states",)]
+    reduced = {k: np.concatenate([p["reduced"][k] for p in parts])[order] for k in keys}
+    states = None
+    if reducer.keep_states:
+        states = np.concatenate([p["reduced"]["states",] for p in parts])
+        states = states[np.argsort(_all(parts, "last"))]
+    return AnswerTokens(
+        answer[order],
+        position[order],
+        _all(parts, "log_probability")[order],
+        _all(parts, "entropy")[order],
+        {key[1]: a for key, a in reduced.items() if key[0] == "mean"},
+        {key[1]: a for key, a in reduced.items() if key[0] == "m2"},
+        {key[1:]: a for key, a in reduced.items() if key[0] == "zeros"},
+        reducer.width,
+        states,
+    )
+
+
+def _all(parts: Iterable[dict], name: str) -> np.ndarray:
+    return np.concatenate([part[name] for part in parts])
