@@ -168,8 +168,8 @@ class PromptPass:
             out = model(**inputs, use_cache=True, **last_only(model, 1))
         if getattr(out, "past_key_values", None) is None:
             raise UsageError(
-                f"{type(model).__name__} keeps no cache of its prompts, from which answers could go "
-                "on: score whole rows instead (shared_prefix=False)"
+                f"{type(model).__name__} keeps no cache of its prompts from which answers could "
+                "go on: score whole rows instead (shared_prefix=False)"
             )
         self.logits, self._cache = out.logits[:, -1:], out.past_key_values
         self._device = inputs["input_ids"].device

@@ -1,0 +1,137 @@
+"""Variance and sparsity of two groups of answers -> HSAV, HSS and the readings of EAVSS.
+
+The equations were never published (arXiv 2411.10069); each reading is a named variant.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from avss_utils.hallucination.tokens import AnswerTokens
+from avss_utils.importance import normalised
+
+TOKENS = ("all", "last", "skip-first", "matched")
+
+
+@dataclass(frozen=True)
+class AnswerSums:
+    """Sums over the chosen tokens of each answer, (n_answers, n_blocks) each.
+
+    ``n``: entries; ``first`` and ``second``: of (x - shift) and its square, the shift one number a
+    block; ``zeros``: entries below the limit.
+    """
+
+    n: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    zeros: np.ndarray
+
+
+@dataclass(frozen=True)
+class GroupStats:
+    """Population variance and sparsity of groups of answers, (n_groups, n_blocks) each.
+
+    A sparsity without one zero is half a count, as in ``importance.floored_sparsity``.
+    """
+
+    variance: np.ndarray
+    sparsity: np.ndarray
+
+
+def chosen_tokens(tokens: AnswerTokens, which: str, *, longest: np.ndarray) -> np.ndarray:
+    """Which tokens count, (n_tokens,) of bool: all, last, skip-first, or matched.
+
+    "matched" cuts every answer to ``longest``, (n_answers,): to the shorter of a pair. An answer of
+    one token keeps it under "skip-first", for it would leave its pair otherwise.
+    """
+    length = tokens.lengths[tokens.answer]
+    if which == "last":
+        return tokens.position == length - 1
+    if which == "skip-first":
+        return (tokens.position > 0) | (length == 1)
+    if which == "matched":
+        return tokens.position < longest[tokens.answer]
+    if which == "all":
+        return np.ones(len(length), dtype=bool)
+    raise ValueError(f"unknown choice of tokens {which!r}: choose from {', '.join(TOKENS)}")
+
+
+def answer_sums(
+    tokens: AnswerTokens, site: str, *, limit: str, chosen: np.ndarray | None = None
+) -> AnswerSums:
+    """Sums of one site by answer over the ``chosen`` tokens, all of them if None."""
+    chosen = np.ones(len(tokens.answer), dtype=bool) if chosen is None else chosen
+    width, n_answers = tokens.width[site], tokens.n_answers
+    mean, m2 = tokens.mean[site][chosen], tokens.m2[site][chosen]
+    offset = mean - tokens.mean[site].mean(0)
+    answer = tokens.answer[chosen]
+
+    def summed(rows: np.ndarray) -> np.ndarray:
+        total = np.zeros((n_answers, rows.shape[1]))
+        np.add.at(total, answer, rows)
+        return total
+
+    n = np.bincount(answer, minlength=n_answers)[:, None] * width[None]
+    return AnswerSums(
+        n.astype(float),
+        summed(offset * width),
+        summed(m2 + offset**2 * width),
+        summed(tokens.zeros[site, limit][chosen]),
+    )
+
+
+def group_stats(sums: AnswerSums, weights: np.ndarray) -> GroupStats:
+    """Of groups that hold each answer ``weights`` times, (n_groups, n_answers)."""
+    n = np.maximum(weights @ sums.n, 1)
+    mean = weights @ sums.first / n
+    variance = np.maximum(weights @ sums.second / n - mean**2, 0.0)
+    return GroupStats(variance, np.maximum(weights @ sums.zeros, 0.5) / n)
+
+
+def hsav(false: GroupStats, true: GroupStats) -> np.ndarray:
+    """Relative excess of the false answers' variance, (n_groups, n_blocks), above -1."""
+    return false.variance / true.variance - 1
+
+
+def hss(false: GroupStats, true: GroupStats) -> np.ndarray:
+    """Relative excess of the false answers' sparsity, likewise."""
+    return false.sparsity / true.sparsity - 1
+
+
+def _contrast(false: GroupStats, true: GroupStats, both: GroupStats) -> np.ndarray:
+    return np.abs(hsav(false, true)) / (1 + np.abs(hss(false, true)))
+
+
+def _contrast_product(false: GroupStats, true: GroupStats, both: GroupStats) -> np.ndarray:
+    return np.abs(hsav(false, true)) * (1 + np.abs(hss(false, true)))
+
+
+def _restricted(false: GroupStats, true: GroupStats, both: GroupStats) -> np.ndarray:
+    return false.variance / false.sparsity
+
+
+def _multiplied(false: GroupStats, true: GroupStats, both: GroupStats) -> np.ndarray:
+    avss = both.variance / both.sparsity
+    return avss * (false.variance / true.variance) * (true.sparsity / false.sparsity)
+
+
+Reading = Callable[[GroupStats, GroupStats, GroupStats], np.ndarray]
+READINGS: dict[str, Reading] = {
+    "contrast": _contrast,
+    "contrast-product": _contrast_product,
+    "restricted": _restricted,
+    "multiplied": _multiplied,
+}
+
+
+def eavss(reading: str, sums: AnswerSums, false: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """EAVSS of groups by their ``weights``, (n_groups, n_answers): (n_groups, n_blocks).
+
+    Each row is divided by its sum over blocks; high = prone to falsehood. contrast: |HSAV| /
+    (1 + |HSS|); contrast-product: |HSAV| (1 + |HSS|); restricted: variance over sparsity of the
+    false answers alone; multiplied: AVSS of all answers times the ratio of the variances, false
+    over true, over that of the sparsities.
+    """
+    groups = (group_stats(sums, weights) for weights in (false, true, false + true))
+    return np.stack([normalised(row) for row in READINGS[reading](*groups)])

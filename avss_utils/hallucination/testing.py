@@ -1,0 +1,192 @@
+"""Is a contrast of true and false answers more than chance? Permutations, intervals, halves."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from avss_utils.hallucination.contrasts import AnswerSums, GroupStats, eavss, group_stats
+from avss_utils.profiles import rank_correlation
+
+AT_ONCE = 200  # permutations in one product of matrices
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Numbers of the true and of the false answer of each question, (n_pairs,) each."""
+
+    true: np.ndarray
+    false: np.ndarray
+    n_answers: int
+
+    def weights(self, counts: np.ndarray | None = None, swapped: np.ndarray | None = None):
+        """(false, true): how often each answer is in the group, (n_groups, n_answers) each.
+
+        ``counts``, (n_groups, n_pairs): how often each pair enters, once if None; ``swapped``, of
+        the same shape: pairs that change their labels.
+        """
+        shape = next((a.shape for a in (counts, swapped) if a is not None), (1, len(self.true)))
+        counts = np.ones(shape) if counts is None else counts
+        moved = np.zeros(shape) if swapped is None else counts * swapped
+        false, true = np.zeros((2, shape[0], self.n_answers))
+        false[:, self.false], false[:, self.true] = counts - moved, moved
+        true[:, self.true], true[:, self.false] = counts - moved, moved
+        return false, true
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Self-generated answers: whether each is false, and the stratum that labels move within."""
+
+    is_false: np.ndarray
+    stratum: np.ndarray
+
+    def weights(self, labels: np.ndarray | None = None):
+        """(false, true) of one or more labellings, (n_groups, n_answers) each."""
+        labels = self.is_false[None] if labels is None else labels
+        return labels.astype(float), 1.0 - labels
+
+    def shuffled(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Labels drawn anew within each stratum, (n, n_answers)."""
+        found = np.empty((n, len(self.is_false)), dtype=bool)
+        for stratum in np.unique(self.stratum):
+            own = np.flatnonzero(self.stratum == stratum)
+            found[:, own] = rng.permuted(np.tile(self.is_false[own], (n, 1)), axis=1)
+        return found
+
+
+def log_ratios(false: GroupStats, true: GroupStats) -> np.ndarray:
+    """log of false over true, of variance and of sparsity: (2, n_groups, n_blocks).
+
+    What is tested: it changes its sign when labels are swapped, which HSAV and HSS do not.
+    """
+    return np.log(
+        [
+            np.maximum(false.variance, 1e-30) / np.maximum(true.variance, 1e-30),
+            false.sparsity / true.sparsity,
+        ]
+    )
+
+
+def contrast_test(
+    sums: AnswerSums,
+    events: Pairs | Labelled,
+    *,
+    n_permutations: int,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """HSAV and HSS of every block with a permutation test; a row a score and block.
+
+    Columns: score, block, value, p (two-sided, of the block alone), p_max (of the largest of all
+    blocks, each in units of its own null: holds the family-wise error over a score's blocks), z
+    (the log ratio in those units). Labels are swapped within pairs, or shuffled within strata.
+    """
+    observed = log_ratios(*(group_stats(sums, w) for w in events.weights()))[:, 0]
+    drawn = [
+        log_ratios(*(group_stats(sums, w) for w in part))
+        for part in _permuted(events, n_permutations, rng)
+    ]
+    null = np.concatenate(drawn, axis=1)
+    spread = np.sqrt((null**2).mean(1))
+    spread = np.where(spread > 0, spread, np.inf)
+    z, null_z = observed / spread, np.abs(null) / spread[:, None]
+    rows = []
+    for number, score in enumerate(("HSAV", "HSS")):
+        largest = null_z[number].max(1)
+        for block, value in enumerate(np.abs(z[number])):
+            own = _share(null_z[number][:, block], value)
+            ratio = np.expm1(observed[number][block])
+            rows.append((score, block, ratio, own, _share(largest, value), z[number][block]))
+    return pd.DataFrame(rows, columns=["score", "block", "value", "p", "p_max", "z"])
+
+
+def _share(null: np.ndarray, value: float) -> float:
+    return float((1 + (null >= value - 1e-12).sum()) / (1 + len(null)))
+
+
+def _permuted(events, n: int, rng: np.random.Generator) -> Iterator[tuple]:
+    """(false, true) weights of ``n`` permutations, some at once."""
+    for start in range(0, n, AT_ONCE):
+        size = min(AT_ONCE, n - start)
+        if isinstance(events, Pairs):
+            yield events.weights(swapped=rng.integers(0, 2, (size, len(events.true))))
+        else:
+            yield events.weights(events.shuffled(size, rng))
+
+
+def contrast_intervals(
+    sums: AnswerSums, pairs: Pairs, *, n_resamples: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """95 % intervals of HSAV and HSS over questions: score, block, value, low, high, effect, n.
+
+    ``effect``: of HSAV alone, the mean over pairs of the difference of the answers' log variances
+    over its standard deviation; NaN for HSS, whose counts a single answer is too short for.
+    """
+    n = len(pairs.true)
+    counts = np.vstack([np.ones(n), rng.multinomial(n, [1 / n] * n, n_resamples)])
+    found = np.concatenate(
+        [
+            np.expm1(log_ratios(*(group_stats(sums, w) for w in pairs.weights(counts=part))))
+            for part in np.array_split(counts, -(-len(counts) // AT_ONCE))
+        ],
+        axis=1,
+    )
+    low, high = np.quantile(found[:, 1:], [0.025, 0.975], axis=1)
+    logs = np.log(np.maximum(_each(sums).variance, 1e-30))
+    difference = logs[pairs.false] - logs[pairs.true]
+    spread = difference.std(0)
+    effect = np.divide(difference.mean(0), spread, out=np.zeros_like(spread), where=spread > 0)
+    n_blocks = found.shape[2]
+    parts = [
+        pd.DataFrame(
+            {
+                "score": score,
+                "block": np.arange(n_blocks),
+                "value": found[i, 0],
+                "low": low[i],
+                "high": high[i],
+                "effect": effect if score == "HSAV" else np.nan,
+                "n": n,
+            }
+        )
+        for i, score in enumerate(("HSAV", "HSS"))
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _each(sums: AnswerSums) -> GroupStats:
+    """Every answer a group of its own."""
+    n = np.maximum(sums.n, 1)
+    variance = np.maximum(sums.second / n - (sums.first / n) ** 2, 0.0)
+    return GroupStats(variance, np.maximum(sums.zeros, 0.5) / n)
+
+
+def half_agreement(
+    sums: AnswerSums,
+    pairs: Pairs,
+    reading: str,
+    *,
+    n_seeds: int,
+    top: int,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """Does one half of the questions flag the blocks that the other does? A row a seed and labels.
+
+    Columns: seed, labels ("true" as they are, "shuffled" within pairs), rho (Spearman over blocks),
+    overlap (share of the ``top`` blocks in common), transfer (of the blocks flagged on one half,
+    mean score on the other over the mean of all blocks there: 1 where flags tell nothing).
+    """
+    n, rows = len(pairs.true), []
+    for seed in range(n_seeds):
+        order = rng.permutation(n)
+        halves = np.zeros((2, n))
+        halves[0, order[: n // 2]] = halves[1, order[n // 2 :]] = 1
+        for labels in ("true", "shuffled"):
+            swapped = np.tile(rng.integers(0, 2, n), (2, 1)) if labels == "shuffled" else None
+            one, other = eavss(reading, sums, *pairs.weights(halves, swapped))
+            flagged, again = (set(np.argsort(-s, kind="stable")[:top]) for s in (one, other))
+            transfer = other[list(flagged)].mean() / other.mean()
+            rho = rank_correlation(one, other).rho
+            rows.append((seed, labels, rho, len(flagged & again) / top, transfer))
+    return pd.DataFrame(rows, columns=["seed", "labels", "rho", "overlap", "transfer"])
