@@ -1,0 +1,207 @@
+"""The tables of a study of true and false answers, each set's statistics taken once and kept."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from avss_utils.blocks import decoder_blocks
+from avss_utils.hallucination.contrasts import (
+    READINGS,
+    TOKENS,
+    AnswerSums,
+    answer_sums,
+    chosen_tokens,
+    eavss,
+)
+from avss_utils.hallucination.events import FALSE_FALSE, IRRELEVANT, PAIRED, Events
+from avss_utils.hallucination.testing import (
+    Pairs,
+    contrast_intervals,
+    contrast_test,
+    half_agreement,
+)
+from avss_utils.hallucination.tokens import (
+    AnswerTokens,
+    absolute_limits,
+    collect_answers,
+    relative_limits,
+)
+
+ABSOLUTE, RELATIVE = "absolute", "relative"
+# (tokens, site, limit) of the primary analysis: the whole answer is what the papers look at, its
+# length is matched because false answers tend to be longer, and the relative limit because the
+# absolute one counts a handful of entries.
+PRIMARY = ("matched", "residual", RELATIVE)
+
+
+class SetStudy:
+    """One set: ``calibration`` rows to pick blocks and scales on, ``evaluation`` rows to judge by.
+
+    ``eps``: AVSS's absolute threshold; ``ratio``: the relative one, of each block's standard
+    deviation over the true and false answers of the calibration rows.
+    """
+
+    def __init__(
+        self,
+        loaded,
+        calibration: Events,
+        evaluation: Events,
+        *,
+        sites: Sequence[str],
+        eps: float,
+        ratio: float,
+        seed: int,
+        batch_tokens: int,
+        keep_states: bool = False,
+    ) -> None:
+        self.loaded, self.calibration, self.evaluation = loaded, calibration, evaluation
+        self.sites, self.eps, self.ratio, self.seed = tuple(sites), eps, ratio, seed
+        self.batch_tokens, self.keep_states = batch_tokens, keep_states
+
+    @property
+    def name(self) -> str:
+        return self.evaluation.name
+
+    @cached_property
+    def limits(self) -> dict:
+        """Thresholds by name, site and block."""
+        fixed = absolute_limits(self.eps, self.sites, len(decoder_blocks(self.loaded.model)))
+        spread = self._collect(self.calibration, {})
+        return {ABSOLUTE: fixed, RELATIVE: relative_limits(spread, self.ratio)}
+
+    @cached_property
+    def before(self) -> AnswerTokens:
+        """Tokens of the calibration rows."""
+        return self._collect(self.calibration, self.limits)
+
+    @cached_property
+    def tokens(self) -> AnswerTokens:
+        """Tokens of the evaluation rows."""
+        return self._collect(self.evaluation, self.limits, keep_states=self.keep_states)
+
+    def sums(
+        self, tokens: AnswerTokens, events: Events, kind: str, which: str, site: str, limit: str
+    ) -> tuple[AnswerSums, Pairs]:
+        """Sums of the chosen tokens and the pairs of a kind."""
+        pairs = events.pairs(kind)
+        longest = tokens.lengths.copy()
+        shorter = np.minimum(longest[pairs.true], longest[pairs.false])
+        longest[pairs.true] = longest[pairs.false] = shorter
+        chosen = chosen_tokens(tokens, which, longest=longest)
+        return answer_sums(tokens, site, limit=limit, chosen=chosen), pairs
+
+    def contrasts(self, *, n_permutations: int, n_resamples: int) -> pd.DataFrame:
+        """HSAV and HSS by block with tests, intervals and effects, every variant and placebo.
+
+        Columns: set, kind, tokens, site, limit, score, block, value, p, p_max, z, low, high,
+        effect, n.
+        """
+        parts = []
+        for kind, which, site, limit in self._variants():
+            sums, pairs = self.sums(self.tokens, self.evaluation, kind, which, site, limit)
+            rng = np.random.default_rng(self.seed)
+            test = contrast_test(sums, pairs, n_permutations=n_permutations, rng=rng)
+            spread = contrast_intervals(sums, pairs, n_resamples=n_resamples, rng=rng)
+            own = test.merge(spread.drop(columns="value"), on=["score", "block"])
+            names = {"set": self.name, "kind": kind, "tokens": which, "site": site, "limit": limit}
+            parts.append(own.assign(**names))
+        table = pd.concat(parts, ignore_index=True)
+        first = ["set", "kind", "tokens", "site", "limit", "score", "block"]
+        return table[[*first, *table.columns.difference(first, sort=False)]]
+
+    def cross_fit(self, *, n_resamples: int) -> pd.DataFrame:
+        """Of the block that differs most on calibration rows, the effect on evaluation rows.
+
+        Columns: set, kind, block, effect, low, high, n: the effect is the mean over questions of
+        the difference of log variances over its standard deviation, its sign that of the
+        calibration rows, so that chance is as often below 0 as above.
+        """
+        rows = []
+        for kind in (PAIRED, FALSE_FALSE, IRRELEVANT):
+            first = self._differences(self.before, self.calibration, kind)
+            second = self._differences(self.tokens, self.evaluation, kind)
+            picked = first.mean(0) / np.maximum(first.std(0), 1e-12)
+            block = int(np.abs(picked).argmax())
+            own = np.sign(picked[block]) * second[:, block]
+            rng = np.random.default_rng(self.seed)
+            drawn = own[rng.integers(0, len(own), (n_resamples, len(own)))]
+            low, high = np.quantile(drawn.mean(1) / drawn.std(1), [0.025, 0.975])
+            effect = own.mean() / own.std()
+            rows.append((self.name, kind, block, effect, low, high, len(own)))
+        return pd.DataFrame(rows, columns=["set", "kind", "block", "value", "low", "high", "n"])
+
+    def halves(self, *, n_seeds: int, top: int) -> pd.DataFrame:
+        """``half_agreement`` of every reading on the primary statistics: set, reading, ..."""
+        sums, pairs = self.sums(self.tokens, self.evaluation, PAIRED, *PRIMARY)
+        parts = [
+            half_agreement(
+                sums, pairs, reading, n_seeds=n_seeds, top=top, rng=np.random.default_rng(self.seed)
+            ).assign(set=self.name, reading=reading)
+            for reading in READINGS
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def scores(self, *, n_shuffles: int) -> pd.DataFrame:
+        """EAVSS by block: set, reading, draw, block, score; draw -1 has the true labels.
+
+        The others have labels swapped within questions at random: what a reading says of a block
+        without knowing which answer is false.
+        """
+        sums, pairs = self.sums(self.tokens, self.evaluation, PAIRED, *PRIMARY)
+        rng = np.random.default_rng(self.seed)
+        swapped = rng.integers(0, 2, (n_shuffles + 1, len(pairs.true)))
+        swapped[0] = 0
+        groups, parts = pairs.weights(swapped=swapped), []
+        for reading in READINGS:
+            found = eavss(reading, sums, *groups)
+            n_draws, n_blocks = found.shape
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "set": self.name,
+                        "reading": reading,
+                        "draw": np.repeat(np.arange(n_draws) - 1, n_blocks),
+                        "block": np.tile(np.arange(n_blocks), n_draws),
+                        "score": found.ravel(),
+                    }
+                )
+            )
+        return pd.concat(parts, ignore_index=True)
+
+    def counts(self) -> pd.DataFrame:
+        """Entries below AVSS's epsilon, where HSS comes from: set, block, label, zeros, entries."""
+        sums, pairs = self.sums(self.tokens, self.evaluation, PAIRED, "all", "residual", ABSOLUTE)
+        parts = []
+        for label, rows in (("true", pairs.true), ("false", pairs.false)):
+            zeros, entries = sums.zeros[rows].sum(0), sums.n[rows].sum(0)
+            table = {"block": np.arange(len(zeros)), "zeros": zeros, "entries": entries}
+            parts.append(pd.DataFrame(table).assign(set=self.name, label=label))
+        return pd.concat(parts, ignore_index=True)
+
+    def _variants(self) -> Iterator[tuple[str, str, str, str]]:
+        for which in TOKENS:
+            for site in self.sites:
+                for limit in (ABSOLUTE, RELATIVE):
+                    yield PAIRED, which, site, limit
+        for kind in (FALSE_FALSE, IRRELEVANT):
+            yield kind, *PRIMARY
+
+    def _differences(self, tokens: AnswerTokens, events: Events, kind: str) -> np.ndarray:
+        """Log variance of each false answer less that of its true one, (n_pairs, n_blocks)."""
+        sums, pairs = self.sums(tokens, events, kind, *PRIMARY)
+        n = np.maximum(sums.n, 1)
+        logs = np.log(np.maximum(sums.second / n - (sums.first / n) ** 2, 1e-30))
+        return logs[pairs.false] - logs[pairs.true]
+
+    def _collect(self, events: Events, limits: dict, *, keep_states: bool = False) -> AnswerTokens:
+        return collect_answers(
+            self.loaded.model,
+            self.loaded.tokenizer,
+            events.asked,
+            sites=self.sites,
+            limits=limits,
+            keep_states=keep_states,
+            batch_tokens=self.batch_tokens,
+        )
