@@ -33,8 +33,8 @@ class Events:
     """
 
     name: str
+    questions: tuple[OpenQuestion, ...]
     asked: tuple[tuple[str, tuple[str, ...]], ...]
-    row_ids: tuple[str, ...]
     origin: np.ndarray
 
     def pairs(self, kind: str, *, only: np.ndarray | None = None) -> Pairs:
@@ -69,6 +69,4 @@ def events_of(rows: Sequence[OpenQuestion], name: str, *, wording: str, seed: in
         answers = (pair.true, pair.false, placebo.true, placebo.false, other.false)
         asked.append(answer_prompt(pair.question, answers, name, wording))
         origins.append(pair.origin)
-    return Events(
-        set_name(name), tuple(asked), tuple(row.row_id for row in rows), np.array(origins)
-    )
+    return Events(set_name(name), tuple(rows), tuple(asked), np.array(origins))

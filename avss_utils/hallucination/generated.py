@@ -1,0 +1,105 @@
+"""The model's own answers: which are false, and whether the blocks held them otherwise."""
+
+import numpy as np
+import pandas as pd
+
+from avss_utils.generation import contains, f1, greedy_answers, is_abstention, matches
+from avss_utils.hallucination.contrasts import answer_sums
+from avss_utils.hallucination.events import Events
+from avss_utils.hallucination.testing import Labelled, contrast_test
+from avss_utils.hallucination.tokens import AnswerTokens, Limits, collect_answers
+
+RIGHT, FALSE, ABSTAINED = "right", "false", "abstained"
+
+
+def generated_answers(
+    loaded, events: Events, *, max_new_tokens: int, batch_tokens: int
+) -> tuple[pd.DataFrame, list[str]]:
+    """Greedy answers to the questions, judged; and their texts.
+
+    Columns: set, row_id, label (right: one of the aliases, normalised; abstained: nothing or a
+    refusal; false: anything else), contains (the looser rule: an alias' words within the answer),
+    f1, n_tokens, log_probability and entropy (nats; NaN for an empty answer's entropy).
+    """
+    found = greedy_answers(
+        loaded.model,
+        loaded.tokenizer,
+        [prompt for prompt, _ in events.asked],
+        max_new_tokens=max_new_tokens,
+        batch_tokens=batch_tokens,
+    )
+    rows = [
+        (
+            events.name,
+            question.row_id,
+            judged(own.text, question.answers),
+            contains(own.text, question.answers),
+            f1(own.text, question.answers),
+            len(own.ids),
+            own.log_probability,
+            own.entropy,
+        )
+        for question, own in zip(events.questions, found, strict=True)
+    ]
+    names = ["set", "row_id", "label", "contains", "f1", "n_tokens", "log_probability", "entropy"]
+    return pd.DataFrame(rows, columns=names), [own.text for own in found]
+
+
+def judged(text: str, answers: tuple[str, ...]) -> str:
+    """right, false or abstained, by SQuAD's exact match with any alias."""
+    if matches(text, answers):
+        return RIGHT
+    return ABSTAINED if is_abstention(text) else FALSE
+
+
+def generated_tokens(
+    loaded, events: Events, texts: list[str], table: pd.DataFrame, *, limits: Limits, **options
+) -> tuple[AnswerTokens, pd.DataFrame]:
+    """Statistics at the tokens of the answers that are not abstentions, and their rows.
+
+    The texts are read again after their prompts, which can part them into other tokens than they
+    were made of.
+    """
+    kept = np.flatnonzero(table.label != ABSTAINED)
+    asked = [(events.asked[i][0], (f" {texts[i]}",)) for i in kept]
+    tokens = collect_answers(loaded.model, loaded.tokenizer, asked, limits=limits, **options)
+    return tokens, table.iloc[kept].reset_index(drop=True)
+
+
+def strata(lengths: np.ndarray, difficulty: np.ndarray, *, n_parts: int = 3) -> np.ndarray:
+    """Numbers of strata of like length and like difficulty, (n,): ``n_parts`` quantiles of each.
+
+    Wrong answers are longer and come to harder questions: labels may only move among their likes.
+    ``difficulty``: any number that orders questions, as the true answer's log-probability.
+    """
+    parts = [
+        np.searchsorted(np.quantile(values, np.arange(1, n_parts) / n_parts), values, side="left")
+        for values in (lengths, difficulty)
+    ]
+    return parts[0] * n_parts + parts[1]
+
+
+def generated_contrast(
+    tokens: AnswerTokens,
+    table: pd.DataFrame,
+    difficulty: np.ndarray,
+    *,
+    site: str,
+    limit: str,
+    n_permutations: int,
+    seed: int,
+) -> pd.DataFrame:
+    """``contrast_test`` of false against right answers within strata; a column set.
+
+    Empty where the answers are all right or all false.
+    """
+    labelled = Labelled((table.label == FALSE).to_numpy(), strata(tokens.lengths, difficulty))
+    if labelled.is_false.all() or not labelled.is_false.any():
+        return pd.DataFrame(columns=["set", "score", "block", "value", "p", "p_max", "z"])
+    found = contrast_test(
+        answer_sums(tokens, site, limit=limit),
+        labelled,
+        n_permutations=n_permutations,
+        rng=np.random.default_rng(seed),
+    )
+    return found.assign(set=table["set"].iloc[0])

@@ -1,0 +1,94 @@
+"""The model's own answers: how they are labelled, and what labels may be exchanged."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import tiny_model, tiny_tokenizer
+
+from avss_utils.corpora import OpenQuestion
+from avss_utils.hallucination.events import events_of
+from avss_utils.hallucination.generated import (
+    generated_answers,
+    generated_contrast,
+    generated_tokens,
+    judged,
+    strata,
+)
+from avss_utils.hallucination.tokens import AnswerTokens, absolute_limits
+from avss_utils.models import LoadedModel
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("The Paris", "right"),
+        ("city of light", "right"),
+        ("Paris, France", "false"),
+        ("I don't know", "abstained"),
+        ("", "abstained"),
+    ],
+)
+def test_answers_are_right_false_or_no_answer(text, label):
+    assert judged(text, ("Paris", "City of Light")) == label
+
+
+def test_every_question_is_answered_and_the_answers_are_read_again():
+    tokenizer = tiny_tokenizer()
+    loaded = LoadedModel(tiny_model("llama", vocab_size=len(tokenizer)), tokenizer, {})
+    names = ("dog", "cat", "owl", "cow", "pig", "hen")
+    rows = [OpenQuestion(str(i), f"Animal {i}?", (names[i],), ()) for i in range(6)]
+    events = events_of(rows, "nq_open", wording="plain", seed=0)
+    table, texts = generated_answers(loaded, events, max_new_tokens=6, batch_tokens=128)
+    assert table.row_id.to_list() == [row.row_id for row in rows]
+    assert len(texts) == 6
+    assert (table.label == "right").sum() == 0  # of random weights
+    limits = {"absolute": absolute_limits(1e-3, ("residual",), 4)}
+    tokens, kept = generated_tokens(
+        loaded, events, texts, table, limits=limits, sites=("residual",)
+    )
+    assert tokens.n_answers == len(kept) == (table.label != "abstained").sum()
+
+
+def test_strata_part_by_length_and_difficulty():
+    found = strata(np.array([1, 1, 9, 9]), np.array([0.0, 5.0, 0.0, 5.0]), n_parts=2)
+    assert len(set(found)) == 4
+    assert strata(np.ones(6), np.zeros(6)).tolist() == [0] * 6
+
+
+def tokens_of(x: np.ndarray) -> AnswerTokens:
+    """One token an answer; entries (n_answers, n_blocks, width)."""
+    mean, n = x.mean(-1), np.zeros(len(x))
+    return AnswerTokens(
+        np.arange(len(x)),
+        np.zeros(len(x), int),
+        n,
+        n,
+        {"residual": mean},
+        {"residual": ((x - mean[..., None]) ** 2).sum(-1)},
+        {("residual", "absolute"): (np.abs(x) < 0.1).sum(-1)},
+        {"residual": np.full(x.shape[1], x.shape[2])},
+    )
+
+
+def contrast(x: np.ndarray, false: np.ndarray, difficulty: np.ndarray) -> pd.DataFrame:
+    labels = np.where(false, "false", "right")
+    table = pd.DataFrame({"set": "s", "label": labels})
+    options = dict(site="residual", limit="absolute", n_permutations=199, seed=0)
+    return generated_contrast(tokens_of(x), table, difficulty, **options)
+
+
+def test_difficulty_alone_is_no_hallucination():
+    rng = np.random.default_rng(0)
+    difficulty = rng.normal(size=400)
+    false = rng.random(400) < 1 / (1 + np.exp(-6 * np.sign(difficulty)))
+    x = rng.normal(size=(400, 3, 16))
+    x[:, 1] *= np.where(difficulty > 0, 1.3, 1.0)[:, None]  # hard questions differ, not answers
+    confounded = contrast(x, false, np.zeros(400)).query("score == 'HSAV'")
+    assert confounded.p_max[1] < 0.01
+    controlled = contrast(x, false, np.sign(difficulty)).query("score == 'HSAV'")
+    assert controlled.p_max.min() > 0.05
+
+
+def test_answers_of_one_label_have_no_contrast():
+    x = np.random.default_rng(1).normal(size=(5, 2, 4))
+    assert contrast(x, np.ones(5, bool), np.zeros(5)).empty
