@@ -1,0 +1,213 @@
+"""Does taking a flagged block out move the hallucination rate more than its harm to text explains?
+
+A block counts against blocks whose absence adds about as many nats to neutral text. Shares of
+questions lie in [0, 1], margins are in nats.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from avss_utils.runs import UsageError
+from avss_utils.sensitivity import choice_rows, leave_one_out
+from avss_utils.statistics import N_RESAMPLES, limits
+
+SIDE = 2  # blocks of lower and of higher rise that a block is compared with
+DETECTABLE = 2.8  # standard errors: 1.96 for two-sided 5 % and 0.84 for 80 % power
+
+
+def answer_losses(
+    model: nn.Module,
+    tokenizer,
+    asked: Sequence[tuple[str, Sequence[str]]],
+    *,
+    batch_tokens: int,
+) -> pd.DataFrame:
+    """Log-probability of the true and of the false answer, of the whole model and without a block.
+
+    ``asked``: (prompt, (true, false)), leading spaces included. A row a block and question, block
+    -1 the whole model: block, question, true, false (nats, summed over the answer), n_true, n_false
+    (tokens). Costs half of separate passes. Raises UsageError for no questions, for other than two
+    answers, and as ``likelihood.choice_units`` does.
+    """
+    if any(len(answers) != 2 for _, answers in asked):
+        raise UsageError("every question needs two answers, the true one and a false one")
+    choices = choice_rows(model, tokenizer, asked, [0] * len(asked))
+    losses = leave_one_out(model, choices.rows, batch_tokens=batch_tokens)
+    n_sets, true = len(losses.nll), choices.right
+    return pd.DataFrame(
+        {
+            "block": np.repeat(np.arange(n_sets) - 1, len(asked)),
+            "question": np.tile(np.arange(len(asked)), n_sets),
+            "true": -losses.nll[:, true].ravel(),
+            "false": -losses.nll[:, ~true].ravel(),
+            "n_true": np.tile(losses.n_scored[true], n_sets),
+            "n_false": np.tile(losses.n_scored[~true], n_sets),
+        }
+    )
+
+
+def hallucination_rates(table: pd.DataFrame, *, per_token: bool = True) -> pd.DataFrame:
+    """How often a false answer is likelier than the true one; a row a block, -1 the whole model.
+
+    ``table``: as ``answer_losses`` gives it. Columns: block, rate (share of questions, ties count
+    half), shift (rate minus the whole model's), margin_shift (mean change of log p(true) - log
+    p(false), nats; below 0 = towards the false answers), n (questions). ``per_token``: each log
+    probability over its answer's tokens, so that the longer answer is not the less likely one.
+    Raises UsageError unless every block has a finite row of every question.
+    """
+    margins = _margins(table, per_token)
+    rate, margin = _false_ahead(margins).mean(1), margins.mean(1)
+    return pd.DataFrame(
+        {
+            "block": np.arange(len(margins)) - 1,
+            "rate": rate,
+            "shift": rate - rate[0],
+            "margin_shift": margin - margin[0],
+            "n": margins.shape[1],
+        }
+    )
+
+
+def causal_contrast(
+    table: pd.DataFrame,
+    rises: np.ndarray,
+    flagged: Iterable[int],
+    *,
+    n_random: int = 2000,
+    seed: int,
+    n_resamples: int = N_RESAMPLES,
+    per_token: bool = True,
+) -> pd.DataFrame:
+    """Do flagged blocks move the answers more than others that harm text as much? A row a measure.
+
+    ``rises``: nats a token that each block's absence adds on neutral text, (n_blocks,), taken as
+    exact; ``flagged``: numbers of blocks, chosen on other questions. Measures: rate and margin, the
+    sizes of the shifts of ``hallucination_rates``; rate-signed and margin-signed, the shifts.
+
+    Columns: value (mean excess of the flagged blocks over their matches, as in ``_matched``), low
+    and high (95 %, questions drawn anew, the blocks fixed), p (two-sided; ``n_random`` sets, 1000
+    at least in a report, of as many blocks of each half of the rises, matched anew), p_shift (the
+    flags turned around over depth, for neighbours are alike), mde (effect found with 80 % power at
+    5 % by the standard error over questions), spread (standard deviation over the random sets:
+    less than twice that is no more than the choice of blocks), n (questions), n_flagged (blocks
+    with a match). With none, the interval is infinite and the other figures are NaN. Raises
+    UsageError for blocks or rises that do not fit the table, and for fewer than two questions.
+    """
+    margins = _margins(table, per_token)
+    rises, marked = _checked(rises, flagged, len(margins) - 1)
+    if margins.shape[1] < 2:
+        raise UsageError("a contrast needs two questions at least, to halve them")
+    changes = {"rate": _false_ahead(margins), "margin": margins}
+    changes = {name: own[1:] - own[0] for name, own in changes.items()}
+    weights, n_matched = _matched(marked, rises)
+    rng, n = np.random.default_rng(seed), margins.shape[1]
+    null = _all_matched(_random_sets(marked, rises, n_random, rng), rises)
+    turned = _all_matched([np.roll(marked, s) for s in range(1, len(marked))], rises)
+    halves = np.array_split(rng.permutation(n), 2)
+    counts = [rng.multinomial(len(h), np.full(len(h), 1 / len(h)), n_resamples) for h in halves]
+    rows = []
+    for name, change in changes.items():
+        own = [change[:, h].mean(1) for h in halves]
+        drawn = [c @ change[:, h].T / len(h) for c, h in zip(counts, halves, strict=True)]
+        for suffix, joined in (("", _size), ("-signed", lambda a, b: (a + b) / 2)):
+            shifts = joined(*own), joined(*drawn)
+            found = _judged(*shifts, weights, null, turned) if n_matched else _UNDECIDED
+            rows.append((name + suffix, *found, n, n_matched))
+    names = ["value", "low", "high", "p", "p_shift", "mde", "spread", "n", "n_flagged"]
+    return pd.DataFrame(rows, columns=["measure", *names])
+
+
+_UNDECIDED = (np.nan, -np.inf, np.inf, np.nan, np.nan, np.nan, np.nan)
+
+
+def _size(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Size of a shift from two halves of the questions: each one's by the sign that the other has.
+
+    Noise has no size on average, which the absolute value of a shift gives it.
+    """
+    return (np.sign(one) * other + np.sign(other) * one) / 2
+
+
+def _judged(shift, drawn, weights, null, turned) -> tuple[float, ...]:
+    """value, low, high, p, p_shift, mde and spread of one measure."""
+    value, draws, random = float(shift @ weights), drawn @ weights, null @ shift
+    p, p_shift = (_share(own, value) for own in (random, turned @ shift))
+    return value, *limits(draws), p, p_shift, DETECTABLE * draws.std(), random.std()
+
+
+def _share(null: np.ndarray, value: float) -> float:
+    # rounding must not hide a set that ties with the observed one
+    return float((1 + (np.abs(null) >= abs(value) - 1e-12).sum()) / (1 + len(null)))
+
+
+def _margins(table: pd.DataFrame, per_token: bool) -> np.ndarray:
+    """log p(true) - log p(false), (1 + n_blocks, n_questions), the whole model first."""
+    n_true, n_false = (table.n_true, table.n_false) if per_token else (1, 1)
+    margin = table["true"] / n_true - table["false"] / n_false
+    wide = table.assign(margin=margin).pivot(index="block", columns="question", values="margin")
+    if wide.index.to_list() != list(range(-1, len(wide) - 1)) or not np.isfinite(wide).all(None):
+        raise UsageError(
+            "the table needs a finite row of every question for every block, -1 for the whole model"
+        )
+    return wide.to_numpy()
+
+
+def _false_ahead(margins: np.ndarray) -> np.ndarray:
+    return (1 - np.sign(margins)) / 2
+
+
+def _checked(rises, flagged: Iterable[int], n_blocks: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rises, and which blocks are flagged, (n_blocks,) each."""
+    rises, numbers = np.asarray(rises, dtype=float), list(flagged)
+    if rises.shape != (n_blocks,) or not np.isfinite(rises).all():
+        raise UsageError(f"the table has {n_blocks} blocks: give a finite rise of each")
+    if not set(numbers) <= set(range(n_blocks)):
+        raise UsageError(f"flagged blocks have numbers from 0 to {n_blocks - 1}, got {numbers}")
+    return rises, np.isin(np.arange(n_blocks), numbers)
+
+
+def _matched(marked: np.ndarray, rises: np.ndarray) -> tuple[np.ndarray, int]:
+    """Weights of the blocks in the mean excess of the marked ones, and how many have a match.
+
+    A marked block's match lies on the line from the mean of the ``SIDE`` blocks next below it in
+    rise, none of them marked, to that of those next above. One with nothing below or above it has
+    no match: nothing tells its own shift from that of its rise. Weights, (n_blocks,), so that a
+    set of marks costs one product, whatever is resampled.
+    """
+    others = np.flatnonzero(~marked)
+    others = others[np.argsort(rises[others], kind="stable")]
+    weights, n_matched = np.zeros(len(rises)), 0
+    for block in np.flatnonzero(marked):
+        start = np.searchsorted(rises[others], rises[block], "left")
+        stop = np.searchsorted(rises[others], rises[block], "right")
+        below, above = others[max(0, stop - SIDE) : stop], others[start : start + SIDE]
+        if not len(below) or not len(above):
+            continue
+        low, high = rises[below].mean(), rises[above].mean()
+        share = (rises[block] - low) / (high - low) if high > low else 0.5
+        weights[block] += 1
+        weights[below] -= (1 - share) / len(below)
+        weights[above] -= share / len(above)
+        n_matched += 1
+    return weights / max(1, n_matched), n_matched
+
+
+def _all_matched(sets: Iterable[np.ndarray], rises: np.ndarray) -> np.ndarray:
+    """Weights of every set of marks that has a match, (n_sets, n_blocks)."""
+    found = [_matched(marked, rises) for marked in sets]
+    return np.array([w for w, n in found if n]).reshape(-1, len(rises))
+
+
+def _random_sets(marked, rises, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Marks moved within the lower and within the upper half of the rises, (n, n_blocks).
+
+    Shifts scatter more where rises are large, so that sets from everywhere would vary too little
+    beside flagged blocks that all harm text.
+    """
+    sets = np.empty((n, len(marked)), dtype=bool)
+    for half in np.array_split(np.argsort(rises, kind="stable"), 2):
+        sets[:, half] = rng.permuted(np.tile(marked[half], (n, 1)), axis=1)
+    return sets
