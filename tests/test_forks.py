@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -99,12 +100,32 @@ def test_a_new_notebook_runs_and_enters_the_book_with_no_other_file_edited(tmp_p
     assert "True" in (staged / "notebooks" / "42_new.ipynb").read_text()
 
 
-def stage(project: Path, executed: Path) -> Path:
+def test_a_further_models_chapters_come_after_under_names_of_their_own(tmp_path):
+    (tmp_path / "book").symlink_to(ROOT / "book")
+    for name in ("07_claims", "42_new"):
+        figure = {"mystnb": {"figure": {"name": "fig-one"}}}
+        cells = [new_markdown_cell("# A title\n\nText."), new_code_cell("1", metadata=figure)]
+        for folder in ("notebooks", "run/main", "run/other"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            if (folder, name) != ("run/other", "07_claims"):
+                nbformat.write(new_notebook(cells=cells), tmp_path / folder / f"{name}.ipynb")
+    staged = stage(tmp_path, tmp_path / "run" / "main", [tmp_path / "run" / "other"])
+    patterns = re.findall(r"glob: (\S+)", (staged / "_toc.yml").read_text())
+    found = [sorted(path.name for path in staged.glob(pattern)) for pattern in patterns]
+    assert found == [["07_claims.ipynb", "42_new.ipynb"], ["42_new.ipynb"]]
+    theirs = nbformat.read(staged / "models" / "other" / "42_new.ipynb", as_version=4)
+    assert theirs.cells[0].source == "# A title: other\n\nText."
+    assert theirs.cells[1].metadata["mystnb"]["figure"]["name"] == "other-fig-one"
+    ours = nbformat.read(staged / "notebooks" / "42_new.ipynb", as_version=4)
+    assert ours.cells[1].metadata["mystnb"]["figure"]["name"] == "fig-one"
+
+
+def stage(project: Path, executed: Path, others: Sequence[Path] = ()) -> Path:
     """What ``book/build.py`` puts together for the builder."""
     spec = importlib.util.spec_from_file_location("build", ROOT / "book" / "build.py")
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
     build.ROOT = project
     with contextlib.chdir(project):
-        build.stage(executed, project / "stage")
+        build.stage(executed, project / "stage", others)
     return project / "stage"
