@@ -12,7 +12,7 @@ from avss_utils.corpora.rows import Text
 from avss_utils.likelihood import pad
 from avss_utils.runs import UsageError
 from avss_utils.sensitivity import ChoiceRows, Scored, choice_rows
-from avss_utils.windows import Window, text_windows
+from avss_utils.windows import Window, automatic_bos, text_windows
 
 RANDOM_TOKENS = "random tokens"
 
@@ -91,8 +91,7 @@ def _random_batches(tokenizer, n_texts: int, length: int, batch_size: int, seed:
     special = set(tokenizer.all_special_ids)
     usable = [i for i in range(len(tokenizer)) if i not in special]
     ids = np.random.default_rng(seed).choice(usable, size=(n_texts, length))
-    first = tokenizer("a")["input_ids"][0]
-    if first == tokenizer.bos_token_id:
-        ids[:, 0] = first
+    if bos := automatic_bos(tokenizer):
+        ids[:, 0] = bos
     parts = [torch.as_tensor(ids[i : i + batch_size]) for i in range(0, n_texts, batch_size)]
     return [{"input_ids": part, "attention_mask": torch.ones_like(part)} for part in parts]

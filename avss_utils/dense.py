@@ -13,6 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from avss_utils.blocks import decoder_blocks
 from avss_utils.runs import UsageError
+from avss_utils.windows import automatic_bos
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 N_WORDS = 50  # of a vocabulary, that its tokenizer must know
@@ -103,8 +104,8 @@ def _check_gguf_tokenizer(path: Path, tokenizer) -> None:
     from gguf import GGUFReader  # takes a while, and only a conversion needs it
 
     fields = GGUFReader(path).fields
-    bos, wanted = tokenizer.bos_token_id, fields.get("tokenizer.ggml.add_bos_token")
-    lacks_bos = wanted and wanted.contents() and tokenizer("a")["input_ids"][:1] != [bos]
+    wanted = fields.get("tokenizer.ggml.add_bos_token")
+    lacks_bos = wanted and wanted.contents() and not automatic_bos(tokenizer)
     words = list(islice(_words(fields.get("tokenizer.ggml.tokens")), N_WORDS))
     found = [tokenizer(f"a {word}", add_special_tokens=False)["input_ids"] for word in words]
     if lacks_bos or sum(len(ids) > 2 for ids in found) > len(words) / 2:

@@ -76,13 +76,10 @@ def intervals(
     """A point and its interval a row (arm, value, low, high), with the claim's threshold."""
     for row, e in enumerate(estimates.itertuples()):
         colour = COLOURS[3] if e.arm == highlight else COLOURS[0]
-        low, high = (np.nan_to_num(x, posinf=99, neginf=-99) for x in (e.low, e.high))
+        low, high = _drawable(e.low), _drawable(e.high)
         ax.plot([low, high], [row, row], color=colour, lw=2, solid_capstyle="butt")
         ax.plot(e.value, row, "o", color=colour, ms=5)
-    ax.axvline(threshold, color=INK, lw=1, ls="--")
-    ax.set_yticks(range(len(estimates)), estimates.arm)
-    ax.set(xlabel=xlabel, ylim=(len(estimates) - 0.5, -0.5))
-    return ax
+    return _rows_of_arms(ax, estimates.arm, threshold=threshold, xlabel=xlabel)
 
 
 def intervals_by(
@@ -93,13 +90,22 @@ def intervals_by(
     for number, (name, own) in enumerate(groups):
         rows = np.array([arms.index(arm) for arm in own.arm])
         rows = rows + 0.5 * ((number + 0.5) / len(groups) - 0.5)
-        low, high = (np.nan_to_num(own[c], posinf=99, neginf=-99) for c in ("low", "high"))
-        ax.hlines(rows, low, high, color=COLOURS[number], lw=2)
+        ax.hlines(rows, _drawable(own.low), _drawable(own.high), color=COLOURS[number], lw=2)
         ax.plot(own.value, rows, "o", color=COLOURS[number], ms=4, label=name)
+    return _rows_of_arms(ax, arms, threshold=threshold, xlabel=xlabel)
+
+
+def _rows_of_arms(ax: Axes, arms: Sequence[str], *, threshold: float, xlabel: str) -> Axes:
+    """Arms from top to bottom, and the claim's threshold across them."""
     ax.axvline(threshold, color=INK, lw=1, ls="--")
     ax.set_yticks(range(len(arms)), arms)
     ax.set(xlabel=xlabel, ylim=(len(arms) - 0.5, -0.5))
     return ax
+
+
+def _drawable(bound):
+    """An interval's bound with infinity far outside of every axis."""
+    return np.nan_to_num(bound, posinf=99, neginf=-99)
 
 
 def curves(ax: Axes, estimates: pd.DataFrame, *, threshold: float) -> Axes:
@@ -107,7 +113,7 @@ def curves(ax: Axes, estimates: pd.DataFrame, *, threshold: float) -> Axes:
     for colour, (arm, own) in zip(COLOURS, estimates.groupby("arm", sort=False), strict=False):
         own = own.sort_values("ratio")
         ax.plot(own.ratio, own.value, marker="o", ms=3, lw=1.3, color=colour, label=arm)
-        low, high = (np.nan_to_num(own[c], posinf=99, neginf=-99) for c in ("low", "high"))
+        low, high = _drawable(own.low), _drawable(own.high)
         ax.fill_between(own.ratio, low, high, color=colour, alpha=0.12, lw=0)
     ax.axhline(threshold, color=INK, lw=1, ls="--")
     ax.legend(fontsize="x-small")

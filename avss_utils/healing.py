@@ -14,7 +14,7 @@ from avss_utils.devices import as_dtype
 from avss_utils.evaluation import for_evaluation, judge_texts
 from avss_utils.likelihood import within_logits
 from avss_utils.retention import BASELINE
-from avss_utils.rights import Rights, plan_name, plans_to_judge, right_rows
+from avss_utils.rights import Rights, as_numbers, plan_name, plans_to_judge, right_rows
 from avss_utils.suites import Suite
 from avss_utils.windows import Window
 
@@ -144,7 +144,7 @@ def healed_rights(healed: pd.DataFrame, before: Rights, *, control: bool) -> Rig
     """
     by: dict[tuple[str, str], np.ndarray] = {}
     for (arm, task), own in healed.dropna(subset="right").groupby(["arm", "set"], sort=False):
-        by[arm, task] = np.mean([[c == "x" for c in right] for right in own.right], axis=0)
+        by[arm, task] = np.mean([as_numbers(right) for right in own.right], axis=0)
     by |= {(AS_IT_WAS, task): before.full(task) for task in before.tasks}
     return before.instead(by, baseline=BASELINE if control else AS_IT_WAS)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avss_utils.statistics import Estimate, limits
+from avss_utils.statistics import Estimate, limits, two_sided_p
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,7 @@ def _by_shifts(
     """The correlation of two profiles, and how often ``y`` turned around does as well."""
     rho = correlate(x, y)
     shifted = [correlate(x, np.roll(y, s)) for s in range(1, len(y))]
-    # rounding must not hide a shift that ties with the observed value
-    extreme = int((np.abs(shifted) >= abs(rho) - 1e-12).sum())
-    return RankCorrelation(rho, (1 + extreme) / len(y), len(y))
+    return RankCorrelation(rho, two_sided_p(shifted, rho), len(y))
 
 
 def autoregressive_p(
@@ -88,8 +86,7 @@ def autoregressive_p(
     for i in range(1, len(theirs)):
         step = np.sqrt(1 - smoothness**2) * noise[:, i]
         drawn[:, i] = smoothness * drawn[:, i - 1] + step
-    extreme = (np.abs(standard(drawn) @ ours) >= abs(theirs @ ours) - 1e-12).sum()
-    return float((1 + extreme) / (1 + n_profiles))
+    return two_sided_p(standard(drawn) @ ours, theirs @ ours)
 
 
 def correlation_interval(

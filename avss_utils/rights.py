@@ -9,7 +9,14 @@ import pandas as pd
 from avss_utils.evaluation import judge_answers
 from avss_utils.pruning import as_drop
 from avss_utils.retention import BASELINE
-from avss_utils.statistics import corrected_ratio, limits, mean, ratio_of_means, safe_ratio
+from avss_utils.statistics import (
+    corrected_ratio,
+    limits,
+    mean,
+    ratio_of_means,
+    resample_counts,
+    safe_ratio,
+)
 from avss_utils.suites import Suite
 
 
@@ -38,6 +45,11 @@ def right_rows(judged, suite: Suite, arm: tuple[str, tuple[int, ...]]) -> pd.Dat
     return pd.DataFrame(rows, columns=["arm", "task", "right"])
 
 
+def as_numbers(right: str) -> np.ndarray:
+    """A cell of ``right_rows`` as 0 and 1, a number a question."""
+    return np.array([c == "x" for c in right], dtype=float)
+
+
 def question_table(suite: Suite) -> pd.DataFrame:
     """The questions behind ``right_rows``: task, row_id, n_choices."""
     rows = [(t, q.row_id, len(q.choices)) for t, own in suite.questions.items() for q in own]
@@ -48,10 +60,7 @@ class Rights:
     """``right_rows`` by arm and task, (n_questions,) of 0 and 1, and each question's chance."""
 
     def __init__(self, rights: pd.DataFrame, questions: pd.DataFrame) -> None:
-        self.by = {
-            (row.arm, row.task): np.array([c == "x" for c in row.right], dtype=float)
-            for row in rights.itertuples()
-        }
+        self.by = {(row.arm, row.task): as_numbers(row.right) for row in rights.itertuples()}
         self.chance = {t: 1 / own.n_choices.to_numpy(float) for t, own in questions.groupby("task")}
         self.tasks = list(dict.fromkeys(questions.task))
         self.baseline = BASELINE
@@ -116,38 +125,43 @@ def pooled_retention(
     arm. Without a task there is no estimate (NaN) and no limit.
     """
     n_rows, rows = sum(len(rights.full(task)) for task in rights.tasks), []
-    for measure, over_chance in (("raw", 0.0), ("corrected", 1.0)):
-        draws = _pooled_draws(plans, rights, over_chance, seed=seed, n_resamples=n_resamples)
-        for arm, own in draws.items():
-            rows.append((arm, f"mean {measure} retention", *_with_limits(own), n_rows))
-            if measure == "raw" and reference in draws and arm != reference:
-                gap = _with_limits(own - draws[reference])
-                rows.append((arm, f"less that of {reference}", *gap, n_rows))
+    draws = _pooled_draws(plans, rights, seed=seed, n_resamples=n_resamples)
+    for (measure, arm), own in draws.items():
+        rows.append((arm, f"mean {measure} retention", *_with_limits(own), n_rows))
+        against = draws.get((measure, reference))
+        if measure == "raw" and against is not None and arm != reference:
+            gap = _with_limits(own - against)
+            rows.append((arm, f"less that of {reference}", *gap, n_rows))
     return pd.DataFrame(rows, columns=["arm", "measure", "value", "low", "high", "n"])
 
 
 def _pooled_draws(
-    plans: pd.DataFrame, rights: Rights, over_chance: float, *, seed: int, n_resamples: int
-) -> dict[str, np.ndarray]:
-    """Mean retention over tasks by arm, (1 + n_resamples,), the first of the rows as they are."""
+    plans: pd.DataFrame, rights: Rights, *, seed: int, n_resamples: int
+) -> dict[tuple[str, str], np.ndarray]:
+    """Mean retention over tasks, raw and corrected, by (measure, arm): (1 + n_resamples,) each.
+
+    The first is of the rows as they are.
+    """
     drops = plans.set_index("arm")["drop"]
+    measures = {"raw": 0.0, "corrected": 1.0}  # how much of the chance level is taken off
     nothing = np.full(n_resamples + 1, 0.0 if rights.tasks else np.nan)
-    draws = dict.fromkeys(drops.index, nothing)
+    draws = dict.fromkeys(((m, arm) for m in measures for arm in drops.index), nothing)
     for number, task in enumerate(rights.tasks):
-        level = over_chance * rights.chance[task]
-        full = rights.full(task) - level
+        full = rights.full(task)
         weights = weights_of(len(full), n_resamples, np.random.default_rng([seed, number]))
-        for arm, drop in drops.items():
-            own = rights.of(plan_name(drop), task) - level
-            ratio = safe_ratio(weights @ own, weights @ full)
-            draws[arm] = draws[arm] + ratio / len(rights.tasks)
+        for measure, share in measures.items():
+            level = share * rights.chance[task]
+            whole = weights @ (full - level)
+            for arm, drop in drops.items():
+                own = weights @ (rights.of(plan_name(drop), task) - level)
+                found = safe_ratio(own, whole) / len(rights.tasks)
+                draws[measure, arm] = draws[measure, arm] + found
     return draws
 
 
 def weights_of(n: int, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
     """Weights of n rows in their mean, (1 + n_resamples, n): as they are, then in each resample."""
-    drawn = rng.multinomial(n, [1 / n] * n, n_resamples) / n
-    return np.vstack([np.full(n, 1 / n), drawn])
+    return resample_counts(n, n_resamples, rng) / n
 
 
 def _with_limits(draws: np.ndarray) -> tuple[float, float, float]:

@@ -61,6 +61,15 @@ def limits(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def resample_counts(n: int, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each of n rows is drawn, (1 + n_resamples, n): once each, then in every resample.
+
+    For statistics that are sums over rows, of which all resamples are one product of matrices.
+    """
+    drawn = rng.multinomial(n, [1 / n] * n, n_resamples)
+    return np.vstack([np.ones(n, dtype=drawn.dtype), drawn])
+
+
 def mean(x: np.ndarray, *, rng: np.random.Generator) -> Estimate:
     """Mean of ``x``, shape (n,), with its bootstrap interval."""
     return bootstrap(lambda a, axis: a.mean(axis), x, rng=rng)
@@ -108,6 +117,16 @@ def proportion(successes: int, n: int, *, level: float = LEVEL) -> Estimate:
 
     interval = stats.binomtest(int(successes), int(n)).proportion_ci(level, method="exact")
     return Estimate(successes / n, float(interval.low), float(interval.high), int(n))
+
+
+def two_sided_p(null: np.ndarray, value: float) -> float:
+    """(1 + draws at least as far from 0 as ``value``) / (1 + n), never 0 (Phipson and Smyth 2010).
+
+    ``null``: (n,) draws of a statistic that is 0 on average. Rounding must not hide a draw that
+    ties with the observed value.
+    """
+    extreme = (np.abs(null) >= abs(value) - 1e-12).sum()
+    return float((1 + extreme) / (1 + len(null)))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def text_windows(
     if context < 2:
         raise UsageError(f"context must be 2 tokens or more, not {context}: one predicts the next")
     windows, left = [], max_tokens if max_tokens is not None else float("inf")
-    bos = _automatic_bos(tokenizer)
+    bos = automatic_bos(tokenizer)
     for row in texts:
         if left <= 0:
             break
@@ -40,7 +40,8 @@ def text_windows(
     return windows
 
 
-def _automatic_bos(tokenizer) -> list[int]:
+def automatic_bos(tokenizer) -> list[int]:
+    """The BOS token that the tokenizer puts before a text by itself, alone in a list; or none."""
     ids = tokenizer("a")["input_ids"]
     return [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []
 

@@ -135,27 +135,14 @@ def test_a_planted_model_shows_its_block_alone():
 
     model.register_forward_pre_hook(remember, with_kwargs=True)
     decoder_blocks(model)[2].mlp.register_forward_hook(scale)
-    sites = ("mlp", "update")
-    tokens = collect_answers(
-        model,
-        tokenizer,
-        asked,
-        sites=("update",),
-        limits={"absolute": absolute_limits(0.05, sites, 4)},
-    )
-    every = np.arange(tokens.n_answers)
-    pairs = Pairs(every[::2], every[1::2], len(every))
+    limits = {"absolute": absolute_limits(0.05, ("update",), 4)}
     plain = tiny_model("llama", vocab_size=len(tokenizer))
-    base = collect_answers(
-        plain,
-        tokenizer,
-        asked,
-        sites=("update",),
-        limits={"absolute": absolute_limits(0.05, sites, 4)},
-    )
     ratio = {}
-    for name, own in (("planted", tokens), ("plain", base)):
-        sums = answer_sums(own, "update", limit="absolute")
+    for name, own in (("planted", model), ("plain", plain)):
+        tokens = collect_answers(own, tokenizer, asked, sites=("update",), limits=limits)
+        every = np.arange(tokens.n_answers)
+        pairs = Pairs(every[::2], every[1::2], len(every))
+        sums = answer_sums(tokens, "update", limit="absolute")
         ratio[name] = hsav(*(group_stats(sums, w) for w in pairs.weights()))[0] + 1
     change = ratio["planted"] / ratio["plain"]
     assert int(np.abs(np.log(change)).argmax()) == 2

@@ -89,6 +89,18 @@ def group_stats(sums: AnswerSums, weights: np.ndarray) -> GroupStats:
     return GroupStats(variance, np.maximum(weights @ sums.zeros, 0.5) / n)
 
 
+def each_answer(sums: AnswerSums) -> GroupStats:
+    """Every answer a group of its own, (n_answers, n_blocks)."""
+    n = np.maximum(sums.n, 1)
+    variance = np.maximum(sums.second / n - (sums.first / n) ** 2, 0.0)
+    return GroupStats(variance, np.maximum(sums.zeros, 0.5) / n)
+
+
+def log_variance(group: GroupStats) -> np.ndarray:
+    """log of the variance, finite for one that is 0."""
+    return np.log(np.maximum(group.variance, 1e-30))
+
+
 def hsav(false: GroupStats, true: GroupStats) -> np.ndarray:
     """Relative excess of the false answers' variance, (n_groups, n_blocks), above -1."""
     return false.variance / true.variance - 1

@@ -10,9 +10,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from avss_utils.hallucination.contrasts import answer_sums
+from avss_utils.hallucination.contrasts import answer_sums, each_answer, log_variance
 from avss_utils.hallucination.tokens import AnswerTokens
-from avss_utils.statistics import N_RESAMPLES, Estimate, limits, safe_ratio
+from avss_utils.statistics import (
+    N_RESAMPLES,
+    Estimate,
+    limits,
+    resample_counts,
+    safe_ratio,
+)
 
 
 def answer_features(
@@ -24,12 +30,8 @@ def answer_features(
     answer: a sparsity without one zero is half a count. ``site`` and ``limit`` as collected, else
     a KeyError.
     """
-    sums = answer_sums(tokens, site, limit=limit)
-    blocks = list(blocks)
-    n = sums.n[:, blocks]
-    variance = sums.second[:, blocks] / n - (sums.first[:, blocks] / n) ** 2
-    sparsity = np.maximum(sums.zeros[:, blocks], 0.5) / n
-    return np.hstack([np.log(np.maximum(variance, 1e-30)), np.log(sparsity)])
+    each, blocks = each_answer(answer_sums(tokens, site, limit=limit)), list(blocks)
+    return np.hstack([log_variance(each)[:, blocks], np.log(each.sparsity[:, blocks])])
 
 
 def baseline_scores(tokens: AnswerTokens) -> pd.DataFrame:
@@ -94,10 +96,8 @@ def auroc_estimate(
     score, is_false = _checked(score, is_false, groups)
     parts = np.zeros(len(score), dtype=int) if within is None else np.asarray(within)
     group, n_groups = _numbered(groups)
-    draws = np.random.default_rng(seed).multinomial(
-        n_groups, [1 / n_groups] * n_groups, n_resamples
-    )
-    weights = np.vstack([np.ones(len(score), dtype=int), draws[:, group]])
+    rng = np.random.default_rng(seed)
+    weights = resample_counts(n_groups, n_resamples, rng)[:, group]
     won, compared = np.zeros((2, len(weights)))
     for part in np.unique(parts):
         own = parts == part

@@ -12,7 +12,7 @@ from torch import nn
 
 from avss_utils.runs import UsageError
 from avss_utils.sensitivity import choice_rows, leave_one_out
-from avss_utils.statistics import N_RESAMPLES, limits
+from avss_utils.statistics import N_RESAMPLES, limits, two_sided_p
 
 SIDE = 2  # blocks of lower and of higher rise that a block is compared with
 DETECTABLE = 2.8  # standard errors: 1.96 for two-sided 5 % and 0.84 for 80 % power
@@ -134,13 +134,8 @@ def _size(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def _judged(shift, drawn, weights, null, turned) -> tuple[float, ...]:
     """value, low, high, p, p_shift, mde and spread of one measure."""
     value, draws, random = float(shift @ weights), drawn @ weights, null @ shift
-    p, p_shift = (_share(own, value) for own in (random, turned @ shift))
+    p, p_shift = (two_sided_p(own, value) for own in (random, turned @ shift))
     return value, *limits(draws), p, p_shift, DETECTABLE * draws.std(), random.std()
-
-
-def _share(null: np.ndarray, value: float) -> float:
-    # rounding must not hide a set that ties with the observed one
-    return float((1 + (np.abs(null) >= abs(value) - 1e-12).sum()) / (1 + len(null)))
 
 
 def _margins(table: pd.DataFrame, per_token: bool) -> np.ndarray:

@@ -13,7 +13,9 @@ from avss_utils.hallucination.contrasts import (
     AnswerSums,
     answer_sums,
     chosen_tokens,
+    each_answer,
     eavss,
+    log_variance,
 )
 from avss_utils.hallucination.events import FALSE_FALSE, IRRELEVANT, PAIRED, Events
 from avss_utils.hallucination.testing import (
@@ -65,21 +67,20 @@ class SetStudy:
         return self.evaluation.name
 
     @cached_property
-    def limits(self) -> dict:
-        """Thresholds by name, site and block."""
-        fixed = absolute_limits(self.eps, self.sites, len(decoder_blocks(self.loaded.model)))
-        spread = self._collect(self.calibration, {})
-        return {ABSOLUTE: fixed, RELATIVE: relative_limits(spread, self.ratio)}
-
-    @cached_property
     def before(self) -> AnswerTokens:
-        """Tokens of the calibration rows."""
-        return self._collect(self.calibration, self.limits)
+        """Tokens of the calibration rows, counted at the absolute threshold alone."""
+        return self._collect(self.calibration, self._fixed)
 
     @cached_property
     def tokens(self) -> AnswerTokens:
         """Tokens of the evaluation rows."""
-        return self._collect(self.evaluation, self.limits, keep_states=self.keep_states)
+        limits = {**self._fixed, RELATIVE: relative_limits(self.before, self.ratio)}
+        return self._collect(self.evaluation, limits, keep_states=self.keep_states)
+
+    @property
+    def _fixed(self) -> dict:
+        n_blocks = len(decoder_blocks(self.loaded.model))
+        return {ABSOLUTE: absolute_limits(self.eps, self.sites, n_blocks)}
 
     def sums(
         self, tokens: AnswerTokens, events: Events, kind: str, which: str, site: str, limit: str
@@ -190,9 +191,9 @@ class SetStudy:
 
     def _differences(self, tokens: AnswerTokens, events: Events, kind: str) -> np.ndarray:
         """Log variance of each false answer less that of its true one, (n_pairs, n_blocks)."""
-        sums, pairs = self.sums(tokens, events, kind, *PRIMARY)
-        n = np.maximum(sums.n, 1)
-        logs = np.log(np.maximum(sums.second / n - (sums.first / n) ** 2, 1e-30))
+        which, site, _ = PRIMARY  # a variance has no threshold
+        sums, pairs = self.sums(tokens, events, kind, which, site, ABSOLUTE)
+        logs = log_variance(each_answer(sums))
         return logs[pairs.false] - logs[pairs.true]
 
     def _collect(self, events: Events, limits: dict, *, keep_states: bool = False) -> AnswerTokens:

@@ -6,8 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from avss_utils.hallucination.contrasts import AnswerSums, GroupStats, eavss, group_stats
+from avss_utils.hallucination.contrasts import (
+    AnswerSums,
+    GroupStats,
+    each_answer,
+    eavss,
+    group_stats,
+    log_variance,
+)
 from avss_utils.profiles import rank_correlation
+from avss_utils.statistics import resample_counts, two_sided_p
 
 AT_ONCE = 200  # permutations in one product of matrices
 
@@ -61,10 +69,10 @@ def log_ratios(false: GroupStats, true: GroupStats) -> np.ndarray:
 
     What is tested: it changes its sign when labels are swapped, which HSAV and HSS do not.
     """
-    return np.log(
+    return np.stack(
         [
-            np.maximum(false.variance, 1e-30) / np.maximum(true.variance, 1e-30),
-            false.sparsity / true.sparsity,
+            log_variance(false) - log_variance(true),
+            np.log(false.sparsity / true.sparsity),
         ]
     )
 
@@ -95,14 +103,10 @@ def contrast_test(
     for number, score in enumerate(("HSAV", "HSS")):
         largest = null_z[number].max(1)
         for block, value in enumerate(np.abs(z[number])):
-            own = _share(null_z[number][:, block], value)
+            own = two_sided_p(null_z[number][:, block], value)
             ratio = np.expm1(observed[number][block])
-            rows.append((score, block, ratio, own, _share(largest, value), z[number][block]))
+            rows.append((score, block, ratio, own, two_sided_p(largest, value), z[number][block]))
     return pd.DataFrame(rows, columns=["score", "block", "value", "p", "p_max", "z"])
-
-
-def _share(null: np.ndarray, value: float) -> float:
-    return float((1 + (null >= value - 1e-12).sum()) / (1 + len(null)))
 
 
 def _permuted(events, n: int, rng: np.random.Generator) -> Iterator[tuple]:
@@ -124,7 +128,7 @@ def contrast_intervals(
     over its standard deviation; NaN for HSS, whose counts a single answer is too short for.
     """
     n = len(pairs.true)
-    counts = np.vstack([np.ones(n), rng.multinomial(n, [1 / n] * n, n_resamples)])
+    counts = resample_counts(n, n_resamples, rng)
     found = np.concatenate(
         [
             np.expm1(log_ratios(*(group_stats(sums, w) for w in pairs.weights(counts=part))))
@@ -133,7 +137,7 @@ def contrast_intervals(
         axis=1,
     )
     low, high = np.quantile(found[:, 1:], [0.025, 0.975], axis=1)
-    logs = np.log(np.maximum(_each(sums).variance, 1e-30))
+    logs = log_variance(each_answer(sums))
     difference = logs[pairs.false] - logs[pairs.true]
     spread = difference.std(0)
     effect = np.divide(difference.mean(0), spread, out=np.zeros_like(spread), where=spread > 0)
@@ -153,13 +157,6 @@ def contrast_intervals(
         for i, score in enumerate(("HSAV", "HSS"))
     ]
     return pd.concat(parts, ignore_index=True)
-
-
-def _each(sums: AnswerSums) -> GroupStats:
-    """Every answer a group of its own."""
-    n = np.maximum(sums.n, 1)
-    variance = np.maximum(sums.second / n - (sums.first / n) ** 2, 0.0)
-    return GroupStats(variance, np.maximum(sums.zeros, 0.5) / n)
 
 
 def half_agreement(

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from avss_utils.activations import check_sites, site_hooks
+from avss_utils.block_stats import Moments
 from avss_utils.blocks import decoder_blocks
 from avss_utils.likelihood import (
     PromptPass,
@@ -104,14 +105,12 @@ def relative_limits(tokens: AnswerTokens, ratio: float) -> dict[str, np.ndarray]
 
     Taken on other questions than those judged, they do not depend on the labels.
     """
-    return {
-        site: ratio * np.sqrt(_pooled_variance(mean, tokens.m2[site], tokens.width[site]))
-        for site, mean in tokens.mean.items()
-    }
-
-
-def _pooled_variance(mean: np.ndarray, m2: np.ndarray, width: np.ndarray) -> np.ndarray:
-    return m2.sum(0) / (width * len(m2)) + mean.var(0)
+    found = {}
+    for site, mean in tokens.mean.items():
+        n = np.broadcast_to(tokens.width[site], mean.shape)
+        total = Moments(n, mean, tokens.m2[site]).merged()
+        found[site] = ratio * np.sqrt(total.m2 / total.n)[0]
+    return found
 
 
 def _read(model, prompts: PromptPass, which, rows, reducer, sites) -> dict:
