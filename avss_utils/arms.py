@@ -14,7 +14,7 @@ import pandas as pd
 from avss_utils.activations import SITES, available_sites, collect_block_stats
 from avss_utils.block_stats import BlockStats, stats_table
 from avss_utils.blocks import bypass_blocks
-from avss_utils.importance import CRITERIA, avss_at, score_blocks, wanted_options
+from avss_utils.importance import CRITERIA, SCORED_ONCE, avss_at, score_blocks, wanted_options
 from avss_utils.pruning import (
     PruningPlan,
     as_drop,
@@ -46,7 +46,7 @@ def parse_arm(arm: str) -> tuple[str, str, bool]:
         )
     if rule not in RULES:
         raise UsageError(f"unknown rule {rule!r}: choose from {', '.join(RULES)}")
-    if rule == "iterative" and "sensitivity" in wanted_options(criterion):
+    if rule == "iterative" and SCORED_ONCE & wanted_options(criterion):
         raise UsageError(f"{criterion!r} is not scored again as blocks go: use it without a rule")
     if rule == "contiguous" and criterion != SPAN_CRITERION:
         raise UsageError(

@@ -2,14 +2,15 @@
 
 ``CRITERIA`` maps a name to a function of BlockStats. Each takes the keywords it needs and no
 other: ``eps`` or ``bulk_eps`` where a threshold enters, ``rng`` where chance does, ``sensitivity``
-where the loss itself is asked. ``score_blocks`` passes them.
+where the loss itself is asked, ``answers`` where true and false ones are compared.
+``score_blocks`` passes them.
 An installed package adds criteria of its own through entry points of the group ENTRY_POINTS, each
 naming a module that registers some with ``criterion``.
 """
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 
 import numpy as np
@@ -20,6 +21,7 @@ from avss_utils.sensitivity import Sensitivity
 
 ENTRY_POINTS = "avss_utils.criteria"
 CRITERIA: dict[str, Callable[..., np.ndarray]] = {}
+SCORED_ONCE = {"sensitivity", "answers"}  # options that belong to the whole model, no block removed
 
 
 def criterion(name: str) -> Callable:
@@ -231,6 +233,33 @@ def taylor_protected(stats: BlockStats, *, sensitivity: Sensitivity) -> np.ndarr
 def weight_magnitude(stats: BlockStats, *, sensitivity: Sensitivity) -> np.ndarray:
     """Sum of the block's absolute weights: Li et al. 2017 (arXiv 1608.08710), for whole blocks."""
     return sensitivity.weight_magnitude
+
+
+@criterion("eavss")
+def eavss(stats: BlockStats, *, answers: Mapping[str, np.ndarray]) -> np.ndarray:
+    """How prone to falsehood a block is: EAVSS (arXiv 2411.10069) read as a contrast.
+
+    The equation was never published; ``hallucination.contrasts`` says what each reading is.
+    """
+    return answers["contrast"]
+
+
+@criterion("eavss-product")
+def eavss_product(stats: BlockStats, *, answers: Mapping[str, np.ndarray]) -> np.ndarray:
+    """EAVSS read as the product of both contrasts."""
+    return answers["contrast-product"]
+
+
+@criterion("eavss-restricted")
+def eavss_restricted(stats: BlockStats, *, answers: Mapping[str, np.ndarray]) -> np.ndarray:
+    """EAVSS read as AVSS of the false answers alone."""
+    return answers["restricted"]
+
+
+@criterion("eavss-multiplied")
+def eavss_multiplied(stats: BlockStats, *, answers: Mapping[str, np.ndarray]) -> np.ndarray:
+    """EAVSS read as AVSS times the ratios of false to true answers."""
+    return answers["multiplied"]
 
 
 @criterion("random")

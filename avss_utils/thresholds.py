@@ -1,7 +1,8 @@
 """How many blocks can go by each criterion, and what choosing them costs."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -55,12 +56,20 @@ def development_losses(
     return found.sort_values("mean", kind="stable", ignore_index=True)
 
 
-def effort_table(collect: Calibration, sensitivity: Sensitivity) -> pd.DataFrame:
-    """``Sensitivity.effort`` and the one pass that every statistic comes from, taken once more."""
-    start = time.perf_counter()
-    collect_block_stats(collect.model, collect.batches, eps=collect.eps)
-    own = {"criterion": "statistics", "seconds": time.perf_counter() - start, "passes": 1.0}
-    return pd.concat([pd.DataFrame([own]), sensitivity.effort()], ignore_index=True)
+def effort_table(
+    collect: Calibration, sensitivity: Sensitivity, score_answers: Callable
+) -> pd.DataFrame:
+    """``Sensitivity.effort``, and two passes taken once more: the one that every statistic comes
+    from, and ``score_answers``, which reads its questions twice, for the scale and for the counts.
+    """
+    rows = []
+    statistics = partial(collect_block_stats, collect.model, collect.batches, eps=collect.eps)
+    for name, collected, passes in (("statistics", statistics, 1.0), ("eavss", score_answers, 2.0)):
+        start = time.perf_counter()
+        collected()
+        rows.append((name, time.perf_counter() - start, passes))
+    own = pd.DataFrame(rows, columns=["criterion", "seconds", "passes"])
+    return pd.concat([own, sensitivity.effort()], ignore_index=True)
 
 
 def guide(
@@ -81,6 +90,7 @@ def guide(
     table["bits per byte"] = table["drop"].map(plan_name).map(bits.set_index("arm").value)
     costs = effort.set_index("criterion")
     name = table.arm.str.removesuffix("-protected")
+    name = name.mask(name.str.startswith("eavss"), "eavss")
     statistic = ~name.isin(costs.index) & ~name.str.startswith(("tail", "random", "weight"))
     paid = name.where(~statistic, "statistics")
     table["seconds"] = paid.map(costs.seconds).where(statistic | paid.isin(costs.index), 0.0)

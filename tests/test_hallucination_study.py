@@ -7,6 +7,7 @@ from tiny import tiny_model, tiny_tokenizer
 from avss_utils.corpora import OpenQuestion, normalised
 from avss_utils.hallucination.contrasts import READINGS, group_stats, hsav
 from avss_utils.hallucination.events import FALSE_FALSE, IRRELEVANT, PAIRED, events_of, set_events
+from avss_utils.hallucination.prone import ProneScores
 from avss_utils.hallucination.study import PRIMARY, RELATIVE, SetStudy
 from avss_utils.models import LoadedModel
 
@@ -110,3 +111,25 @@ def test_halves_and_counts_have_a_row_for_each(study):
     true = study.evaluation.pairs(PAIRED).true
     expected = own[np.isin(study.tokens.answer, true)].sum(0)
     np.testing.assert_array_equal(counts[counts.label == "true"].zeros, expected)
+
+
+def test_prone_scores_are_the_mean_over_sets_of_what_a_study_finds(study):
+    sets = [
+        events_of(rows(), "nq_open", wording="plain", seed=0),
+        events_of(rows(6), "trivia_qa", wording="plain", seed=1),
+    ]
+    found = ProneScores(study.loaded, sets, eps=1e-3, ratio=0.01, batch_tokens=256)
+    assert set(found) == set(READINGS)
+    alone = [
+        ProneScores(study.loaded, [own], eps=1e-3, ratio=0.01, batch_tokens=256) for own in sets
+    ]
+    for reading in READINGS:
+        mean = (alone[0][reading] + alone[1][reading]) / 2
+        np.testing.assert_allclose(found[reading], mean, rtol=1e-9)
+        assert found[reading].sum() == pytest.approx(1)
+    with pytest.raises(KeyError):
+        found["no such reading"]
+    options = dict(sites=("residual",), eps=1e-3, ratio=0.01, seed=0, batch_tokens=256)
+    table = SetStudy(study.loaded, sets[0], sets[0], **options).scores(n_shuffles=0)
+    own = table[table.reading == "contrast"].score
+    np.testing.assert_allclose(alone[0]["contrast"], own)

@@ -24,7 +24,22 @@ SITES = ("residual", "update", "mlp", "attention")
 
 def options(seed: int = 0) -> dict:
     rng = np.random.default_rng(seed)
-    return {"eps": EPS, "bulk_eps": EPS, "ratio": RATIO, "rng": rng, "sensitivity": PROBE}
+    return {
+        "eps": EPS,
+        "bulk_eps": EPS,
+        "ratio": RATIO,
+        "rng": rng,
+        "sensitivity": PROBE,
+        "answers": ANSWERS,
+    }
+
+
+ANSWERS = {
+    "contrast": np.array([0.1, 0.4, 0.2, 0.2, 0.1]),
+    "contrast-product": np.array([0.1, 0.2, 0.3, 0.2, 0.2]),
+    "restricted": np.array([0.0, 0.1, 0.2, 0.3, 0.4]),
+    "multiplied": np.array([0.4, 0.3, 0.2, 0.1, 0.0]),
+}
 
 
 # What a model of five blocks might answer: losses of none and of each block removed, two rows.
@@ -386,6 +401,10 @@ def test_every_criterion_equals_its_formula():
         "taylor": [0.5, 0.3, 0.1, 0.1, 2.0],
         "taylor-protected": [3.5, 3.3, 3.1, 3.1, 5.0],
         "weight-magnitude": [5, 4, 3, 2, 1],
+        "eavss": ANSWERS["contrast"],
+        "eavss-product": ANSWERS["contrast-product"],
+        "eavss-restricted": ANSWERS["restricted"],
+        "eavss-multiplied": ANSWERS["multiplied"],
     }
     assert set(expected) == set(CRITERIA)
     for name, scores in expected.items():

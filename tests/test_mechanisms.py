@@ -102,7 +102,10 @@ def test_effort_counts_block_evaluations():
     batch = {"input_ids": np.array([[5, 6, 7, 8]])}
     collect = SimpleNamespace(model=model, batches=[batch], eps=(1e-3,))
     _ = probe.losses, probe.greedy, probe.gradients
-    effort = thresholds.effort_table(collect, probe).set_index("criterion")
+    asked = []
+    effort = thresholds.effort_table(collect, probe, lambda: asked.append(1))
+    effort = effort.set_index("criterion")
+    assert asked == [1]
     assert effort.passes["leave-one-out"] == (4 + 6) / 4
     assert effort.passes["greedy"] == pytest.approx(
         probe.greedy.drop_duplicates("step").n_steps.sum() / 4

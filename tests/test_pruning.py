@@ -11,7 +11,7 @@ from handmade import EPS, random_states, stats_of, stats_with
 
 from avss_utils.arms import RULES, distinct, parse_arm, plan_arm, plans_table, scores_table
 from avss_utils.block_stats import BlockStats
-from avss_utils.importance import CRITERIA, avss_at, score_blocks, wanted_options
+from avss_utils.importance import CRITERIA, SCORED_ONCE, avss_at, score_blocks, wanted_options
 from avss_utils.pruning import (
     PruningPlan,
     as_drop,
@@ -313,7 +313,7 @@ def test_the_opposite_plan_drops_the_highest_and_says_so():
 def test_every_criterion_and_rule_makes_an_arm():
     for name in CRITERIA:
         for rule in RULES:
-            fixed = rule == "iterative" and "sensitivity" in wanted_options(name)
+            fixed = rule == "iterative" and SCORED_ONCE & wanted_options(name)
             if rule != "contiguous" and not fixed:
                 assert parse_arm(f"{name}:{rule}") == (name, rule, False)
 

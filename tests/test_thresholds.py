@@ -123,6 +123,18 @@ def test_the_guide_names_what_was_not_timed_and_charges_searches_their_own():
     ] == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("arm", ["eavss", "eavss:highest", "eavss-restricted"])
+def test_the_guide_charges_every_reading_of_eavss_its_answers(arm):
+    plans = pd.DataFrame({"arm": [arm], "n_dropped": 1, "drop": ["1"]})
+    kept = pd.DataFrame({"arm": [arm], "task": "t", "measure": "raw retention", "value": [0.5]})
+    bits = pd.DataFrame({"arm": ["without 1"], "value": [3.0]})
+    costs = [("statistics", 2.0, 1.0), ("eavss", 5.0, 2.0)]
+    effort = pd.DataFrame(costs, columns=["criterion", "seconds", "passes"])
+    within = pd.DataFrame({"criterion": ["variance"], "overlap_excess": [0.25]})
+    row = thresholds.guide(plans, kept, bits, effort, within).iloc[0]
+    assert (row.seconds, row.passes) == (5.0, 2.0)
+
+
 def test_kendalls_w_is_one_in_agreement_and_by_hand_otherwise():
     assert kendall_w(np.array([[0, 1, 2], [0, 1, 2]])) == pytest.approx(1.0)
     assert kendall_w(np.array([[0, 1, 2], [2, 1, 0]])) == pytest.approx(0.0)
