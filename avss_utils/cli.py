@@ -159,6 +159,7 @@ def _run_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--set",
         nargs="*",
+        action="extend",
         default=[],
         metavar="NAME=JSON",
         help="further parameters of the notebook",

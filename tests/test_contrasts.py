@@ -22,6 +22,7 @@ from avss_utils.hallucination.testing import (
     contrast_intervals,
     contrast_test,
     half_agreement,
+    half_excess,
 )
 from avss_utils.hallucination.tokens import AnswerTokens, absolute_limits, collect_answers
 
@@ -212,3 +213,33 @@ def test_halves_agree_beyond_shuffled_labels_only_where_there_is_something():
     nothing, pairs, _ = made_tokens(8, n_pairs=300)
     null = half_agreement(sums_of(nothing), pairs, **options).groupby("labels").mean()
     assert abs(null.overlap["true"] - null.overlap["shuffled"]) < 0.5
+
+
+def excess_of(tokens: AnswerTokens, pairs: Pairs, reading: str = "contrast", seed: int = 0):
+    options = dict(n_splits=10, top=1, n_resamples=50, rng=np.random.default_rng(seed))
+    return half_excess(sums_of(tokens), pairs, reading, **options)
+
+
+def test_halves_share_a_planted_block_beyond_shuffled_labels():
+    tokens, pairs, _ = made_tokens(3, n_pairs=60, planted={3: 2.0})
+    found = excess_of(tokens, pairs)
+    # the planted block varies more between answers, so that shuffled labels flag it too at times
+    assert found.value > 0.3
+    assert found.low > 0
+    assert found.n == 60
+
+
+def test_halves_share_nothing_beyond_shuffled_labels_where_labels_tell_nothing():
+    values = [excess_of(*made_tokens(seed, n_pairs=60)[:2], seed=seed).value for seed in range(12)]
+    assert abs(np.mean(values)) < 0.15
+    found = excess_of(*made_tokens(4, n_pairs=60)[:2])
+    assert found.low <= 0 <= found.high
+
+
+def test_a_reading_that_ranks_by_scale_alone_has_no_excess():
+    # block 2 is large whatever the labels: both halves flag it, and so do shuffled ones
+    tokens, pairs, _ = made_tokens(5, n_pairs=60)
+    tokens.m2["residual"][:, 2] *= 100
+    tokens.mean["residual"][:, 2] *= 10
+    found = excess_of(tokens, pairs, "restricted")
+    assert found.value == pytest.approx(0)

@@ -17,7 +17,7 @@ ROWS = [
     {"project", "progress"},
     {"locks"},
     {"runs"},
-    {"statistics", "notebooks", "windows", "published"},
+    {"confidence", "notebooks", "published", "statistics", "windows"},
     {"blocks", "block_stats", "profiles"},
     {"devices", "dense", "memory"},
     {"embedded"},

@@ -1,8 +1,6 @@
 """Scores that tell a false answer from a true one, and how well each of them does so.
 
-Every score is higher for the more suspicious answer. LLM-Check's hidden score (Sriramanan et al.
-2024) is not among them: it needs the eigenvalues of an answer's hidden states over its tokens, and
-``AnswerTokens`` keeps sums a token.
+Every score is higher for the more suspicious answer.
 """
 
 from collections.abc import Mapping, Sequence

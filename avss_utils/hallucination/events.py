@@ -1,7 +1,7 @@
 """What is asked of a model: questions with true, false and placebo answers, to be contrasted."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,11 +16,16 @@ from avss_utils.corpora import (
     standard_split,
 )
 from avss_utils.hallucination.testing import Pairs
+from avss_utils.runs import UsageError
+from avss_utils.windows import automatic_bos
 
 PAIRED, FALSE_FALSE, IRRELEVANT = "false against true", "false against false", "irrelevant"
 # Answers of a question by their place in ``asked``: the pairs of each kind are two of them.
 _PLACES = {PAIRED: (0, 1), FALSE_FALSE: (2, 3), IRRELEVANT: (0, 4)}
 N_ANSWERS = 5
+PROMPTS = PLAIN, FEW_SHOT, CHAT = "plain", "few-shot", "chat"
+N_EXAMPLES = 5
+INSTRUCTION = "Answer the question with a name, a number or a few words, and nothing else."
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,54 @@ class Events:
         first, second = _PLACES[kind]
         start = questions * N_ANSWERS
         return Pairs(start + first, start + second, len(self.asked) * N_ANSWERS)
+
+    def first(self, n: int) -> "Events":
+        """The same of the first ``n`` questions; their borrowed answers stay as they are."""
+        return replace(
+            self, questions=self.questions[:n], asked=self.asked[:n], origin=self.origin[:n]
+        )
+
+
+def prompted(events: Events, tokenizer, prompt: str, examples: Events) -> Events:
+    """The same questions in another prompt, see PROMPTS; ``examples``: calibration questions.
+
+    plain: as they are; few-shot: after N_EXAMPLES questions with their true answers, as open
+    questions are usually put to base models; chat: in the tokenizer's chat template, with an
+    INSTRUCTION to be brief. Raises UsageError for another name or a tokenizer without a template.
+    """
+    check_prompts([prompt], tokenizer)
+    if prompt == PLAIN:
+        return events
+    if prompt == FEW_SHOT:
+        shown = "".join(f"{text}{own[0]}\n\n" for text, own in examples.asked[:N_EXAMPLES])
+        return replace(events, asked=tuple((shown + text, own) for text, own in events.asked))
+    asked = tuple(
+        (_in_chat(tokenizer, question.question), tuple(answer.lstrip() for answer in answers))
+        for question, (_, answers) in zip(events.questions, events.asked, strict=True)
+    )
+    return replace(events, asked=asked)
+
+
+def check_prompts(prompts: Sequence[str], tokenizer) -> None:
+    """Raise UsageError unless questions can be asked in every one of these ways."""
+    for prompt in prompts:
+        if prompt not in PROMPTS:
+            raise UsageError(f"unknown prompt {prompt!r}: choose from {', '.join(PROMPTS)}")
+        if prompt == CHAT and not getattr(tokenizer, "chat_template", None):
+            raise UsageError(
+                "this model's tokenizer has no chat template: ask with "
+                f"{PLAIN!r} or {FEW_SHOT!r} instead of {CHAT!r}"
+            )
+
+
+def _in_chat(tokenizer, question: str) -> str:
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": f"{INSTRUCTION}\n\n{question}"}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    # a template that writes it and a tokenizer that adds it would begin the text twice
+    return text.removeprefix(tokenizer.bos_token) if automatic_bos(tokenizer) else text
 
 
 def set_events(

@@ -61,7 +61,9 @@ def generated_tokens(
     were made of.
     """
     kept = np.flatnonzero(table.label != ABSTAINED)
-    asked = [(events.asked[i][0], (f" {texts[i]}",)) for i in kept]
+    prompts = [events.asked[i][0] for i in kept]
+    spaces = ["" if prompt[-1].isspace() else " " for prompt in prompts]
+    asked = [(p, (space + texts[i],)) for p, space, i in zip(prompts, spaces, kept, strict=True)]
     tokens = collect_answers(loaded.model, loaded.tokenizer, asked, limits=limits, **options)
     return tokens, table.iloc[kept].reset_index(drop=True)
 

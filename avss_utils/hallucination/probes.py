@@ -18,6 +18,7 @@ def probe_auroc(
     *,
     n_folds: int,
     seed: int,
+    texts: np.ndarray | None = None,
     n_components: int | None = None,
 ) -> pd.DataFrame:
     """AUROC of a linear probe for "false" at each block, on questions it was not fitted on.
@@ -25,9 +26,9 @@ def probe_auroc(
     ``states``: residual of each answer's last token, (n_answers, n_blocks, width), float16
     allowed; ``labels``: True for a false answer, and ``groups``: its question, (n_answers,) each.
     Questions are dealt to ``n_folds`` folds by ``seed``, the same for every block: none is both
-    fitted and judged. Questions that lend each other answers need one group: an answer seen as
-    false here and true there is learnt with the wrong label, which puts early blocks below 0.5.
-    Scores are compared within folds only, since each has its own probe.
+    fitted and judged. ``texts``, (n_answers,), name equal answers of different questions: a fold is
+    not judged by a probe that has seen its answers elsewhere (``training_rows``). Scores are
+    compared within folds only, since each has its own probe.
 
     Columns: block, auroc in [0, 1], low, high, n (answers). The 95 % interval draws questions with
     their held-out scores, the probes as fitted. It holds what it says where the states tell much,
@@ -41,25 +42,30 @@ def probe_auroc(
     shrunk half-way to the identity (Friedman 1989; Hastie, Tibshirani and Friedman 2009, sections
     4.3 and 18.3). The penalty is fixed beforehand, and strong because a block has about as many
     units as there are answers. Logistic regression with C = 0.01 had the same AUROC to 0.01 (every
-    third block of SmolLM2-135M, TruthfulQA and TriviaQA), and took four times as long on 1,600 made
-    states of width 576. ``n_components``: fit on that many principal components of the training
-    folds, which cost more time there than it saved. Probes of layers: Alain and Bengio 2016
+    third block of SmolLM2-135M, TruthfulQA and TriviaQA) at four times the time. ``n_components``:
+    fit on that many principal components. Probes of layers: Alain and Bengio 2016
     (arXiv 1610.01644); for truth: Azaria and Mitchell 2023 (arXiv 2304.13734).
     """
     labels, groups = np.asarray(labels, bool), np.asarray(groups)
     if not len(states) == len(labels) == len(groups):
         raise ValueError(f"{len(states)} states, {len(labels)} labels and {len(groups)} groups")
-    fold = _folds(groups, labels, n_folds, seed)
+    fold = question_folds(groups, labels, n_folds=n_folds, seed=seed)
     rows = []
     for block in range(states.shape[1]):
-        score = _held_out(states[:, block].astype(np.float32), labels, fold, seed, n_components)
+        own, options = states[:, block].astype(np.float32), dict(n_components=n_components)
+        score = held_out_scores(own, labels, fold, texts, seed=seed, **options)
         found = auroc_estimate(score, labels, groups, seed=seed, within=fold)
         rows.append((block, found.value, found.low, found.high, found.n))
     return pd.DataFrame(rows, columns=["block", "auroc", "low", "high", "n"])
 
 
-def _folds(groups: np.ndarray, labels: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
-    """Fold of each answer: whole groups, shuffled (``GroupKFold`` shuffles from 1.6 on only)."""
+def question_folds(
+    groups: np.ndarray, labels: np.ndarray, *, n_folds: int, seed: int
+) -> np.ndarray:
+    """Fold of each answer: whole groups, shuffled (``GroupKFold`` shuffles from 1.6 on only).
+
+    Raises ValueError for fewer groups than folds, or a fold without both labels.
+    """
     names, number = np.unique(groups, return_inverse=True)
     if not 2 <= n_folds <= len(names):
         raise ValueError(f"{len(names)} questions make no {n_folds} folds")
@@ -70,10 +76,26 @@ def _folds(groups: np.ndarray, labels: np.ndarray, n_folds: int, seed: int) -> n
     return fold
 
 
-def _held_out(
-    x: np.ndarray, labels: np.ndarray, fold: np.ndarray, seed: int, n_components: int | None
+def training_rows(fold: np.ndarray, held_out: int, texts: np.ndarray | None) -> np.ndarray:
+    """What a model for one fold may learn from, (n_answers,) of bool: no answer of that fold.
+
+    Where a false answer is borrowed, its text is another question's true one: whoever has seen it
+    there with the other label is wrong here for that alone.
+    """
+    rest = fold != held_out
+    return rest if texts is None else rest & ~np.isin(texts, texts[~rest])
+
+
+def held_out_scores(
+    x: np.ndarray,
+    labels: np.ndarray,
+    fold: np.ndarray,
+    texts: np.ndarray | None,
+    *,
+    seed: int,
+    n_components: int | None = None,
 ) -> np.ndarray:
-    """Score of every answer by the probe of the other folds, (n_answers,)."""
+    """Score of every answer by the probe of the other folds, (n_answers,); ``x``: (n, width)."""
     from sklearn.decomposition import PCA  # a second, and few commands need it
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
@@ -81,12 +103,13 @@ def _held_out(
 
     score = np.empty(len(x))
     for one in np.unique(fold):
-        rest = fold != one
+        rest = training_rows(fold, one, texts)
         steps = [StandardScaler()]
         if n_components is not None:
             steps.append(PCA(n_components, random_state=seed))
         probe = make_pipeline(*steps, Ridge(PENALTY * rest.sum(), solver="cholesky"))
-        score[~rest] = probe.fit(x[rest], labels[rest].astype(np.float32)).predict(x[~rest])
+        probe.fit(x[rest], labels[rest].astype(np.float32))
+        score[fold == one] = probe.predict(x[fold == one])
     return score
 
 

@@ -23,6 +23,7 @@ from avss_utils.hallucination.testing import (
     contrast_intervals,
     contrast_test,
     half_agreement,
+    half_excess,
 )
 from avss_utils.hallucination.tokens import (
     AnswerTokens,
@@ -143,6 +144,17 @@ class SetStudy:
             for reading in READINGS
         ]
         return pd.concat(parts, ignore_index=True)
+
+    def half_excess(self, *, n_splits: int, top: int, n_resamples: int) -> pd.DataFrame:
+        """``testing.half_excess`` of every reading: set, reading, value, low, high, n."""
+        sums, pairs = self.sums(self.tokens, self.evaluation, PAIRED, *PRIMARY)
+        rows = []
+        for reading in READINGS:
+            options = dict(n_splits=n_splits, top=top, n_resamples=n_resamples)
+            rng = np.random.default_rng(self.seed)
+            found = half_excess(sums, pairs, reading, rng=rng, **options)
+            rows.append((self.name, reading, found.value, found.low, found.high, found.n))
+        return pd.DataFrame(rows, columns=["set", "reading", "value", "low", "high", "n"])
 
     def scores(self, *, n_shuffles: int) -> pd.DataFrame:
         """EAVSS by block: set, reading, draw, block, score; draw -1 has the true labels.

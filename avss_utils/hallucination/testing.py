@@ -15,7 +15,7 @@ from avss_utils.hallucination.contrasts import (
     log_variance,
 )
 from avss_utils.profiles import rank_correlation
-from avss_utils.statistics import resample_counts, two_sided_p
+from avss_utils.statistics import Estimate, limits, resample_counts, two_sided_p
 
 AT_ONCE = 200  # permutations in one product of matrices
 
@@ -187,3 +187,45 @@ def half_agreement(
             rho = rank_correlation(one, other).rho
             rows.append((seed, labels, rho, len(flagged & again) / top, transfer))
     return pd.DataFrame(rows, columns=["seed", "labels", "rho", "overlap", "transfer"])
+
+
+def half_excess(
+    sums: AnswerSums,
+    pairs: Pairs,
+    reading: str,
+    *,
+    n_splits: int,
+    top: int,
+    n_resamples: int,
+    rng: np.random.Generator,
+) -> Estimate:
+    """Share of the ``top`` blocks that two halves have in common, beyond that with shuffled labels.
+
+    The mean over ``n_splits`` splits into halves, each with a shuffle of its own; 0 where the
+    labels tell nothing. The 95 % interval draws questions anew, and a question drawn twice stays in
+    one half.
+    """
+    n = len(pairs.true)
+    halves = np.zeros((n_splits, 2, n))
+    for split in halves:
+        order = rng.permutation(n)
+        split[0, order[: n // 2]] = split[1, order[n // 2 :]] = 1
+    swapped = np.repeat(rng.integers(0, 2, (n_splits, 1, n)), 2, axis=1)
+
+    def excess(counts: np.ndarray) -> float:
+        weighted = (halves * counts).reshape(-1, n)
+        shares = [
+            _shared(eavss(reading, sums, *pairs.weights(weighted, labels)), top)
+            for labels in (np.zeros_like(weighted), swapped.reshape(-1, n))
+        ]
+        return shares[0] - shares[1]
+
+    draws = np.array([excess(counts) for counts in resample_counts(n, n_resamples, rng)])
+    return Estimate(float(draws[0]), *limits(draws[1:]), n)
+
+
+def _shared(scores: np.ndarray, top: int) -> float:
+    """Mean share of the ``top`` blocks that rows 2i and 2i + 1 of the scores have in common."""
+    flagged = np.zeros(scores.shape, dtype=bool)
+    np.put_along_axis(flagged, np.argsort(-scores, axis=1, kind="stable")[:, :top], True, axis=1)
+    return float((flagged[::2] & flagged[1::2]).sum(1).mean() / top)

@@ -37,8 +37,9 @@ class AnswerTokens:
     0; ``log_probability`` and ``entropy`` (nats): of the token, and of the distribution that the
     model had before it; each (n_tokens,). ``mean`` and ``m2`` (summed squared deviation from it):
     by site, (n_tokens, n_blocks); ``zeros``: by (site, limit), entries whose size is below the
-    limit; ``width``: entries of a token by site, (n_blocks,). ``states``: residual of each answer's
-    last token, (n_answers, n_blocks, width) in float16, where it was kept.
+    limit; ``width``: entries of a token by site, (n_blocks,). Where states were kept, ``states``:
+    residual of each answer's last token, (n_answers, n_blocks, width) in float16; ``spread``: how
+    far its tokens' residuals span the space, (n_answers, n_blocks), see ``log_spread``.
     """
 
     answer: np.ndarray
@@ -50,6 +51,7 @@ class AnswerTokens:
     zeros: dict[tuple[str, str], np.ndarray]
     width: dict[str, np.ndarray]
     states: np.ndarray | None = None
+    spread: np.ndarray | None = None
 
     @property
     def n_answers(self) -> int:
@@ -113,6 +115,21 @@ def relative_limits(tokens: AnswerTokens, ratio: float) -> dict[str, np.ndarray]
     return found
 
 
+def log_spread(states: torch.Tensor, mask: torch.Tensor, *, ridge: float = 1e-3) -> torch.Tensor:
+    """Mean log eigenvalue of the Gram matrix of a text's tokens: (B,) of float32.
+
+    ``states``: (B, T, width); ``mask``: (B, T). Each state is centred over its units and ``ridge``
+    added to the diagonal: LLM-Check's hidden score (Sriramanan et al. 2024).
+    """
+    x = states.double()
+    x = (x - x.mean(-1, keepdim=True)) * mask[..., None]
+    gram = x @ x.transpose(1, 2)
+    # a padded position gets the eigenvalue 1, whose logarithm adds nothing
+    diagonal = torch.where(mask, ridge, 1.0).to(gram)
+    total = torch.linalg.slogdet(gram + torch.diag_embed(diagonal)).logabsdet
+    return (total / mask.sum(-1)).float()
+
+
 def _read(model, prompts: PromptPass, which, rows, reducer, sites) -> dict:
     """One padded batch of answers after their prompts: the numbers of its tokens, row by row."""
     ids, mask = pad(rows, side="right")
@@ -157,6 +174,7 @@ class _TokenReducer:
         if self.keep_states:
             rows = torch.arange(len(after), device=after.device)
             self._keep(("states",), number, after[rows, self.last.to(after.device)].half())
+            self._keep(("spread",), number, log_spread(after, self.mask.to(after.device)))
 
     def site(self, site: str, number: int, x: torch.Tensor) -> None:
         x = x[self.mask.to(x.device)].float()
@@ -182,12 +200,11 @@ def _joined(parts: list[dict], reducer: _TokenReducer) -> AnswerTokens:
     """All batches in the order of answers and positions."""
     answer, position = _all(parts, "answer"), _all(parts, "position")
     order = np.lexsort((position, answer))
-    keys = [key for key in parts[0]["reduced"] if key != ("states",)]
+    by_answer = [key for key in parts[0]["reduced"] if key in (("states",), ("spread",))]
+    keys = [key for key in parts[0]["reduced"] if key not in by_answer]
     reduced = {k: np.concatenate([p["reduced"][k] for p in parts])[order] for k in keys}
-    states = None
-    if reducer.keep_states:
-        states = np.concatenate([p["reduced"]["states",] for p in parts])
-        states = states[np.argsort(_all(parts, "last"))]
+    answers = np.argsort(_all(parts, "last"))
+    kept = {k[0]: np.concatenate([p["reduced"][k] for p in parts])[answers] for k in by_answer}
     return AnswerTokens(
         answer[order],
         position[order],
@@ -197,7 +214,7 @@ def _joined(parts: list[dict], reducer: _TokenReducer) -> AnswerTokens:
         {key[1]: a for key, a in reduced.items() if key[0] == "m2"},
         {key[1:]: a for key, a in reduced.items() if key[0] == "zeros"},
         reducer.width,
-        states,
+        **kept,
     )
 
 

@@ -1,0 +1,56 @@
+"""Do the blocks flagged on some sets stand out on another, more than labels at random would say?"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from avss_utils.statistics import against_null
+
+
+def transfer_table(
+    scores: pd.DataFrame, *, sources: Sequence[str], targets: Sequence[str], top: int
+) -> pd.DataFrame:
+    """Of the ``top`` blocks flagged on the sources, how many the target flags too; a row a reading
+    and target.
+
+    ``scores``: as of ``SetStudy.scores``, with shuffled draws. Flagged: highest mean over the
+    sources other than the target. Columns: reading, target, value (share in common), shuffled
+    (the mean share where all sets have labels at random), excess, p (draws at least as large),
+    lift (mean score of the flagged blocks on the target over the mean of all blocks there; 1 where
+    flags tell nothing), lift_shuffled.
+    """
+    rows = []
+    for reading, own in scores.groupby("reading", sort=False):
+        by_set = {name: _wide(part) for name, part in own.groupby("set", sort=False)}
+        for target in targets:
+            others = np.mean([by_set[name] for name in sources if name != target], axis=0)
+            shares, lifts = _compared(others, by_set[target], top)
+            place = against_null(shares[0], shares[1:])
+            rows.append(
+                (
+                    reading,
+                    target,
+                    shares[0],
+                    shares[1:].mean(),
+                    shares[0] - shares[1:].mean(),
+                    place.p_value,
+                    lifts[0],
+                    lifts[1:].mean(),
+                )
+            )
+    names = ["reading", "target", "value", "shuffled", "excess", "p", "lift", "lift_shuffled"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _wide(part: pd.DataFrame) -> np.ndarray:
+    """(1 + n_shuffles, n_blocks): the true labels first."""
+    return part.pivot(index="draw", columns="block", values="score").sort_index().to_numpy()
+
+
+def _compared(others: np.ndarray, own: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Shares in common and lifts of each draw, (n_draws,) each."""
+    one, two = (np.argsort(-s, axis=1, kind="stable")[:, :top] for s in (others, own))
+    shares = (one[:, :, None] == two[:, None, :]).sum((1, 2)) / top
+    lifts = np.take_along_axis(own, one, axis=1).mean(1) / own.mean(1)
+    return shares, lifts

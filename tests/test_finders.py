@@ -1,0 +1,181 @@
+"""Probes and scores of one set on a tiny model, and plans judged by what they answer."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+from avss_utils.corpora import OpenQuestion
+from avss_utils.hallucination import finders, pruned
+from avss_utils.hallucination.events import (
+    CHAT,
+    FEW_SHOT,
+    N_EXAMPLES,
+    PLAIN,
+    events_of,
+    prompted,
+)
+from avss_utils.hallucination.probes import training_rows
+from avss_utils.hallucination.study import SetStudy
+from avss_utils.hallucination.tokens import log_spread
+from avss_utils.models import LoadedModel
+from avss_utils.runs import UsageError
+
+NAMES = [
+    *("ant", "bat", "cat", "cow", "dog", "eel", "elk", "emu", "fox", "gnu"),
+    *("hen", "jay", "koi", "owl", "pig", "ram", "rat", "yak", "asp", "bee"),
+]
+
+
+def rows(n: int = 20) -> list[OpenQuestion]:
+    return [OpenQuestion(str(i), f"Animal {i}?", (NAMES[i],), ()) for i in range(n)]
+
+
+@pytest.fixture(scope="module")
+def study() -> SetStudy:
+    tokenizer = tiny_tokenizer()
+    loaded = LoadedModel(tiny_model("llama", vocab_size=len(tokenizer)), tokenizer, {})
+    events = events_of(rows(), "nq_open", wording="plain", seed=0)
+    before = events_of(rows(8), "nq_open", wording="plain", seed=0)
+    options = dict(sites=("residual", "update"), eps=1e-3, ratio=0.01, seed=0, batch_tokens=256)
+    return SetStudy(loaded, before, events, keep_states=True, **options)
+
+
+def test_labels_lie_side_by_side_and_name_borrowed_answers_alike(study):
+    own = finders.Labels(study)
+    assert own.is_false[:4].tolist() == [False, True, False, True]
+    assert own.question[:4].tolist() == [0, 0, 1, 1]
+    assert own.text[0] == NAMES[0]
+    borrowed = own.text[own.is_false]
+    assert set(borrowed) <= set(own.text[~own.is_false])
+
+
+def test_no_answer_of_a_fold_is_learnt_from_anywhere():
+    fold, texts = np.array([0, 0, 1, 1, 2]), np.array(["a", "b", "a", "c", "c"])
+    assert training_rows(fold, 0, texts).tolist() == [False, False, False, True, True]
+    assert training_rows(fold, 0, None).tolist() == [False, False, True, True, True]
+    assert training_rows(fold, 2, texts).tolist() == [True, True, True, False, False]
+
+
+def test_every_block_is_probed_and_every_answer_scored(study):
+    probes = finders.probe_table(study, n_folds=3)
+    assert probes.block.to_list() == [0, 1, 2, 3]
+    assert probes.auroc.between(0, 1).all()
+    scores = finders.answer_scores(study, top=1, n_folds=3)
+    assert len(scores) == 40
+    assert scores.is_false.sum() == 20
+    names = [finders.FLAGGED, finders.AT_RANDOM, finders.ALL, finders.PROBE, finders.SPREAD]
+    assert set(names) | {"summed surprise", "length"} <= set(scores.columns)
+    assert np.isfinite(scores[names]).all(axis=None)
+
+
+def test_flags_come_from_calibration_rows_and_top_many(study):
+    assert len(finders.flagged_blocks(study, top=2)) == 2
+    assert set(finders.flagged_blocks(study, top=1)) < set(finders.flagged_blocks(study, top=2))
+
+
+def test_spread_is_the_mean_log_eigenvalue_by_hand():
+    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    found = log_spread(x, mask, ridge=0.01)
+    for row, n in ((0, 5), (1, 3)):
+        own = x[row, :n].double()
+        own = own - own.mean(1, keepdim=True)
+        eigenvalues = torch.linalg.eigvalsh(own @ own.T + 0.01 * torch.eye(n))
+        assert found[row].item() == pytest.approx(eigenvalues.log().mean().item(), rel=1e-5)
+
+
+def test_the_spread_of_an_answer_does_not_depend_on_its_batch(study):
+    other = SetStudy(
+        study.loaded,
+        study.calibration,
+        study.evaluation.first(3),
+        sites=("residual",),
+        eps=1e-3,
+        ratio=0.01,
+        seed=0,
+        batch_tokens=32,
+        keep_states=True,
+    )
+    np.testing.assert_allclose(other.tokens.spread, study.tokens.spread[:15], rtol=1e-4)
+
+
+def test_prompts_hold_examples_or_a_chat(study):
+    tokenizer = study.loaded.tokenizer
+    assert prompted(study.evaluation, tokenizer, PLAIN, study.calibration) is study.evaluation
+    shown = prompted(study.evaluation, tokenizer, FEW_SHOT, study.calibration)
+    text, answers = shown.asked[7]
+    assert text.count("Question:") == N_EXAMPLES + 1
+    assert text.endswith(study.evaluation.asked[7][0])
+    assert f"Answer: {NAMES[0]}\n\n" in text
+    assert answers == study.evaluation.asked[7][1]
+    with pytest.raises(UsageError, match="no chat template"):
+        prompted(study.evaluation, tokenizer, CHAT, study.calibration)
+    with pytest.raises(UsageError, match="unknown prompt 'song'"):
+        prompted(study.evaluation, tokenizer, "song", study.calibration)
+
+
+def test_a_chat_has_no_space_before_the_answer(study):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<s>{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}me:\n{% endif %}"
+    )
+    text, answers = prompted(study.evaluation, tokenizer, CHAT, study.calibration).asked[2]
+    assert text.startswith("<s>Answer the question")
+    assert text.endswith(f"{study.evaluation.questions[2].question}\nme:\n")
+    assert answers[0] == NAMES[2]
+
+
+def test_the_empty_plan_is_the_full_model_and_another_is_not(study):
+    sets = [study.evaluation.first(6)]
+    same, whole, without = (
+        pruned.choice_rows(study.loaded, sets, arm, batch_tokens=256)
+        for arm in (("a", ()), ("full", ()), ("b", (1, 2)))
+    )
+    assert same.confidence.equals(whole.confidence)
+    assert not np.allclose(without.confidence, whole.confidence)
+    assert whole.confidence.between(0.5, 1).all()
+    options = dict(max_new_tokens=4, batch_tokens=256)
+    answers = pruned.answer_rows(study.loaded, sets, ("full", ()), **options)
+    assert answers.row_id.to_list() == [row.row_id for row in rows(6)]
+
+
+def test_the_table_of_plans_by_hand():
+    choices = pd.DataFrame(
+        {
+            "arm": ["full"] * 4 + ["a"] * 4,
+            "set": "s",
+            "row_id": [*"wxyz", *"zyxw"],
+            "right": [1.0, 1, 1, 0, 0, 1, 0, 0.5],
+            "confidence": [1.0] * 8,
+        }
+    )
+    answers = pd.DataFrame(
+        {
+            "arm": ["full"] * 4 + ["a"] * 4,
+            "set": "s",
+            "row_id": [*"wxyz"] * 2,
+            "label": ["right", "right", "false", "abstained", "right", "false", "false", "false"],
+        }
+    )
+    table = pruned.plan_table(choices, answers, seed=0).set_index(["arm", "measure"])
+    value = table.value
+    assert value["full", "choice accuracy"] == 0.75
+    assert value["a", "choice accuracy"] == 0.375
+    assert value["a", "raw retention"] == pytest.approx(0.5)
+    assert value["a", "corrected retention"] == pytest.approx(-0.5)
+    assert value["a", "ECE"] == pytest.approx(0.625)
+    assert value["a", "hallucination rate"] == 0.75
+    assert value["full", "abstentions"] == 0.25
+    assert value["a", "exact match retention"] == pytest.approx(0.5)
+    assert (table.low <= table.value).all()
+
+
+def test_arms_of_other_questions_are_not_compared():
+    table = pd.DataFrame(
+        {"arm": ["full", "a"], "set": "s", "row_id": ["x", "y"], "right": 1.0, "confidence": 1.0}
+    )
+    with pytest.raises(ValueError, match="same questions"):
+        pruned.plan_table(table, table.iloc[:0].assign(label=""), seed=0)

@@ -1,0 +1,54 @@
+"""Flags that hold on another set, and flags that do not, on made-up scores."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from avss_utils.hallucination.transfer import transfer_table
+
+N_BLOCKS, N_DRAWS = 12, 100
+
+
+def made_scores(planted: dict[str, tuple[int, ...]]) -> pd.DataFrame:
+    """Noise, the same for every draw, with higher scores of the planted blocks on true labels."""
+    rng, parts = np.random.default_rng(0), []
+    for name, blocks in planted.items():
+        scores = rng.random((N_DRAWS, N_BLOCKS))
+        scores[0, list(blocks)] += 5
+        parts.append(
+            pd.DataFrame(
+                {
+                    "set": name,
+                    "reading": "contrast",
+                    "draw": np.repeat(np.arange(N_DRAWS) - 1, N_BLOCKS),
+                    "block": np.tile(np.arange(N_BLOCKS), N_DRAWS),
+                    "score": scores.ravel(),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_blocks_that_all_sets_flag_are_found_on_the_one_left_out():
+    scores = made_scores(dict.fromkeys("abc", (2, 5, 7)))
+    table = transfer_table(scores, sources=["a", "b", "c"], targets=["a", "c"], top=3)
+    assert table.target.to_list() == ["a", "c"]
+    assert (table.value == 1).all()
+    assert table.shuffled.to_numpy() == pytest.approx(3 / N_BLOCKS, abs=0.1)
+    assert (table.p <= 0.02).all()
+    assert (table.lift > 2).all()
+    assert table.lift_shuffled.to_numpy() == pytest.approx(1, abs=0.1)
+
+
+def test_a_set_with_blocks_of_its_own_shares_none():
+    scores = made_scores({"a": (2, 5), "b": (2, 5), "held out": (9, 10)})
+    table = transfer_table(scores, sources=["a", "b"], targets=["held out"], top=2).iloc[0]
+    assert table.value == 0
+    assert table.p > 0.5
+    assert table.excess < 0
+
+
+def test_the_target_does_not_flag_for_itself():
+    scores = made_scores({"a": (1,), "b": (4,)})
+    table = transfer_table(scores, sources=["a", "b"], targets=["a"], top=1).iloc[0]
+    assert table.value == 0
