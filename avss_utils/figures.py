@@ -120,6 +120,23 @@ def curves(ax: Axes, estimates: pd.DataFrame, *, threshold: float) -> Axes:
     return ax
 
 
+def heat_map(
+    ax: Axes, values: pd.DataFrame, marked: pd.DataFrame, *, limit: float, label: str
+) -> Axes:
+    """Rows by columns in a diverging palette from minus ``limit`` to ``limit``; a dot where marked.
+
+    Values beyond the limit have its colour, and the bar shows that they exist.
+    """
+    image = ax.imshow(values.to_numpy(float), cmap="vlag", vmin=-limit, vmax=limit, aspect="auto")
+    rows, columns = np.nonzero(marked.to_numpy(bool))
+    ax.scatter(columns, rows, s=9, color=INK, lw=0)
+    ax.set_yticks(range(len(values)), values.index)
+    ax.set(xlabel="block")
+    ax.grid(False)
+    ax.figure.colorbar(image, ax=ax, label=label, extend="both", pad=0.02)
+    return ax
+
+
 def legend_apart(axes: Sequence[Axes], n_used: int) -> None:
     """The first panel's legend in the first unused one, or over it where all are used."""
     handles = axes[0].get_legend_handles_labels()

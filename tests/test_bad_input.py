@@ -151,6 +151,12 @@ def test_blocks_that_the_model_has_not_are_refused_before_it_is_judged(
         assert "must be distinct numbers from 0 to 3 that leave at" in refused(capsys, *words, drop)
 
 
+def test_a_parameter_set_in_a_second_option_joins_those_of_the_first():
+    words = [*RUN, "seed=1", "eps=0.1", "--set", "n_null=3"]
+    assert cli._parser().parse_args(words).set == ["seed=1", "eps=0.1", "n_null=3"]
+    assert cli._parser().parse_args(RUN[:-1]).set == []
+
+
 def test_a_broken_file_of_ones_own_is_refused_before_a_model_is_loaded(capsys, no_model, tmp_path):
     (own := tmp_path / "own.csv").write_text("text\nfine\n , \n")
     assert "own.csv, row 2: there are more cells" in refused(capsys, "score", "--calibration", own)

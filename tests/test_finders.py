@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from avss_utils.corpora import OpenQuestion
-from avss_utils.hallucination import finders, pruned
+from avss_utils.hallucination import finders, intervention, pruned
 from avss_utils.hallucination.events import (
     CHAT,
     FEW_SHOT,
@@ -16,11 +16,13 @@ from avss_utils.hallucination.events import (
     events_of,
     prompted,
 )
+from avss_utils.hallucination.generated import OwnAnswers
 from avss_utils.hallucination.probes import training_rows
 from avss_utils.hallucination.study import SetStudy
 from avss_utils.hallucination.tokens import log_spread
 from avss_utils.models import LoadedModel
 from avss_utils.runs import UsageError
+from avss_utils.sensitivity import Scored, drop_losses
 
 NAMES = [
     *("ant", "bat", "cat", "cow", "dog", "eel", "elk", "emu", "fox", "gnu"),
@@ -179,3 +181,47 @@ def test_arms_of_other_questions_are_not_compared():
     )
     with pytest.raises(ValueError, match="same questions"):
         pruned.plan_table(table, table.iloc[:0].assign(label=""), seed=0)
+
+
+def test_a_study_says_what_it_asks(study):
+    row = study.questions().iloc[0]
+    assert (row.calibration, row.evaluation, row.published) == (8, 20, 0.0)
+    assert row.true_tokens == study.tokens.lengths[::5].mean()
+
+
+def test_flags_and_losses_carry_the_name_of_their_set(study):
+    flags = finders.flag_table(study, top=2)
+    assert flags.block.to_list() == finders.flagged_blocks(study, top=2)
+    losses = intervention.study_losses(study, n_questions=3)
+    assert len(losses) == 5 * 3
+    assert set(losses.set) == set(flags.set) == {"nq_open"}
+
+
+def test_rises_are_losses_without_a_block_less_that_of_the_whole(study):
+    rows = [Scored((5, 6, 7, 8), 3), Scored((9, 8, 7), 2)]
+    model = study.loaded.model
+    table = intervention.text_rises(model, rows, batch_tokens=64)
+    losses = drop_losses(model, rows, [(), (2,)], batch_tokens=64).mean
+    assert table.rise[2] == pytest.approx(losses[1] - losses[0])
+    assert table.block.to_list() == [0, 1, 2, 3]
+
+
+def test_own_answers_are_given_once_and_judged_by_two_rules(study):
+    own = OwnAnswers(study.loaded, study, FEW_SHOT, n_questions=12, max_new_tokens=4)
+    rows = own.rows()
+    assert len(rows) == 12
+    assert set(rows.prompt) == {FEW_SHOT}
+    assert "text" not in rows
+    assert own.contrast(n_permutations=5).empty  # random weights are never right
+    table, texts = own._found
+    table.loc[:5, "label"] = "right"
+    table.loc[6:, "label"] = "false"
+    table["contains"] = [True] + [False] * 11
+    texts[:] = ["the ant lives"] + ["an ox"] * 11
+    found = own.contrast(n_permutations=5)
+    assert set(found.rule) == {"match"}  # one answer of twelve holds no test by the looser rule
+    assert (found.n == 12).all()
+    assert (found.n_false == 6).all()
+    assert len(found) == 2 * 4
+    table.loc[0, "label"] = "false"
+    assert own.examples(n=3).text.to_list() == ["the ant lives"]

@@ -248,6 +248,17 @@ def test_block_profile_leaves_a_gap_for_zero_on_a_log_axis_only(ax):
     assert ax.get_yscale() == "linear"
 
 
+def test_a_heat_map_shows_every_cell_and_dots_the_marked_ones(ax):
+    values = pd.DataFrame([[0.1, -0.9], [0.2, 0.0]], index=["a", "b"])
+    marked = pd.DataFrame([[False, True], [False, False]], index=["a", "b"])
+    assert figures.heat_map(ax, values, marked, limit=0.3, label="HSAV") is ax
+    (image,) = ax.images
+    np.testing.assert_array_equal(image.get_array(), values)
+    assert image.get_clim() == (-0.3, 0.3)
+    assert ax.collections[0].get_offsets().tolist() == [[1, 0]]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+
+
 def test_dropped_blocks_marks_each_plans_blocks(ax):
     plans = pd.DataFrame({"arm": ["avss", "none"], "drop": [(0, 2), ()]})
     assert figures.dropped_blocks(ax, plans, n_blocks=4) is ax

@@ -281,3 +281,74 @@ def test_the_readme_states_the_verdicts_of_the_committed_record(monkeypatch):
     text = (root / "README.md").read_text()
     rows = dict(re.findall(r"^\| (C\d+) \|.*\| ([a-z ]+) \|$", text, re.MULTILINE))
     assert rows == {f.claim: f.verdict for f in primary}
+
+
+def cross_fit_table(low: float, high: float) -> pd.DataFrame:
+    rows = [("false against true", low, high), ("false against false", -0.1, 0.1)]
+    rows += [("irrelevant", 0.3, 0.5)]
+    table = pd.DataFrame(rows, columns=["kind", "low", "high"])
+    return table.assign(set="s", block=4, value=(table.low + table.high) / 2, n=200)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.25, 0.45, REPRODUCED),
+        (0.0, 0.15, NOT_REPRODUCED),
+        (0.1, 0.3, UNDECIDED),
+        (-0.4, 0.15, CANNOT_BE_TESTED),
+    ],
+)
+def test_a_pattern_has_to_be_more_than_a_small_effect(low, high, verdict):
+    (found,) = claims.pattern_findings(cross_fit_table(low, high), primary_set="s")
+    assert (found.claim, found.verdict, found.primary) == ("C7", verdict, True)
+    assert "block 4" in found.note
+    assert "irrelevant 0.40" in found.note
+
+
+def test_flags_are_judged_beyond_shuffled_labels_and_by_how_many_draws_do_as_well():
+    halves = pd.DataFrame(
+        {
+            "set": ["s", "t", "s"],
+            "reading": ["contrast", "contrast", "restricted"],
+            "value": [0.3, 0.0, 0.0],
+            "low": [0.1, -0.2, -0.1],
+            "high": [0.5, 0.2, 0.1],
+            "n": 100,
+        }
+    )
+    transfer = pd.DataFrame(
+        {
+            "reading": ["contrast"],
+            "target": ["t"],
+            "value": [0.6],
+            "shuffled": [0.3],
+            "as_good": [0.01],
+            "low": [0.0],
+            "high": [0.03],
+            "n": [200],
+        }
+    )
+    found = claims.flag_findings(halves, transfer, primary_set="s")
+    assert [f.verdict for f in found] == [REPRODUCED, UNDECIDED, REPRODUCED]
+    assert [f.primary for f in found] == [True, False, False]
+    assert all(f.claim == "C8" for f in found)
+
+
+def test_answers_of_a_set_that_the_full_model_does_not_know_test_nothing():
+    rows = [
+        ("full", "choice accuracy", 0.6, 0.55, 0.65),
+        ("full", "exact match", 0.0, 0.0, 0.0),
+        ("without 1", "raw retention", 0.95, 0.92, 0.98),
+        ("without 1", "corrected retention", 0.5, 0.3, 0.7),
+        ("without 1", "exact match retention", 0.9, 0.8, 1.0),
+    ]
+    table = pd.DataFrame(rows, columns=["arm", "measure", "value", "low", "high"])
+    found = claims.answer_findings(table.assign(set="s", n=100), arm="without 1")
+    verdicts = {f.measure: f.verdict for f in found}
+    assert verdicts == {
+        "raw retention, s": REPRODUCED,
+        "corrected retention, s": NOT_REPRODUCED,
+        "exact match retention, s": CANNOT_BE_TESTED,
+    }
+    assert not any(f.primary for f in found)

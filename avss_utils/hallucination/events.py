@@ -20,6 +20,7 @@ from avss_utils.runs import UsageError
 from avss_utils.windows import automatic_bos
 
 PAIRED, FALSE_FALSE, IRRELEVANT = "false against true", "false against false", "irrelevant"
+KINDS = (PAIRED, FALSE_FALSE, IRRELEVANT)
 # Answers of a question by their place in ``asked``: the pairs of each kind are two of them.
 _PLACES = {PAIRED: (0, 1), FALSE_FALSE: (2, 3), IRRELEVANT: (0, 4)}
 N_ANSWERS = 5

@@ -49,6 +49,11 @@ def flagged_blocks(study: SetStudy, *, top: int) -> list[int]:
     return sorted(np.argsort(-scores, kind="stable")[:top].tolist())
 
 
+def flag_table(study: SetStudy, *, top: int) -> pd.DataFrame:
+    """``flagged_blocks``: set, block."""
+    return pd.DataFrame({"set": study.name, "block": flagged_blocks(study, top=top)})
+
+
 def probe_table(study: SetStudy, *, n_folds: int) -> pd.DataFrame:
     """``probe_auroc`` of the study's true and false answers: set, block, auroc, low, high, n."""
     own = Labels(study)

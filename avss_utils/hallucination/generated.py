@@ -1,15 +1,24 @@
 """The model's own answers: which are false, and whether the blocks held them otherwise."""
 
+from functools import cached_property
+
 import numpy as np
 import pandas as pd
 
 from avss_utils.generation import contains, f1, greedy_answers, is_abstention, matches
 from avss_utils.hallucination.contrasts import answer_sums
-from avss_utils.hallucination.events import Events
+from avss_utils.hallucination.events import PAIRED, Events, prompted
+from avss_utils.hallucination.study import RELATIVE, SetStudy
 from avss_utils.hallucination.testing import Labelled, contrast_test
-from avss_utils.hallucination.tokens import AnswerTokens, Limits, collect_answers
+from avss_utils.hallucination.tokens import (
+    AnswerTokens,
+    Limits,
+    collect_answers,
+    relative_limits,
+)
 
 RIGHT, FALSE, ABSTAINED = "right", "false", "abstained"
+FEWEST = 5
 
 
 def generated_answers(
@@ -93,11 +102,11 @@ def generated_contrast(
 ) -> pd.DataFrame:
     """``contrast_test`` of false against right answers within strata; a column set.
 
-    Empty where the answers are all right or all false.
+    Empty where there are fewer than FEWEST of either: labels that cannot move test nothing.
     """
     labelled = Labelled((table.label == FALSE).to_numpy(), strata(tokens.lengths, difficulty))
-    if labelled.is_false.all() or not labelled.is_false.any():
-        return pd.DataFrame(columns=["set", "score", "block", "value", "p", "p_max", "z"])
+    if min(labelled.is_false.sum(), (~labelled.is_false).sum()) < FEWEST:
+        return pd.DataFrame(columns=["score", "block", "value", "p", "p_max", "z", "set"])
     found = contrast_test(
         answer_sums(tokens, site, limit=limit),
         labelled,
@@ -105,3 +114,80 @@ def generated_contrast(
         rng=np.random.default_rng(seed),
     )
     return found.assign(set=table["set"].iloc[0])
+
+
+class OwnAnswers:
+    """Greedy answers to a study's questions in one prompt: given once, by ``judged``, and kept.
+
+    ``judged``: the model in the dtype that answers; the statistics are those of the study's own.
+    """
+
+    def __init__(
+        self, judged, study: SetStudy, prompt: str, *, n_questions: int, max_new_tokens: int
+    ) -> None:
+        self.judged, self.study, self.prompt = judged, study, prompt
+        self.max_new_tokens = max_new_tokens
+        asked = study.evaluation.first(n_questions)
+        self.events = prompted(asked, study.loaded.tokenizer, prompt, study.calibration)
+
+    @cached_property
+    def _found(self) -> tuple[pd.DataFrame, list[str]]:
+        return generated_answers(
+            self.judged,
+            self.events,
+            max_new_tokens=self.max_new_tokens,
+            batch_tokens=self.study.batch_tokens,
+        )
+
+    def rows(self) -> pd.DataFrame:
+        """``generated_answers`` with a column prompt; no text."""
+        return self._found[0].assign(prompt=self.prompt)
+
+    def examples(self, *, n: int) -> pd.DataFrame:
+        """The first ``n`` answers on which the two rules differ: what the model wrote, and how it
+        was judged; the data set's own answers are not copied.
+        """
+        table, texts = self._found
+        table = table.assign(text=texts, prompt=self.prompt)
+        differs = table.contains & (table.label != RIGHT)
+        return table.loc[differs, ["set", "prompt", "row_id", "label", "f1", "text"]].head(n)
+
+    def contrast(self, *, n_permutations: int) -> pd.DataFrame:
+        """``generated_contrast`` by both rules: with columns prompt, rule (match, contains), n,
+        n_false.
+
+        Difficulty is the log-probability of the question's true answer.
+        """
+        table, texts = self._found
+        study, parts = self.study, []
+        tokens, kept = generated_tokens(
+            study.loaded,
+            self.events,
+            texts,
+            table,
+            limits={RELATIVE: relative_limits(study.before, study.ratio)},
+            sites=("residual",),
+            batch_tokens=study.batch_tokens,
+        )
+        difficulty = self._difficulty[(table.label != ABSTAINED).to_numpy()]
+        loose = kept.assign(label=np.where(kept.contains, RIGHT, FALSE))
+        for rule, labelled in (("match", kept), ("contains", loose)):
+            found = generated_contrast(
+                tokens,
+                labelled,
+                difficulty,
+                site="residual",
+                limit=RELATIVE,
+                n_permutations=n_permutations,
+                seed=study.seed,
+            )
+            counts = dict(n=len(kept), n_false=int((labelled.label == FALSE).sum()))
+            parts.append(found.assign(prompt=self.prompt, rule=rule, **counts))
+        return pd.concat(parts, ignore_index=True)
+
+    @property
+    def _difficulty(self) -> np.ndarray:
+        """Log-probability of the true answer of each question asked, (n_questions,)."""
+        tokens = self.study.tokens
+        summed = np.bincount(tokens.answer, tokens.log_probability, tokens.n_answers)
+        return summed[self.study.evaluation.pairs(PAIRED).true][: len(self.events.questions)]

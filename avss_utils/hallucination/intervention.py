@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from avss_utils.hallucination.study import SetStudy
 from avss_utils.runs import UsageError
-from avss_utils.sensitivity import choice_rows, leave_one_out
+from avss_utils.sensitivity import Scored, choice_rows, leave_one_out
 from avss_utils.statistics import N_RESAMPLES, limits, two_sided_p
 
 SIDE = 2  # blocks of lower and of higher rise that a block is compared with
@@ -47,6 +48,20 @@ def answer_losses(
             "n_false": np.tile(losses.n_scored[~true], n_sets),
         }
     )
+
+
+def study_losses(study: SetStudy, *, n_questions: int) -> pd.DataFrame:
+    """``answer_losses`` of the first evaluation questions of a study, with a column set."""
+    asked = [(prompt, own[:2]) for prompt, own in study.evaluation.asked[:n_questions]]
+    model, tokenizer = study.loaded.model, study.loaded.tokenizer
+    table = answer_losses(model, tokenizer, asked, batch_tokens=study.batch_tokens)
+    return table.assign(set=study.name)
+
+
+def text_rises(model: nn.Module, rows: Sequence[Scored], *, batch_tokens: int) -> pd.DataFrame:
+    """Nats a token that each block's absence adds on neutral text: block, rise."""
+    losses = leave_one_out(model, rows, batch_tokens=batch_tokens).mean
+    return pd.DataFrame({"block": np.arange(len(losses) - 1), "rise": losses[1:] - losses[0]})
 
 
 def hallucination_rates(table: pd.DataFrame, *, per_token: bool = True) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from avss_utils.hallucination.contrasts import (
     eavss,
     log_variance,
 )
-from avss_utils.hallucination.events import FALSE_FALSE, IRRELEVANT, PAIRED, Events
+from avss_utils.hallucination.events import FALSE_FALSE, IRRELEVANT, KINDS, PAIRED, Events
 from avss_utils.hallucination.testing import (
     Pairs,
     contrast_intervals,
@@ -83,6 +83,21 @@ class SetStudy:
         n_blocks = len(decoder_blocks(self.loaded.model))
         return {ABSOLUTE: absolute_limits(self.eps, self.sites, n_blocks)}
 
+    def questions(self) -> pd.DataFrame:
+        """What is asked: set, calibration and evaluation (questions), published (share of false
+        answers that are not borrowed), and the mean tokens of true and of false answers.
+        """
+        pairs, lengths = self.evaluation.pairs(PAIRED), self.tokens.lengths
+        row = {
+            "set": self.name,
+            "calibration": len(self.calibration.questions),
+            "evaluation": len(self.evaluation.questions),
+            "published": (self.evaluation.origin == "published").mean(),
+            "true_tokens": lengths[pairs.true].mean(),
+            "false_tokens": lengths[pairs.false].mean(),
+        }
+        return pd.DataFrame([row])
+
     def sums(
         self, tokens: AnswerTokens, events: Events, kind: str, which: str, site: str, limit: str
     ) -> tuple[AnswerSums, Pairs]:
@@ -121,7 +136,7 @@ class SetStudy:
         calibration rows, so that chance is as often below 0 as above.
         """
         rows = []
-        for kind in (PAIRED, FALSE_FALSE, IRRELEVANT):
+        for kind in KINDS:
             first = self._differences(self.before, self.calibration, kind)
             second = self._differences(self.tokens, self.evaluation, kind)
             picked = first.mean(0) / np.maximum(first.std(0), 1e-12)

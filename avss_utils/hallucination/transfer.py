@@ -16,9 +16,10 @@ def transfer_table(
 
     ``scores``: as of ``SetStudy.scores``, with shuffled draws. Flagged: highest mean over the
     sources other than the target. Columns: reading, target, value (share in common), shuffled
-    (the mean share where all sets have labels at random), excess, p (draws at least as large),
-    lift (mean score of the flagged blocks on the target over the mean of all blocks there; 1 where
-    flags tell nothing), lift_shuffled.
+    (the mean share where all sets have labels at random), excess, lift (mean score of the flagged
+    blocks on the target over the mean of all blocks there; 1 where flags tell nothing),
+    lift_shuffled, p, and as_good (share of draws that have at least as many in common) with its
+    exact interval low to high over n draws.
     """
     rows = []
     for reading, own in scores.groupby("reading", sort=False):
@@ -27,20 +28,17 @@ def transfer_table(
             others = np.mean([by_set[name] for name in sources if name != target], axis=0)
             shares, lifts = _compared(others, by_set[target], top)
             place = against_null(shares[0], shares[1:])
-            rows.append(
-                (
-                    reading,
-                    target,
-                    shares[0],
-                    shares[1:].mean(),
-                    shares[0] - shares[1:].mean(),
-                    place.p_value,
-                    lifts[0],
-                    lifts[1:].mean(),
-                )
-            )
-    names = ["reading", "target", "value", "shuffled", "excess", "p", "lift", "lift_shuffled"]
+            rows.append((reading, target, *_summary(shares), lifts[0], lifts[1:].mean()))
+            share = place.at_least_as_good
+            rows[-1] += (place.p_value, share.value, share.low, share.high, share.n)
+    names = ["reading", "target", "value", "shuffled", "excess", "lift", "lift_shuffled"]
+    names += ["p", "as_good", "low", "high", "n"]
     return pd.DataFrame(rows, columns=names)
+
+
+def _summary(shares: np.ndarray) -> tuple[float, float, float]:
+    shuffled = shares[1:].mean()
+    return shares[0], shuffled, shares[0] - shuffled
 
 
 def _wide(part: pd.DataFrame) -> np.ndarray:
