@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -75,13 +76,7 @@ class Run:
 
     def table(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """The table ``name``, computed once. Needs no model when the run is finished."""
-        path = self._path(name)
-        if not path.exists() and not self.finished:
-            start = time.perf_counter()
-            table = compute()
-            self._note_seconds(name, time.perf_counter() - start)
-            write_csv(table, path)  # last: what is there needs nothing more
-        return self.read(name)
+        return self._once(name, partial(self._timed, name, compute))
 
     def read(self, name: str) -> pd.DataFrame:
         """A table that is there; UsageError names the command that makes it otherwise."""
@@ -99,10 +94,10 @@ class Run:
                 parts.mkdir(exist_ok=True)
             for number, key in enumerate(progress(keys, name)):
                 if not (part := parts / f"{number:05d}.csv").exists():
-                    write_csv(compute(key), part)
+                    write_csv(self._timed(name, partial(compute, key)), part)
             return pd.concat(map(read_csv, sorted(parts.glob("*.csv"))), ignore_index=True)
 
-        table = self.table(name, gather)
+        table = self._once(name, gather)
         if not self.finished:
             shutil.rmtree(self._working / f"{name}.parts", ignore_errors=True)
         return table
@@ -138,16 +133,29 @@ class Run:
         locks.release(self._lock)
         return self
 
+    def _once(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        path = self._path(name)
+        if not path.exists() and not self.finished:
+            write_csv(make(), path)  # last: what is there needs nothing more
+        return self.read(name)
+
+    def _timed(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """What ``compute`` gives; its seconds join those of the table's other parts, whichever
+        process made them.
+        """
+        start = time.perf_counter()
+        table = compute()
+        spent = self._seconds().get(name, 0.0) + time.perf_counter() - start
+        noted = {**self._seconds(), name: round(spent, 2)}
+        write_json(self._working / "run.json", {**self.record, "seconds": noted})
+        return table
+
     def _path(self, name: str) -> Path:
         return (self.folder if self.finished else self._working) / f"{name}.csv"
 
     def _seconds(self) -> dict:
         """Seconds by table so far; run.json under the working name holds them until the end."""
         return (_read_record(self._working) or {}).get("seconds", {})
-
-    def _note_seconds(self, name: str, seconds: float) -> None:
-        noted = {**self._seconds(), name: round(seconds, 2)}
-        write_json(self._working / "run.json", {**self.record, "seconds": noted})
 
 
 def open_run(

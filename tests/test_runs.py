@@ -311,6 +311,24 @@ def test_rows_resume_after_the_last_finished_key():
     assert sorted(p.name for p in run.folder.iterdir()) == ["answers.csv", "run.json"]
 
 
+def test_seconds_of_resumed_rows_are_those_of_every_stretch(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(runs.time, "perf_counter", lambda: float(next(clock)))  # a second a part
+
+    def stops(key):
+        if key == "ccc":
+            raise KeyboardInterrupt
+        return judged(key)
+
+    with pytest.raises(KeyboardInterrupt):
+        opened().rows("answers", ["a", "bb", "ccc"], stops)
+    run = opened()
+    run.rows("answers", ["a", "bb", "ccc"], judged)
+    run.table("scores", small_table)
+    run.finish()
+    assert run.record["seconds"] == {"answers": 3.0, "scores": 1.0}
+
+
 def test_an_interrupted_run_does_not_go_on_with_another_ones_rows():
     def stops(key):
         if key == "bb":
