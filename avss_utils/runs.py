@@ -194,9 +194,17 @@ def open_run(
         "model": model,
         "data": data,
         "collect_version": collect_version,
-        **provenance(device),
+        **provenance(_devices(working, device)),
     }
     return Run(folder, record, finished=False, _working=working, _lock=lock)
+
+
+def _devices(working: Path, device: str) -> str:
+    """This device after those on which an interrupted run has begun."""
+    before = (_read_record(working) or {}).get("device", "")
+    if not before or before.split(", then ")[-1] == device:
+        return before or device
+    return f"{before}, then {device}"
 
 
 def _finished(folder: Path, key: str) -> Run | None:

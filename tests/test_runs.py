@@ -329,6 +329,13 @@ def test_seconds_of_resumed_rows_are_those_of_every_stretch(monkeypatch):
     assert run.record["seconds"] == {"answers": 3.0, "scores": 1.0}
 
 
+def test_a_run_that_goes_on_elsewhere_names_every_device():
+    opened(device="one card").table("scores", small_table)
+    opened(device="one card").table("more", small_table)
+    run = opened(device="another").finish()
+    assert run.record["device"] == "one card, then another"
+
+
 def test_an_interrupted_run_does_not_go_on_with_another_ones_rows():
     def stops(key):
         if key == "bb":
