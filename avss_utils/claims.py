@@ -225,8 +225,8 @@ def answer_findings(plans: pd.DataFrame, *, arm: str) -> list[Finding]:
     base = {
         "raw retention": ("choice accuracy", 0.5),
         "corrected retention": ("choice accuracy", 0.5),
+        "exact match retention": ("exact match", 0.0),
     }
-    base["exact match retention"] = ("exact match", 0.0)
     for name in plans.set.unique():
         for measure, (level, chance) in base.items():
             found.append(

@@ -145,8 +145,8 @@ class Run:
         """
         start = time.perf_counter()
         table = compute()
-        spent = self._seconds().get(name, 0.0) + time.perf_counter() - start
-        noted = {**self._seconds(), name: round(spent, 2)}
+        spent, noted = time.perf_counter() - start, self._seconds()
+        noted[name] = round(noted.get(name, 0.0) + spent, 2)
         write_json(self._working / "run.json", {**self.record, "seconds": noted})
         return table
 

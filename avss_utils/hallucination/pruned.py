@@ -11,7 +11,7 @@ from avss_utils.confidence import calibration_floor, expected_calibration_error
 from avss_utils.hallucination.events import Events
 from avss_utils.hallucination.generated import ABSTAINED, FALSE, RIGHT, generated_answers
 from avss_utils.likelihood import score_choices
-from avss_utils.statistics import Estimate, bootstrap, safe_ratio
+from avss_utils.statistics import Estimate, corrected_ratio, mean, ratio_of_means
 
 N_BINS = 15
 
@@ -93,9 +93,9 @@ def _of_choices(own: pd.DataFrame, full: pd.DataFrame, rng) -> dict[str, Estimat
     error = _calibration(sure, right, rng)
     shifted = Estimate(error.value - floor, error.low - floor, error.high - floor, error.n)
     return {
-        "choice accuracy": bootstrap(lambda a, axis: a.mean(axis), right, rng=rng),
-        "raw retention": _retention(right, whole, 0.0, rng),
-        "corrected retention": _retention(right, whole, 0.5, rng),
+        "choice accuracy": mean(right, rng=rng),
+        "raw retention": ratio_of_means(right, whole, rng=rng),
+        "corrected retention": corrected_ratio(right, whole, np.full(len(right), 0.5), rng=rng),
         "ECE": error,
         "excess ECE": shifted,
     }
@@ -104,22 +104,11 @@ def _of_choices(own: pd.DataFrame, full: pd.DataFrame, rng) -> dict[str, Estimat
 def _of_answers(own: pd.DataFrame, full: pd.DataFrame, rng) -> dict[str, Estimate]:
     shares = {"exact match": RIGHT, "hallucination rate": FALSE, "abstentions": ABSTAINED}
     found = {
-        measure: bootstrap(
-            lambda a, axis: a.mean(axis), (own.label == label).to_numpy(float), rng=rng
-        )
+        measure: mean((own.label == label).to_numpy(float), rng=rng)
         for measure, label in shares.items()
     }
     right, whole = ((t.label == RIGHT).to_numpy(float) for t in (own, full))
-    return found | {"exact match retention": _retention(right, whole, 0.0, rng)}
-
-
-def _retention(own: np.ndarray, full: np.ndarray, chance: float, rng) -> Estimate:
-    return bootstrap(
-        lambda a, b, axis: safe_ratio(a.mean(axis) - chance, b.mean(axis) - chance),
-        own,
-        full,
-        rng=rng,
-    )
+    return found | {"exact match retention": ratio_of_means(right, whole, rng=rng)}
 
 
 def _calibration(confidence: np.ndarray, right: np.ndarray, rng) -> Estimate:
