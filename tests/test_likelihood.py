@@ -8,6 +8,10 @@ import torch
 from tiny import FAMILIES, tiny_tokenizer
 
 from avss_utils.likelihood import (
+    choice_units,
+    group_batches,
+    grouped,
+    passes,
     perplexity,
     score_choices,
     window_likelihoods,
@@ -56,6 +60,44 @@ def test_choice_scores_do_not_depend_on_batching_or_order():
     for i in range(2):
         np.testing.assert_allclose(together[i], alone[1 - i], atol=1e-4)
         np.testing.assert_allclose(together[i + 4], together[i], atol=1e-4)
+
+
+def test_only_tokens_with_logits_count_against_what_a_pass_may_hold(monkeypatch):
+    tokenizer = tiny_tokenizer()
+    model = FAMILIES["llama"](vocab_size=len(tokenizer))
+    prompts, choices = PROMPTS[:1] * 12, [[" yes"]] * 12
+    units = choice_units(model, tokenizer, prompts, choices)
+    n_choice = sum(len(u.ids) for u in units)
+    n_prompt = sum(len(u.prefix) for u in units)
+    assert n_choice < n_prompt / 2
+
+    def n_batches() -> int:
+        return len(group_batches(model, grouped(units), 10_000))
+
+    monkeypatch.setattr(passes, "MOST_LOGITS", n_choice * len(tokenizer))
+    assert n_batches() == 1
+    monkeypatch.setattr(passes, "MOST_LOGITS", n_choice // 3 * len(tokenizer))
+    assert n_batches() == 3
+    monkeypatch.setattr("avss_utils.likelihood.choices.last_only", lambda model, n: {})
+    assert n_batches() > 3
+
+
+def test_texts_are_tokenised_once_for_all_plans():
+    calls = []
+    tokenizer = tiny_tokenizer()
+
+    class Counting:
+        def __call__(self, texts):
+            calls.append(len(texts))
+            return tokenizer(texts)
+
+    counting = Counting()
+    for family in ("llama", "gpt2"):
+        model = FAMILIES[family](vocab_size=len(tokenizer))
+        score_choices(model, counting, PROMPTS, CHOICES)
+    assert calls == [2, 5]
+    score_choices(model, counting, PROMPTS[::-1], CHOICES[::-1])
+    assert calls == [2, 5, 2, 5]
 
 
 def test_an_empty_choice_is_refused():

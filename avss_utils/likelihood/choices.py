@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -63,16 +64,20 @@ class ChoiceUnit:
 
 def choice_units(
     model: nn.Module, tokenizer, prompts: Sequence[str], choices: Sequence[Sequence[str]]
-) -> list[ChoiceUnit]:
+) -> Sequence[ChoiceUnit]:
     """Every choice in tokens, the beginning of a prompt cut where the model's context is full."""
-    return _fitted(_units(tokenizer, prompts, choices), families.context_length(model))
+    texts = tuple(prompts), tuple(map(tuple, choices))
+    return _fitted(_units(tokenizer, *texts), families.context_length(model))
 
 
-def _units(tokenizer, prompts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[ChoiceUnit]:
+@lru_cache(maxsize=16)
+def _units(
+    tokenizer, prompts: tuple[str, ...], choices: tuple[tuple[str, ...], ...]
+) -> tuple[ChoiceUnit, ...]:
     """Tokens of each prompt and of each choice as they stand in their joint text.
 
-    All prompts and then all joint texts go to the tokenizer at once: one call a text would take
-    longer than a small model.
+    All prompts and then all joint texts go to the tokenizer at once, and only once for the plans
+    of one experiment: tokenising would otherwise take as long as a small model on a GPU.
     """
     named = [
         (question, number, choice)
@@ -80,19 +85,19 @@ def _units(tokenizer, prompts: Sequence[str], choices: Sequence[Sequence[str]]) 
         for number, choice in enumerate(own)
     ]
     if not named:
-        return []
+        return ()
     cuts = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
     joint = tokenizer([prompts[question] + choice for question, _, choice in named])["input_ids"]
     for (question, _, choice), ids in zip(named, joint, strict=True):
         if not prompts[question] or not 0 < cuts[question] < len(ids):
             raise UsageError(f"a choice needs text after a prompt that is not empty: {choice!r}")
-    return [
+    return tuple(
         ChoiceUnit(question, number, tuple(ids[: cuts[question]]), tuple(ids[cuts[question] :]))
         for (question, number, _), ids in zip(named, joint, strict=True)
-    ]
+    )
 
 
-def _fitted(units: list[ChoiceUnit], limit: int | None) -> list[ChoiceUnit]:
+def _fitted(units: Sequence[ChoiceUnit], limit: int | None) -> Sequence[ChoiceUnit]:
     """Units of at most ``limit`` tokens, the beginnings of longer prompts cut."""
     if limit is None:
         return units
@@ -114,15 +119,24 @@ def _fitted(units: list[ChoiceUnit], limit: int | None) -> list[ChoiceUnit]:
 def group_batches(
     model: nn.Module, groups: Sequence[list[ChoiceUnit]], batch_tokens: int
 ) -> list[list[list[ChoiceUnit]]]:
-    """Groups in batches of at most ``batch_tokens`` tokens, the longest prompts first."""
-    longest = [len(g[0].prefix) + max(len(u.ids) for u in g) for g in groups]
-    sizes = [len(g) * n for g, n in zip(groups, longest, strict=True)]
+    """Groups in batches of at most ``batch_tokens`` tokens, the longest prompts first.
+
+    Tokens with logits (those of the choices; the prompts' too in a model that cannot spare them)
+    stay within ``within_logits`` as well, which counts where the vocabulary is large.
+    """
+    with_logits = batch_tokens / within_logits(model, batch_tokens)
+    spared = bool(last_only(model, 1))
+
+    def size(group: list[ChoiceUnit]) -> float:
+        prompt, choice = len(group[0].prefix), max(len(u.ids) for u in group)
+        return len(group) * max(prompt + choice, with_logits * (choice + prompt * (not spared)))
+
     order = sorted(range(len(groups)), key=lambda i: -len(groups[i][0].prefix))
-    parts = in_batches(order, sizes, within_logits(model, batch_tokens), summed=True)
+    parts = in_batches(order, [size(g) for g in groups], batch_tokens, summed=True)
     return [[groups[i] for i in part] for part in parts]
 
 
-def grouped(units: list[ChoiceUnit]) -> list[list[ChoiceUnit]]:
+def grouped(units: Sequence[ChoiceUnit]) -> list[list[ChoiceUnit]]:
     """Choices of one question after the same prompt, together."""
     groups: dict[tuple, list[ChoiceUnit]] = {}
     for unit in units:
