@@ -257,6 +257,7 @@ def hallucination_findings(run: Run) -> list[Finding]:
 
 FINDINGS: dict[str, Callable[[Run], list[Finding]]] = {
     "01_avss_pruning": pruning_findings,
+    "02_hallucination_metrics": hallucination_findings,
     "04_pruning_thresholds": mechanism_findings,
 }
 

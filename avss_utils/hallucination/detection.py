@@ -163,14 +163,38 @@ def detection_table(
 ) -> pd.DataFrame:
     """How well each score finds the false answers; a row a score, in their order.
 
-    Columns: score, auroc with its 95 % interval low and high (see ``auroc_estimate``), aurc (area
-    under ``risk_coverage``, the mean risk over all coverages: the share of false answers for a
-    blind score, lower is better; Geifman et al. 2019, arXiv 1805.08206), n (answers). The same
-    resamples serve all scores. Raises ValueError as ``auroc_estimate`` does.
+    Columns: score, auroc with its 95 % interval low and high (see ``auroc_estimate``), aurc with
+    aurc_low and aurc_high (``aurc_estimate``), n (answers). The same resamples serve all scores.
+    Raises ValueError as ``auroc_estimate`` does.
     """
     rows = []
     for name, score in scores.items():
-        found = auroc_estimate(score, is_false, groups, seed=seed)
-        aurc = risk_coverage(score, is_false).risk.mean()
-        rows.append((name, found.value, found.low, found.high, aurc, found.n))
-    return pd.DataFrame(rows, columns=["score", "auroc", "low", "high", "aurc", "n"])
+        area = auroc_estimate(score, is_false, groups, seed=seed)
+        risk = aurc_estimate(score, is_false, groups, seed=seed)
+        cells = area.value, area.low, area.high, risk.value, risk.low, risk.high
+        rows.append((name, *cells, area.n))
+    names = ["auroc", "low", "high", "aurc", "aurc_low", "aurc_high", "n"]
+    return pd.DataFrame(rows, columns=["score", *names])
+
+
+def aurc_estimate(
+    score: np.ndarray,
+    is_false: np.ndarray,
+    groups: np.ndarray,
+    *,
+    seed: int,
+    n_resamples: int = 300,
+) -> Estimate:
+    """Area under ``risk_coverage``, with a 95 % interval over groups (questions); all (n_answers,).
+
+    The mean share of false answers over all coverages: that of all answers for a blind score; lower
+    is better. Source: Geifman et al. 2019 (arXiv 1805.08206).
+    """
+    score, is_false = np.asarray(score, float), np.asarray(is_false, bool)
+    group, n_groups = _numbered(groups)
+    counts = resample_counts(n_groups, n_resamples, np.random.default_rng(seed)).astype(int)
+    areas = []
+    for count in counts:
+        rows = np.repeat(np.arange(len(score)), count[group])
+        areas.append(risk_coverage(score[rows], is_false[rows]).risk.mean())
+    return Estimate(areas[0], *limits(np.array(areas[1:])), len(score))

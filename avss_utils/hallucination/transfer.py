@@ -1,10 +1,11 @@
-"""Do the blocks flagged on some sets stand out on another, more than labels at random would say?"""
+"""Are the same blocks flagged on another set, or in another number format?"""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
+from avss_utils.profiles import rank_correlation
 from avss_utils.statistics import against_null
 
 
@@ -34,6 +35,21 @@ def transfer_table(
     names = ["reading", "target", "value", "shuffled", "excess", "lift", "lift_shuffled"]
     names += ["p", "as_good", "low", "high", "n"]
     return pd.DataFrame(rows, columns=names)
+
+
+def precision_table(scores: pd.DataFrame, rounded: pd.DataFrame, *, top: int) -> pd.DataFrame:
+    """What a coarser number format does to the flags; a row a set and reading.
+
+    Both as of ``SetStudy.scores`` on the same answers. Columns: set, reading, rho (Spearman over
+    blocks), overlap (share of the ``top`` blocks in common).
+    """
+    rows = []
+    for (name, reading), own in scores.groupby(["set", "reading"], sort=False):
+        other = rounded[(rounded.set == name) & (rounded.reading == reading)]
+        one, two = _wide(own)[:1], _wide(other)[:1]
+        shares, _ = _compared(one, two, top)
+        rows.append((name, reading, rank_correlation(one[0], two[0]).rho, shares[0]))
+    return pd.DataFrame(rows, columns=["set", "reading", "rho", "overlap"])
 
 
 def _summary(shares: np.ndarray) -> tuple[float, float, float]:
