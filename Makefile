@@ -79,6 +79,7 @@ $(BENCH)/.installed: benchmarks/requirements.txt requirements.lock assets.lock
 bench: $(BENCH)/.installed ## speed and memory beside other tools, as ratios within one run
 	$(BENCH_PY) benchmarks/speed.py
 	$(BENCH_PY) benchmarks/search.py
+	$(BENCH_PY) benchmarks/permutations.py
 
 agreement: $(BENCH)/.installed ## the same numbers from other tools; needs WikiText-2 in AVSS_DATA_DIR
 	$(BENCH_PY) benchmarks/agreement.py

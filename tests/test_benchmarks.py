@@ -39,6 +39,11 @@ def search():
     return importlib.import_module("search")
 
 
+@pytest.fixture
+def permutations():
+    return importlib.import_module("permutations")
+
+
 def test_equal_scores_agree_and_a_planted_difference_is_found(agreement):
     theirs = [np.array([-1.0, -2.0, -3.0]), np.array([-5.0, -4.0])]
     same = agreement.compare_choices(theirs, theirs, [0, 0], tie=1e-3)
@@ -189,3 +194,23 @@ def test_the_committed_kills_all_went_on_undisturbed():
         same, _, trials = shown.split()
         assert same == trials
     assert kills["exit code"].astype(str).loc[["SIGINT", "kernel killed"]].to_list() == ["130", "2"]
+
+
+def test_the_permutations_agree_with_a_loop_over_them(permutations, speed):
+    table = permutations.compare(40, 30, 3, n_looped=5)
+    assert speed.broken_bounds(table.assign(ratio=float("nan")), permutations.BOUNDS) == []
+    assert (table.set_index("way").value >= 0).all()
+
+
+def test_a_loop_over_other_labels_is_noticed(permutations):
+    sums, pairs = permutations.random_sums(40, 3, seed=0)
+    swapped = np.zeros((2, 20), dtype=int)
+    same = permutations.one_after_another(sums, pairs, swapped)
+    other = permutations.one_after_another(sums, pairs, 1 - swapped)
+    np.testing.assert_allclose(same, -other)
+    assert np.abs(same).min() > 1e-6
+
+
+def test_the_committed_permutations_keep_the_bounds(permutations):
+    kept = read_csv(RECORDS / "permutations_cpu.csv").set_index(["what", "how"]).value
+    assert all(kept[key] <= bound for key, bound in permutations.BOUNDS.items())

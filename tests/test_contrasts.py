@@ -217,7 +217,7 @@ def test_halves_agree_beyond_shuffled_labels_only_where_there_is_something():
 
 def excess_of(tokens: AnswerTokens, pairs: Pairs, reading: str = "contrast", seed: int = 0):
     options = dict(n_splits=10, top=1, n_resamples=50, rng=np.random.default_rng(seed))
-    return half_excess(sums_of(tokens), pairs, reading, **options)
+    return half_excess(sums_of(tokens), pairs, **options)[reading]
 
 
 def test_halves_share_a_planted_block_beyond_shuffled_labels():

@@ -7,6 +7,7 @@ from test_contrasts import EPS, made_tokens
 
 from avss_utils.hallucination.detection import (
     answer_features,
+    aurc_estimate,
     auroc_estimate,
     baseline_scores,
     detect,
@@ -75,6 +76,16 @@ def test_risk_and_coverage_by_hand():
     found = risk_coverage(*BY_HAND)
     assert found.coverage.to_list() == [0.25, 0.5, 0.75, 1.0]
     np.testing.assert_allclose(found.risk, [0, 0.25, 1 / 3, 0.5])
+
+
+def test_the_interval_of_the_area_covers_that_of_many_answers():
+    score, is_false, _ = scored(20_000, seed=0)
+    whole = risk_coverage(score, is_false).risk.mean()
+    found = [aurc_estimate(*scored(100, seed=i), seed=i, n_resamples=200) for i in range(1, 61)]
+    covered = [e.low <= whole <= e.high for e in found]
+    assert 0.85 <= np.mean(covered) < 1
+    assert np.mean([e.value for e in found]) == pytest.approx(whole, abs=0.01)
+    assert found[0].value == risk_coverage(*scored(100, seed=1)[:2]).risk.mean()
 
 
 def test_a_blind_score_has_the_risk_of_all_answers_in_any_order():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avss_utils.hallucination.transfer import transfer_table
+from avss_utils.hallucination.transfer import precision_table, transfer_table
 
 N_BLOCKS, N_DRAWS = 12, 100
 
@@ -52,3 +52,17 @@ def test_the_target_does_not_flag_for_itself():
     scores = made_scores({"a": (1,), "b": (4,)})
     table = transfer_table(scores, sources=["a", "b"], targets=["a"], top=1).iloc[0]
     assert table.value == 0
+
+
+def test_rounded_scores_are_compared_block_by_block_within_a_set():
+    scores = made_scores({"a": (2, 5, 7), "b": (1, 3, 4)})
+    first = scores[scores.draw == -1]
+    same = precision_table(scores, first, top=3)
+    assert same.set.to_list() == ["a", "b"]
+    assert (same.rho == 1).all()
+    assert (same.overlap == 1).all()
+    moved = first.assign(block=np.where(first.set == "b", N_BLOCKS - 1 - first.block, first.block))
+    table = precision_table(scores, moved, top=3).set_index("set")
+    assert table.overlap["a"] == 1
+    assert table.overlap["b"] == 0  # blocks 1 3 4 against 10 8 7
+    assert table.rho["b"] < 0.9

@@ -145,5 +145,13 @@ def eavss(reading: str, sums: AnswerSums, false: np.ndarray, true: np.ndarray) -
     false answers alone; multiplied: AVSS of all answers times the ratio of the variances, false
     over true, over that of the sparsities.
     """
-    groups = (group_stats(sums, weights) for weights in (false, true, false + true))
-    return np.stack([normalised(row) for row in READINGS[reading](*groups)])
+    return every_eavss(sums, false, true)[reading]
+
+
+def every_eavss(sums: AnswerSums, false: np.ndarray, true: np.ndarray) -> dict[str, np.ndarray]:
+    """``eavss`` in all READINGS, whose sums over answers are the same."""
+    groups = [group_stats(sums, weights) for weights in (false, true, false + true)]
+    return {
+        name: np.stack([normalised(row) for row in reading(*groups)])
+        for name, reading in READINGS.items()
+    }

@@ -14,7 +14,7 @@ from avss_utils.hallucination.contrasts import (
     answer_sums,
     chosen_tokens,
     each_answer,
-    eavss,
+    every_eavss,
     log_variance,
 )
 from avss_utils.hallucination.events import FALSE_FALSE, IRRELEVANT, KINDS, PAIRED, Events
@@ -163,12 +163,9 @@ class SetStudy:
     def half_excess(self, *, n_splits: int, top: int, n_resamples: int) -> pd.DataFrame:
         """``testing.half_excess`` of every reading: set, reading, value, low, high, n."""
         sums, pairs = self.sums(self.tokens, self.evaluation, PAIRED, *PRIMARY)
-        rows = []
-        for reading in READINGS:
-            options = dict(n_splits=n_splits, top=top, n_resamples=n_resamples)
-            rng = np.random.default_rng(self.seed)
-            found = half_excess(sums, pairs, reading, rng=rng, **options)
-            rows.append((self.name, reading, found.value, found.low, found.high, found.n))
+        options = dict(n_splits=n_splits, top=top, n_resamples=n_resamples)
+        found = half_excess(sums, pairs, rng=np.random.default_rng(self.seed), **options)
+        rows = [(self.name, reading, e.value, e.low, e.high, e.n) for reading, e in found.items()]
         return pd.DataFrame(rows, columns=["set", "reading", "value", "low", "high", "n"])
 
     def scores(self, *, n_shuffles: int) -> pd.DataFrame:
@@ -181,9 +178,8 @@ class SetStudy:
         rng = np.random.default_rng(self.seed)
         swapped = rng.integers(0, 2, (n_shuffles + 1, len(pairs.true)))
         swapped[0] = 0
-        groups, parts = pairs.weights(swapped=swapped), []
-        for reading in READINGS:
-            found = eavss(reading, sums, *groups)
+        parts = []
+        for reading, found in every_eavss(sums, *pairs.weights(swapped=swapped)).items():
             n_draws, n_blocks = found.shape
             parts.append(
                 pd.DataFrame(

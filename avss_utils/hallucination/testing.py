@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.hallucination.contrasts import (
+    READINGS,
     AnswerSums,
     GroupStats,
     each_answer,
     eavss,
+    every_eavss,
     group_stats,
     log_variance,
 )
@@ -192,36 +194,48 @@ def half_agreement(
 def half_excess(
     sums: AnswerSums,
     pairs: Pairs,
-    reading: str,
     *,
     n_splits: int,
     top: int,
     n_resamples: int,
     rng: np.random.Generator,
-) -> Estimate:
+) -> dict[str, Estimate]:
     """Share of the ``top`` blocks that two halves have in common, beyond that with shuffled labels.
 
-    The mean over ``n_splits`` splits into halves, each with a shuffle of its own; 0 where the
-    labels tell nothing. The 95 % interval draws questions anew, and a question drawn twice stays in
-    one half.
+    By reading of EAVSS. The mean over ``n_splits`` splits into halves, each with a shuffle of its
+    own; 0 where the labels tell nothing. The 95 % interval draws questions anew, and a question
+    drawn twice stays in one half.
     """
+    sums, pairs = _paired_alone(sums, pairs)
     n = len(pairs.true)
     halves = np.zeros((n_splits, 2, n))
     for split in halves:
         order = rng.permutation(n)
         split[0, order[: n // 2]] = split[1, order[n // 2 :]] = 1
-    swapped = np.repeat(rng.integers(0, 2, (n_splits, 1, n)), 2, axis=1)
+    swapped = np.repeat(rng.integers(0, 2, (n_splits, 1, n)), 2, axis=1).reshape(-1, n)
 
-    def excess(counts: np.ndarray) -> float:
+    def shared(weighted: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        scores = every_eavss(sums, *pairs.weights(weighted, labels))
+        return np.array([_shared(own, top) for own in scores.values()])
+
+    draws = []
+    for counts in resample_counts(n, n_resamples, rng):
         weighted = (halves * counts).reshape(-1, n)
-        shares = [
-            _shared(eavss(reading, sums, *pairs.weights(weighted, labels)), top)
-            for labels in (np.zeros_like(weighted), swapped.reshape(-1, n))
-        ]
-        return shares[0] - shares[1]
+        draws.append(shared(weighted, np.zeros_like(weighted)) - shared(weighted, swapped))
+    return {
+        reading: Estimate(float(own[0]), *limits(own[1:]), n)
+        for reading, own in zip(READINGS, np.stack(draws, 1), strict=True)
+    }
 
-    draws = np.array([excess(counts) for counts in resample_counts(n, n_resamples, rng)])
-    return Estimate(float(draws[0]), *limits(draws[1:]), n)
+
+def _paired_alone(sums: AnswerSums, pairs: Pairs) -> tuple[AnswerSums, Pairs]:
+    """Without the answers that stand in no pair, which only take time."""
+    rows, n = np.concatenate([pairs.true, pairs.false]), len(pairs.true)
+    numbers = np.arange(2 * n)
+    return (
+        AnswerSums(sums.n[rows], sums.first[rows], sums.second[rows], sums.zeros[rows]),
+        Pairs(numbers[:n], numbers[n:], 2 * n),
+    )
 
 
 def _shared(scores: np.ndarray, top: int) -> float:
