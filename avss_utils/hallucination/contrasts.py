@@ -5,6 +5,7 @@ The equations were never published (arXiv 2411.10069); each reading is a named v
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -26,6 +27,11 @@ class AnswerSums:
     first: np.ndarray
     second: np.ndarray
     zeros: np.ndarray
+
+    @cached_property
+    def joined(self) -> np.ndarray:
+        """All four side by side, (n_answers, 4 n_blocks): one product sums them all."""
+        return np.hstack([self.n, self.first, self.second, self.zeros])
 
 
 @dataclass(frozen=True)
@@ -83,17 +89,20 @@ def answer_sums(
 
 def group_stats(sums: AnswerSums, weights: np.ndarray) -> GroupStats:
     """Of groups that hold each answer ``weights`` times, (n_groups, n_answers)."""
-    n = np.maximum(weights @ sums.n, 1)
-    mean = weights @ sums.first / n
-    variance = np.maximum(weights @ sums.second / n - mean**2, 0.0)
-    return GroupStats(variance, np.maximum(weights @ sums.zeros, 0.5) / n)
+    return _stats(weights @ sums.joined)
+
+
+def _stats(totals: np.ndarray) -> GroupStats:
+    """Of sums over the answers of each group, laid out as ``AnswerSums.joined``."""
+    n, first, second, zeros = np.split(totals, 4, axis=1)
+    n = np.maximum(n, 1)
+    variance = np.maximum(second / n - (first / n) ** 2, 0.0)
+    return GroupStats(variance, np.maximum(zeros, 0.5) / n)
 
 
 def each_answer(sums: AnswerSums) -> GroupStats:
     """Every answer a group of its own, (n_answers, n_blocks)."""
-    n = np.maximum(sums.n, 1)
-    variance = np.maximum(sums.second / n - (sums.first / n) ** 2, 0.0)
-    return GroupStats(variance, np.maximum(sums.zeros, 0.5) / n)
+    return _stats(sums.joined)
 
 
 def log_variance(group: GroupStats) -> np.ndarray:
@@ -150,7 +159,8 @@ def eavss(reading: str, sums: AnswerSums, false: np.ndarray, true: np.ndarray) -
 
 def every_eavss(sums: AnswerSums, false: np.ndarray, true: np.ndarray) -> dict[str, np.ndarray]:
     """``eavss`` in all READINGS, whose sums over answers are the same."""
-    groups = [group_stats(sums, weights) for weights in (false, true, false + true)]
+    false, true = (weights @ sums.joined for weights in (false, true))
+    groups = [_stats(totals) for totals in (false, true, false + true)]
     return {
         name: np.stack([normalised(row) for row in reading(*groups)])
         for name, reading in READINGS.items()
