@@ -1,6 +1,7 @@
 """HSAV, HSS, EAVSS and their tests on made-up answers of which the truth is known."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -15,6 +16,7 @@ from avss_utils.hallucination.contrasts import (
     group_stats,
     hsav,
     hss,
+    hss_of_counts,
 )
 from avss_utils.hallucination.testing import (
     Labelled,
@@ -23,6 +25,7 @@ from avss_utils.hallucination.testing import (
     contrast_test,
     half_agreement,
     half_excess,
+    pooled,
 )
 from avss_utils.hallucination.tokens import AnswerTokens, absolute_limits, collect_answers
 
@@ -243,3 +246,37 @@ def test_a_reading_that_ranks_by_scale_alone_has_no_excess():
     tokens.mean["residual"][:, 2] *= 10
     found = excess_of(tokens, pairs, "restricted")
     assert found.value == pytest.approx(0)
+
+
+def test_the_interval_of_counts_is_that_of_two_poisson_rates():
+    rng, covered = np.random.default_rng(0), []
+    for _ in range(400):
+        zeros = rng.poisson([12.0, 20.0])  # rates 12 / 4000 and 20 / 5000: HSS -0.25
+        found = hss_of_counts(tuple(zeros), (4000, 5000))
+        covered.append(found.low <= -0.25 <= found.high)
+    assert 0.94 < np.mean(covered) <= 1  # exact: never below its level
+    found = hss_of_counts((10, 20), (1000, 1000))
+    assert found.value == -0.5
+    # by the F distribution: the limits of a ratio of Poisson rates
+    assert found.low == pytest.approx(10 / 21 * stats.f.ppf(0.025, 20, 42) - 1)
+    assert found.high == pytest.approx(11 / 20 * stats.f.ppf(0.975, 22, 40) - 1)
+
+
+def test_counts_of_nothing_say_nothing():
+    assert hss_of_counts((0, 0), (10, 10)).low == -1
+    assert hss_of_counts((0, 0), (10, 10)).high == np.inf
+    assert hss_of_counts((3, 0), (10, 10)).value == np.inf
+
+
+def test_pooling_finds_the_block_that_every_set_leans_to():
+    tables = []
+    for seed in range(4):
+        tokens, pairs, _ = made_tokens(seed, n_pairs=60, planted={3: 1.25})
+        rng = np.random.default_rng(seed)
+        tables.append(contrast_test(sums_of(tokens), pairs, n_permutations=400, rng=rng))
+    found = pooled(pd.concat(tables)).query("score == 'HSAV'").set_index("block")
+    assert found.p_max[3] < 1e-4
+    assert (found.p_max.drop(3) > 0.05).all()
+    assert (found.n == 4).all()
+    assert found.value[3] == pytest.approx(np.mean([t.value[3] for t in tables]))
+    assert found.p_max.to_numpy() == pytest.approx(np.minimum(5 * found.p, 1))

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.stats import binomtest
 
 from avss_utils.hallucination.tokens import AnswerTokens
 from avss_utils.importance import normalised
+from avss_utils.statistics import Estimate
 
 TOKENS = ("all", "last", "skip-first", "matched")
 
@@ -118,6 +120,22 @@ def hsav(false: GroupStats, true: GroupStats) -> np.ndarray:
 def hss(false: GroupStats, true: GroupStats) -> np.ndarray:
     """Relative excess of the false answers' sparsity, likewise."""
     return false.sparsity / true.sparsity - 1
+
+
+def hss_of_counts(
+    zeros: tuple[int, int], entries: tuple[int, int], *, level: float = 0.95
+) -> Estimate:
+    """HSS of two counts, (false, true), with its exact interval where both are Poisson.
+
+    Given the sum of the counts the false one is binomial (Przyborowski and Wilenski 1940), whose
+    Clopper-Pearson limits become those of the ratio. Infinite above where no true entry is zero.
+    """
+    false, true = map(int, zeros)
+    exposure = entries[1] / entries[0]
+    share = binomtest(false, false + true).proportion_ci(level) if false + true else (0.0, 1.0)
+    low, high = (x / (1 - x) * exposure - 1 if x < 1 else np.inf for x in share)
+    value = false / true * exposure - 1 if true else np.inf if false else np.nan
+    return Estimate(value, low, high, false + true)
 
 
 def _contrast(false: GroupStats, true: GroupStats, both: GroupStats) -> np.ndarray:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from avss_utils.hallucination.contrasts import (
     READINGS,
@@ -109,6 +110,20 @@ def contrast_test(
             ratio = np.expm1(observed[number][block])
             rows.append((score, block, ratio, own, two_sided_p(largest, value), z[number][block]))
     return pd.DataFrame(rows, columns=["score", "block", "value", "p", "p_max", "z"])
+
+
+def pooled(contrasts: pd.DataFrame) -> pd.DataFrame:
+    """Several sets' contrasts of one variant as one: score, block, value, p, p_max, n (sets).
+
+    ``value`` is the mean. The p-values are two-sided ones of Stouffer's sum of z over the square
+    root of n, for sets are independent; p_max after Bonferroni's correction for the blocks.
+    """
+    by = contrasts.groupby(["score", "block"], sort=False)
+    table = by.agg(value=("value", "mean"), z=("z", "sum"), n=("z", "size")).reset_index()
+    table["p"] = 2 * norm.sf(np.abs(table.z) / np.sqrt(table.n))
+    n_blocks = table.groupby("score").block.transform("size")
+    table["p_max"] = np.minimum(table.p * n_blocks, 1.0)
+    return table.drop(columns="z")
 
 
 def _permuted(events, n: int, rng: np.random.Generator) -> Iterator[tuple]:
