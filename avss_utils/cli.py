@@ -16,6 +16,7 @@ from avss_utils.project import disk_reason
 from avss_utils.runs import UsageError
 
 DEFAULT_MODEL = "smollm2-135m"
+ANSWERS = "sciq_open"  # embedded, with published false answers
 MODEL_HELP = "embedded name, Hub id, local folder or GGUF file"
 
 
@@ -131,6 +132,12 @@ def _calibration(command: argparse.ArgumentParser) -> None:
     command.add_argument("--calibration", default="c4", help="text set")
     command.add_argument("--texts", type=_count, default=32, help="number of calibration texts")
     command.add_argument("--length", type=_count, default=128, help="tokens of each text")
+    command.add_argument(
+        "--answers", default=ANSWERS, metavar="SET", help="open questions, for eavss criteria"
+    )
+    command.add_argument(
+        "--answer-questions", type=_count, default=64, help="calibration questions of that set"
+    )
     command.add_argument("--seed", type=_seed, default=0)
     command.add_argument("--device", default=None)
 
