@@ -12,7 +12,10 @@ from avss_utils.runs import UsageError
 
 
 def score(arguments: argparse.Namespace) -> None:
-    """Print every block's importance by one criterion as CSV."""
+    """Print as CSV every block's importance by one criterion, or every answer's score."""
+    if arguments.questions is not None:
+        _score_answers(arguments)
+        return
     from avss_utils.arms import parse_arm, scores_table
     from avss_utils.options import answer_events, calibrate, criterion_options
 
@@ -24,6 +27,38 @@ def score(arguments: argparse.Namespace) -> None:
     options = criterion_options(arguments, loaded, calibration, answers, n_greedy=n_greedy)
     table = scores_table(stats, [criterion], **options)
     table.to_csv(sys.stdout, index=False)
+
+
+def _score_answers(arguments: argparse.Namespace) -> None:
+    """Scores of a file's answers on standard output; how they were made and do, on the error."""
+    from avss_utils.corpora import load_open
+    from avss_utils.hallucination.scoring import AnswerDetector, other_questions, separation
+    from avss_utils.models import load_model
+    from avss_utils.options import BATCH_TOKENS, RATIO
+    from avss_utils.pruning import as_text
+
+    asked, seed = load_open(arguments.questions), arguments.seed
+    known = other_questions(arguments.fit, asked, n_questions=arguments.fit_questions, seed=seed)
+    loaded = load_model(arguments.model, device=arguments.device)
+    detector = AnswerDetector(
+        loaded,
+        known,
+        top=max(1, loaded.identity["n_blocks"] // 4),
+        eps=arguments.eps,
+        ratio=RATIO,
+        seed=seed,
+        batch_tokens=BATCH_TOKENS,
+    )
+    table = detector.table(asked)
+    table.to_csv(sys.stdout, index=False, float_format="%.6g")
+    origin = f"fitted on {len(known.questions)} questions of {known.name}"
+    lines = [f"score: P(false) from blocks {as_text(detector.blocks)}, {origin}"]
+    if table.is_false.any():
+        found = separation(table, seed=seed)[["score", "auroc", "low", "high", "n"]]
+        lines.append(found.to_string(index=False, float_format="%.3f"))
+    else:
+        lines.append("AUROC needs false answers: give the file a column 'distractors' with some")
+    print("\n".join(lines), file=sys.stderr)
 
 
 def prune(arguments: argparse.Namespace) -> None:
