@@ -16,6 +16,7 @@ from avss_utils.project import disk_reason
 from avss_utils.runs import UsageError
 
 DEFAULT_MODEL = "smollm2-135m"
+ANSWERS = "sciq_open"  # embedded, with published false answers
 MODEL_HELP = "embedded name, Hub id, local folder or GGUF file"
 
 
@@ -93,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         (
             "score",
             commands.score,
-            "a score for every block by one criterion, as CSV",
-            _calibration,
+            "a score for every block by one criterion, or for every answer of a file, as CSV",
+            _score_arguments,
         ),
         ("prune", commands.prune, "write a pruned checkpoint", _prune_arguments),
         (
@@ -125,12 +126,38 @@ def _assets_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _calibration(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--criterion", default="avss", help="criterion[:rule], see the glossary")
+def _score_arguments(command: argparse.ArgumentParser) -> None:
+    one_of = command.add_mutually_exclusive_group()
+    _calibration(command, one_of)
+    one_of.add_argument(
+        "--questions",
+        metavar="FILE",
+        help="score the answers of this .csv or .jsonl file instead of blocks: columns question, "
+        "answer and perhaps distractors",
+    )
+    command.add_argument(
+        "--fit", default=ANSWERS, metavar="SET", help="what --questions fits its detector on"
+    )
+    command.add_argument(
+        "--fit-questions", type=_count, default=64, help="calibration questions of that set"
+    )
+
+
+def _calibration(command: argparse.ArgumentParser, criterion=None) -> None:
+    """The options that decide the blocks' scores; ``criterion``: where that one belongs."""
+    (criterion or command).add_argument(
+        "--criterion", default="avss", help="criterion[:rule], see the glossary"
+    )
     command.add_argument("--eps", type=_above_zero, default=1e-5)
     command.add_argument("--calibration", default="c4", help="text set")
     command.add_argument("--texts", type=_count, default=32, help="number of calibration texts")
     command.add_argument("--length", type=_count, default=128, help="tokens of each text")
+    command.add_argument(
+        "--answers", default=ANSWERS, metavar="SET", help="open questions, for eavss criteria"
+    )
+    command.add_argument(
+        "--answer-questions", type=_count, default=64, help="calibration questions of that set"
+    )
     command.add_argument("--seed", type=_seed, default=0)
     command.add_argument("--device", default=None)
 

@@ -10,43 +10,76 @@ import sys
 
 from avss_utils.runs import UsageError
 
-BULK_EPS = 1e-3  # where the share of entries below it still grows in proportion to it
-
 
 def score(arguments: argparse.Namespace) -> None:
-    """Print every block's importance by one criterion as CSV."""
+    """Print as CSV every block's importance by one criterion, or every answer's score."""
+    if arguments.questions is not None:
+        _score_answers(arguments)
+        return
     from avss_utils.arms import parse_arm, scores_table
+    from avss_utils.options import answer_events, calibrate, criterion_options
 
     criterion, _, skip_first = parse_arm(arguments.criterion)
-    loaded, calibration, _ = _calibrate(arguments)
+    answers = answer_events(arguments, criterion)
+    loaded, calibration, _ = calibrate(arguments)
     stats = calibration(skip_first_token=skip_first)
     n_greedy = max(1, stats.n_blocks // 4)
-    options = _options(arguments, loaded, calibration, n_greedy=n_greedy)
+    options = criterion_options(arguments, loaded, calibration, answers, n_greedy=n_greedy)
     table = scores_table(stats, [criterion], **options)
     table.to_csv(sys.stdout, index=False)
+
+
+def _score_answers(arguments: argparse.Namespace) -> None:
+    """Scores of a file's answers on standard output; how they were made and do, on the error."""
+    from avss_utils.corpora import load_open
+    from avss_utils.hallucination.scoring import AnswerDetector, other_questions, separation
+    from avss_utils.models import load_model
+    from avss_utils.options import BATCH_TOKENS, RATIO
+    from avss_utils.pruning import as_text
+
+    asked, seed = load_open(arguments.questions), arguments.seed
+    known = other_questions(arguments.fit, asked, n_questions=arguments.fit_questions, seed=seed)
+    loaded = load_model(arguments.model, device=arguments.device)
+    detector = AnswerDetector(
+        loaded,
+        known,
+        top=max(1, loaded.identity["n_blocks"] // 4),
+        eps=arguments.eps,
+        ratio=RATIO,
+        seed=seed,
+        batch_tokens=BATCH_TOKENS,
+    )
+    table = detector.table(asked)
+    table.to_csv(sys.stdout, index=False, float_format="%.6g")
+    origin = f"fitted on {len(known.questions)} questions of {known.name}"
+    lines = [f"score: P(false) from blocks {as_text(detector.blocks)}, {origin}"]
+    if table.is_false.any():
+        found = separation(table, seed=seed)[["score", "auroc", "low", "high", "n"]]
+        lines.append(found.to_string(index=False, float_format="%.3f"))
+    else:
+        lines.append("AUROC needs false answers: give the file a column 'distractors' with some")
+    print("\n".join(lines), file=sys.stderr)
 
 
 def prune(arguments: argparse.Namespace) -> None:
     """Write a pruned checkpoint."""
     from avss_utils.arms import parse_arm, plan_arm
     from avss_utils.checkpoint import check_target, save_pruned
+    from avss_utils.options import answer_events, calibrate, criterion_options
     from avss_utils.pruning import n_to_drop
 
-    parse_arm(arguments.criterion)
+    criterion, _, _ = parse_arm(arguments.criterion)
     check_target(arguments.out)
-    loaded, calibration, source = _calibrate(arguments)
-    n_blocks = loaded.identity["n_blocks"]
+    answers = answer_events(arguments, criterion)
+    loaded, calibration, source = calibrate(arguments)
+    n_blocks, drop_ratio = loaded.identity["n_blocks"], arguments.drop_ratio
+    n_greedy = n_to_drop(n_blocks, ratio=drop_ratio)
     plan = plan_arm(
         arguments.criterion,
         calibration,
         n_blocks=n_blocks,
-        drop_ratio=arguments.drop_ratio,
-        options=_options(
-            arguments,
-            loaded,
-            calibration,
-            n_greedy=n_to_drop(n_blocks, ratio=arguments.drop_ratio),
-        ),
+        drop_ratio=drop_ratio,
+        options=criterion_options(arguments, loaded, calibration, answers, n_greedy=n_greedy),
     )
     facts = {
         "criterion": arguments.criterion,
@@ -55,44 +88,10 @@ def prune(arguments: argparse.Namespace) -> None:
         f"{arguments.length} tokens each",
         "seed": arguments.seed,
     }
+    if answers is not None:
+        facts["answers"] = f"{len(answers.questions)} questions of {answers.name}"
     save_pruned(loaded, plan, arguments.out, facts=facts)
     print(f"removed blocks {' '.join(map(str, plan.drop))} of {n_blocks}: {arguments.out}")
-
-
-def _calibrate(arguments: argparse.Namespace):
-    """The model, its statistics on the calibration part of a text set, and the set's identity."""
-    from avss_utils.arms import Calibration
-    from avss_utils.calibrations import calibration_batches
-    from avss_utils.models import load_model
-    from avss_utils.suites import check_names
-
-    check_names(calibration=arguments.calibration)
-    loaded = load_model(arguments.model, device=arguments.device)
-    batches, identity = calibration_batches(
-        loaded.tokenizer,
-        arguments.calibration,
-        n_texts=arguments.texts,
-        length=arguments.length,
-        batch_tokens=2048,
-    )
-    eps = (arguments.eps, BULK_EPS)
-    return loaded, Calibration(loaded.model, batches, eps=eps), identity
-
-
-def _options(arguments: argparse.Namespace, loaded, calibration, *, n_greedy: int) -> dict:
-    """The keywords of every criterion; losses are those of the calibration texts."""
-    import numpy as np
-
-    from avss_utils.sensitivity import Scored, Sensitivity
-
-    rows = Scored.batches(calibration.batches)
-    return {
-        "eps": arguments.eps,
-        "bulk_eps": BULK_EPS,
-        "ratio": 1e-3,
-        "rng": np.random.default_rng(arguments.seed),
-        "sensitivity": Sensitivity(loaded.model, rows, n_greedy=n_greedy, batch_tokens=2048),
-    }
 
 
 def evaluate(arguments: argparse.Namespace) -> None:

@@ -89,6 +89,18 @@ def refused(capsys, *words: str) -> str:
         (("evaluate", "--text-sets", "magic"), "no text set 'magic': choose from wikipedia"),
         (("evaluate", "--wording", "magic"), "unknown wording 'magic'"),
         (("score", "--calibration", "magic"), "no text set 'magic': choose from wikipedia"),
+        (("score", "--criterion", "eavss", "--answers", "magic"), "open question set 'magic'"),
+        (("score", "--criterion", "eavss:iterative"), "'eavss' is not scored again as blocks go"),
+        (
+            ("prune", "--out", "x", "--criterion", "eavss", "--answers", "no.csv"),
+            "file 'no.csv' to",
+        ),
+        (("score", "--answer-questions", "0"), "a whole number from 1 up, not '0'"),
+        (("score", "--questions", "none.csv"), "there is no file 'none.csv' to read questions"),
+        (("score", "--questions", "my.txt"), "questions are read from .jsonl, .csv files"),
+        (("score", "--questions", "x.csv", "--criterion", "eavss"), "not allowed with argument"),
+        (("score", "--questions", "nq_open", "--fit", "magic"), "no open question set 'magic'"),
+        (("score", "--fit-questions", "0"), "a whole number from 1 up, not '0'"),
         (("evaluate", "--drop", "one two"), 'block numbers are written like "3 4 17"'),
         (("evaluate", "--drop", "-5"), "block numbers are written like"),
         (("evaluate", "--seed", "-1"), "a whole number from 0 up, not '-1'"),
@@ -161,6 +173,9 @@ def test_a_broken_file_of_ones_own_is_refused_before_a_model_is_loaded(capsys, n
     (own := tmp_path / "own.csv").write_text("text\nfine\n , \n")
     assert "own.csv, row 2: there are more cells" in refused(capsys, "score", "--calibration", own)
     assert "own.csv, row 1: column 'question' is" in refused(capsys, "evaluate", "--tasks", own)
+    own.write_text("question,reply\nWhy?,so\n")
+    for words in (("--questions", own), ("--criterion", "eavss", "--answers", own)):
+        assert "own.csv, row 1: column 'answer' is missing" in refused(capsys, "score", *words)
 
 
 def test_one_file_under_two_names_cannot_be_both_calibration_and_evaluation(calibration, tmp_path):

@@ -29,7 +29,7 @@ ROWS = [
     {"importance", "calibrations"},
     {"hallucination", "pruning", "suites"},
     {"arms", "checkpoint", "forensics", "mechanisms", "stability"},
-    {"evaluation", "retention", "verdicts"},
+    {"evaluation", "options", "retention", "verdicts"},
     {"rights"},
     {"healing", "thresholds"},
     {"claims", "figures", "report"},

@@ -75,8 +75,12 @@ class SetStudy:
     @cached_property
     def tokens(self) -> AnswerTokens:
         """Tokens of the evaluation rows."""
-        limits = {**self._fixed, RELATIVE: relative_limits(self.before, self.ratio)}
-        return self._collect(self.evaluation, limits, keep_states=self.keep_states)
+        return self._collect(self.evaluation, self.limits, keep_states=self.keep_states)
+
+    @cached_property
+    def limits(self) -> dict:
+        """The absolute and the relative threshold of each block: name -> site -> (n_blocks,)."""
+        return {**self._fixed, RELATIVE: relative_limits(self.before, self.ratio)}
 
     @property
     def _fixed(self) -> dict:

@@ -1,0 +1,80 @@
+"""What criteria are computed from, as the options of a command name it."""
+
+import argparse
+
+import numpy as np
+
+from avss_utils import models
+from avss_utils.arms import Calibration
+from avss_utils.calibrations import calibration_batches
+from avss_utils.hallucination.events import PLAIN, Events, set_events
+from avss_utils.hallucination.prone import ProneScores
+from avss_utils.importance import CRITERIA, wanted_options
+from avss_utils.sensitivity import Scored, Sensitivity
+from avss_utils.suites import check_names
+
+BULK_EPS = 1e-3  # where the share of entries below it still grows in proportion to it
+RATIO = 1e-3  # of a block's standard deviation: the relative threshold
+BATCH_TOKENS = 2048
+
+
+def answer_events(arguments: argparse.Namespace, criterion: str) -> Events | None:
+    """True and false answers for a criterion that compares them, None for any other.
+
+    Raises UsageError for a set that there is not, or one too small to lend false answers.
+    """
+    if criterion not in CRITERIA or "answers" not in wanted_options(criterion):
+        return None
+    events, _ = set_events(
+        arguments.answers,
+        part="calibration",
+        n_questions=arguments.answer_questions,
+        wording=PLAIN,
+        seed=arguments.seed,
+    )
+    return events
+
+
+def calibrate(arguments: argparse.Namespace):
+    """The model, its statistics on the calibration part of a text set, and the set's identity.
+
+    Raises UsageError for a set that there is not, before the model is loaded.
+    """
+    check_names(calibration=arguments.calibration)
+    loaded = models.load_model(arguments.model, device=arguments.device)
+    batches, identity = calibration_batches(
+        loaded.tokenizer,
+        arguments.calibration,
+        n_texts=arguments.texts,
+        length=arguments.length,
+        batch_tokens=BATCH_TOKENS,
+    )
+    eps = (arguments.eps, BULK_EPS)
+    return loaded, Calibration(loaded.model, batches, eps=eps), identity
+
+
+def criterion_options(
+    arguments: argparse.Namespace,
+    loaded,
+    calibration: Calibration,
+    answers: Events | None,
+    *,
+    n_greedy: int,
+) -> dict:
+    """The keywords of every criterion; losses are those of the calibration texts.
+
+    ``answers`` only where there are any. Nothing runs the model before a criterion asks for it.
+    """
+    rows = Scored.batches(calibration.batches)
+    sizes = dict(batch_tokens=BATCH_TOKENS)
+    options = {
+        "eps": arguments.eps,
+        "bulk_eps": BULK_EPS,
+        "ratio": RATIO,
+        "rng": np.random.default_rng(arguments.seed),
+        "sensitivity": Sensitivity(loaded.model, rows, n_greedy=n_greedy, **sizes),
+    }
+    if answers is not None:
+        prone = ProneScores(loaded, [answers], eps=arguments.eps, ratio=RATIO, **sizes)
+        options["answers"] = prone
+    return options
