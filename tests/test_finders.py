@@ -159,7 +159,7 @@ def test_the_table_of_plans_by_hand():
             "arm": ["full"] * 4 + ["a"] * 4,
             "set": "s",
             "row_id": [*"wxyz"] * 2,
-            "label": ["right", "right", "false", "abstained", "right", "false", "false", "false"],
+            "label": ["right", "right", "wrong", "abstained", "right", "wrong", "wrong", "wrong"],
         }
     )
     table = pruned.plan_table(choices, answers, seed=0).set_index(["arm", "measure"])
@@ -212,16 +212,16 @@ def test_own_answers_are_given_once_and_judged_by_two_rules(study):
     assert len(rows) == 12
     assert set(rows.prompt) == {FEW_SHOT}
     assert "text" not in rows
-    assert own.contrast(n_permutations=5).empty  # random weights are never right
+    assert own.contrast(n_permutations=5, n_resamples=5).empty  # random weights are never right
     table, texts = own._found
     table.loc[:5, "label"] = "right"
-    table.loc[6:, "label"] = "false"
+    table.loc[6:, "label"] = "wrong"
     table["contains"] = [True] + [False] * 11
     texts[:] = ["the ant lives"] + ["an ox"] * 11
-    found = own.contrast(n_permutations=5)
+    found = own.contrast(n_permutations=5, n_resamples=5)
     assert set(found.rule) == {"match"}  # one answer of twelve holds no test by the looser rule
     assert (found.n == 12).all()
     assert (found.n_false == 6).all()
     assert len(found) == 2 * 4
-    table.loc[0, "label"] = "false"
+    table.loc[0, "label"] = "wrong"
     assert own.examples(n=3).text.to_list() == ["the ant lives"]

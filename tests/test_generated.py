@@ -12,8 +12,8 @@ from avss_utils.hallucination.generated import (
     generated_contrast,
     generated_tokens,
     judged,
-    strata,
 )
+from avss_utils.hallucination.strata import adjusted_effects, strata
 from avss_utils.hallucination.tokens import AnswerTokens, absolute_limits
 from avss_utils.models import LoadedModel
 
@@ -23,12 +23,12 @@ from avss_utils.models import LoadedModel
     [
         ("The Paris", "right"),
         ("city of light", "right"),
-        ("Paris, France", "false"),
+        ("Paris, France", "wrong"),
         ("I don't know", "abstained"),
         ("", "abstained"),
     ],
 )
-def test_answers_are_right_false_or_no_answer(text, label):
+def test_answers_are_right_wrong_or_no_answer(text, label):
     assert judged(text, ("Paris", "City of Light")) == label
 
 
@@ -71,9 +71,9 @@ def tokens_of(x: np.ndarray) -> AnswerTokens:
 
 
 def contrast(x: np.ndarray, false: np.ndarray, difficulty: np.ndarray) -> pd.DataFrame:
-    labels = np.where(false, "false", "right")
+    labels = np.where(false, "wrong", "right")
     table = pd.DataFrame({"set": "s", "label": labels})
-    options = dict(site="residual", limit="absolute", n_permutations=199, seed=0)
+    options = dict(site="residual", limit="absolute", n_permutations=199, n_resamples=200, seed=0)
     return generated_contrast(tokens_of(x), table, difficulty, **options)
 
 
@@ -87,8 +87,46 @@ def test_difficulty_alone_is_no_hallucination():
     assert confounded.p_max[1] < 0.01
     controlled = contrast(x, false, np.sign(difficulty)).query("score == 'HSAV'")
     assert controlled.p_max.min() > 0.05
+    assert confounded.low[1] > 0.2
+    assert controlled.low[1] < 0 < controlled.high[1]
 
 
 def test_answers_of_one_label_have_no_contrast():
     x = np.random.default_rng(1).normal(size=(5, 2, 4))
     assert contrast(x, np.ones(5, bool), np.zeros(5)).empty
+
+
+def effects(values, is_false, stratum, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return adjusted_effects(values, is_false, stratum, n_resamples=300, rng=rng)
+
+
+def test_adjusted_effects_are_those_of_a_linear_model():
+    rng = np.random.default_rng(0)
+    stratum, is_false = rng.integers(0, 4, 90), rng.random(90) < 0.6
+    values = rng.normal(size=(90, 3)) + stratum[:, None] + 0.7 * is_false[:, None]
+    design = np.column_stack([is_false, stratum[:, None] == np.arange(4)]).astype(float)
+    slopes, _, _, _ = np.linalg.lstsq(design, values)
+    spread = (values - design @ slopes).std(0)
+    found = effects(values, is_false, stratum)
+    np.testing.assert_allclose(found.effect, slopes[0] / spread)
+    assert (found.low < found.effect).all()
+    assert (found.effect < found.high).all()
+
+
+def test_intervals_of_adjusted_effects_cover():
+    covered = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        stratum = rng.integers(0, 3, 150)
+        is_false = rng.random(150) < 0.4 + 0.2 * stratum
+        values = rng.normal(size=(150, 4)) + stratum[:, None] + 0.5 * is_false[:, None]
+        found = effects(values, is_false, stratum, seed)
+        covered += list((found.low < 0.5) & (found.high > 0.5))
+    assert 0.9 < np.mean(covered) < 0.99
+
+
+def test_strata_of_one_label_say_nothing():
+    stratum = np.array([0, 0, 1, 1])
+    found = effects(np.arange(4.0)[:, None], stratum == 1, stratum)
+    assert not np.isfinite(found.effect).any()

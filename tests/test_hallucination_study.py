@@ -110,7 +110,7 @@ def test_halves_and_counts_have_a_row_for_each(study):
     own = study.tokens.zeros["residual", "absolute"]
     true = study.evaluation.pairs(PAIRED).true
     expected = own[np.isin(study.tokens.answer, true)].sum(0)
-    np.testing.assert_array_equal(counts[counts.label == "true"].zeros, expected)
+    np.testing.assert_array_equal(counts[counts.label == "true answers"].zeros, expected)
 
 
 def test_prone_scores_are_the_mean_over_sets_of_what_a_study_finds(study):

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.generation import contains, f1, greedy_answers, is_abstention, matches
-from avss_utils.hallucination.contrasts import answer_sums
+from avss_utils.hallucination.contrasts import answer_sums, each_answer, log_variance
 from avss_utils.hallucination.events import PAIRED, Events, prompted
+from avss_utils.hallucination.strata import adjusted_effects, strata
 from avss_utils.hallucination.study import RELATIVE, SetStudy
 from avss_utils.hallucination.testing import Labelled, contrast_test
 from avss_utils.hallucination.tokens import (
@@ -17,7 +18,7 @@ from avss_utils.hallucination.tokens import (
     relative_limits,
 )
 
-RIGHT, FALSE, ABSTAINED = "right", "false", "abstained"
+RIGHT, FALSE, ABSTAINED = "right", "wrong", "abstained"  # "false" in a file reads as a boolean
 FEWEST = 5
 
 
@@ -27,7 +28,7 @@ def generated_answers(
     """Greedy answers to the questions, judged; and their texts.
 
     Columns: set, row_id, label (right: one of the aliases, normalised; abstained: nothing or a
-    refusal; false: anything else), contains (the looser rule: an alias' words within the answer),
+    refusal; wrong: anything else), contains (the looser rule: an alias' words within the answer),
     f1, n_tokens, log_probability and entropy (nats; NaN for an empty answer's entropy).
     """
     found = greedy_answers(
@@ -55,7 +56,7 @@ def generated_answers(
 
 
 def judged(text: str, answers: tuple[str, ...]) -> str:
-    """right, false or abstained, by SQuAD's exact match with any alias."""
+    """right, wrong or abstained, by SQuAD's exact match with any alias."""
     if matches(text, answers):
         return RIGHT
     return ABSTAINED if is_abstention(text) else FALSE
@@ -77,19 +78,6 @@ def generated_tokens(
     return tokens, table.iloc[kept].reset_index(drop=True)
 
 
-def strata(lengths: np.ndarray, difficulty: np.ndarray, *, n_parts: int = 3) -> np.ndarray:
-    """Numbers of strata of like length and like difficulty, (n,): ``n_parts`` quantiles of each.
-
-    Wrong answers are longer and come to harder questions: labels may only move among their likes.
-    ``difficulty``: any number that orders questions, as the true answer's log-probability.
-    """
-    parts = [
-        np.searchsorted(np.quantile(values, np.arange(1, n_parts) / n_parts), values, side="left")
-        for values in (lengths, difficulty)
-    ]
-    return parts[0] * n_parts + parts[1]
-
-
 def generated_contrast(
     tokens: AnswerTokens,
     table: pd.DataFrame,
@@ -98,21 +86,24 @@ def generated_contrast(
     site: str,
     limit: str,
     n_permutations: int,
+    n_resamples: int,
     seed: int,
 ) -> pd.DataFrame:
     """``contrast_test`` of false against right answers within strata; a column set.
 
-    Empty where there are fewer than FEWEST of either: labels that cannot move test nothing.
+    For HSAV also ``adjusted_effects`` of the answers' log variances: effect, low, high. Empty where
+    there are fewer than FEWEST of either: labels that cannot move test nothing.
     """
     labelled = Labelled((table.label == FALSE).to_numpy(), strata(tokens.lengths, difficulty))
     if min(labelled.is_false.sum(), (~labelled.is_false).sum()) < FEWEST:
-        return pd.DataFrame(columns=["score", "block", "value", "p", "p_max", "z", "set"])
-    found = contrast_test(
-        answer_sums(tokens, site, limit=limit),
-        labelled,
-        n_permutations=n_permutations,
-        rng=np.random.default_rng(seed),
-    )
+        names = ["score", "block", "value", "p", "p_max", "z", "effect", "low", "high", "set"]
+        return pd.DataFrame(columns=names)
+    sums, rng = answer_sums(tokens, site, limit=limit), np.random.default_rng(seed)
+    found = contrast_test(sums, labelled, n_permutations=n_permutations, rng=rng)
+    logs = log_variance(each_answer(sums))
+    sizes = dict(n_resamples=n_resamples, rng=rng)
+    effects = adjusted_effects(logs, labelled.is_false, labelled.stratum, **sizes)
+    found = found.merge(effects.assign(score="HSAV"), on=["score", "block"], how="left")
     return found.assign(set=table["set"].iloc[0])
 
 
@@ -152,7 +143,7 @@ class OwnAnswers:
         differs = table.contains & (table.label != RIGHT)
         return table.loc[differs, ["set", "prompt", "row_id", "label", "f1", "text"]].head(n)
 
-    def contrast(self, *, n_permutations: int) -> pd.DataFrame:
+    def contrast(self, *, n_permutations: int, n_resamples: int) -> pd.DataFrame:
         """``generated_contrast`` by both rules: with columns prompt, rule (match, contains), n,
         n_false.
 
@@ -179,6 +170,7 @@ class OwnAnswers:
                 site="residual",
                 limit=RELATIVE,
                 n_permutations=n_permutations,
+                n_resamples=n_resamples,
                 seed=study.seed,
             )
             counts = dict(n=len(kept), n_false=int((labelled.label == FALSE).sum()))

@@ -199,10 +199,13 @@ class SetStudy:
         return pd.concat(parts, ignore_index=True)
 
     def counts(self) -> pd.DataFrame:
-        """Entries below AVSS's epsilon, where HSS comes from: set, block, label, zeros, entries."""
+        """Entries below AVSS's epsilon, where HSS comes from: set, block, label, zeros, entries.
+
+        ``label``: true answers or false answers.
+        """
         sums, pairs = self.sums(self.tokens, self.evaluation, PAIRED, "all", "residual", ABSOLUTE)
         parts = []
-        for label, rows in (("true", pairs.true), ("false", pairs.false)):
+        for label, rows in (("true answers", pairs.true), ("false answers", pairs.false)):
             zeros, entries = sums.zeros[rows].sum(0), sums.n[rows].sum(0)
             table = {"block": np.arange(len(zeros)), "zeros": zeros, "entries": entries}
             parts.append(pd.DataFrame(table).assign(set=self.name, label=label))

@@ -217,29 +217,33 @@ def half_excess(
 ) -> dict[str, Estimate]:
     """Share of the ``top`` blocks that two halves have in common, beyond that with shuffled labels.
 
-    By reading of EAVSS. The mean over ``n_splits`` splits into halves, each with a shuffle of its
-    own; 0 where the labels tell nothing. The 95 % interval draws questions anew, and a question
-    drawn twice stays in one half.
+    By reading of EAVSS. Every split into halves has a shuffle of its own; 0 where the labels tell
+    nothing. The value is the mean over ``n_resamples`` splits. Each draw of the 95 % interval takes
+    questions anew, of which one drawn twice stays in one half, and ``n_splits`` new splits; the
+    draws are moved to have the value as their mean, for questions drawn twice make noisier halves.
+    The interval is cautious: 97 to 100 of 100 made sets had the mean of all of them in it.
     """
     sums, pairs = _paired_alone(sums, pairs)
     n = len(pairs.true)
-    halves = np.zeros((n_splits, 2, n))
-    for split in halves:
-        order = rng.permutation(n)
-        split[0, order[: n // 2]] = split[1, order[n // 2 :]] = 1
-    swapped = np.repeat(rng.integers(0, 2, (n_splits, 1, n)), 2, axis=1).reshape(-1, n)
 
-    def shared(weighted: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        scores = every_eavss(sums, *pairs.weights(weighted, labels))
-        return np.array([_shared(own, top) for own in scores.values()])
+    def excess(counts: np.ndarray, size: int) -> np.ndarray:
+        halves = rng.permuted(np.tile(np.arange(n) < n // 2, (size, 1)), axis=1)
+        weights = np.stack([halves, ~halves], 1).reshape(-1, n) * counts
+        swapped = np.repeat(rng.integers(0, 2, (size, n)), 2, axis=0)
+        shares = [
+            [_shared(own, top) for own in every_eavss(sums, *groups).values()]
+            for groups in (pairs.weights(weights), pairs.weights(weights, swapped))
+        ]
+        return np.subtract(*shares)
 
-    draws = []
-    for counts in resample_counts(n, n_resamples, rng):
-        weighted = (halves * counts).reshape(-1, n)
-        draws.append(shared(weighted, np.zeros_like(weighted)) - shared(weighted, swapped))
+    parts = np.array_split(np.arange(n_resamples), -(-n_resamples // AT_ONCE))
+    values = np.mean([excess(np.ones(n), len(part)) for part in parts], axis=0)
+    counts = resample_counts(n, n_resamples, rng)[1:]
+    draws = np.array([excess(own, n_splits) for own in counts])
+    draws += values - draws.mean(0)
     return {
-        reading: Estimate(float(own[0]), *limits(own[1:]), n)
-        for reading, own in zip(READINGS, np.stack(draws, 1), strict=True)
+        reading: Estimate(float(value), *limits(own), n)
+        for reading, value, own in zip(READINGS, values, draws.T, strict=True)
     }
 
 

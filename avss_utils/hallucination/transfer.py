@@ -5,8 +5,18 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from avss_utils.hallucination.study import SetStudy
 from avss_utils.profiles import rank_correlation
 from avss_utils.statistics import against_null
+
+
+def study_transfer(studies: Sequence[SetStudy], *, n_shuffles: int, **options) -> pd.DataFrame:
+    """``transfer_table`` of studies, each with ``n_shuffles`` labellings at random.
+
+    Those are drawn and left here: a thousand of them would fill a record.
+    """
+    scores = pd.concat([study.scores(n_shuffles=n_shuffles) for study in studies])
+    return transfer_table(scores, **options)
 
 
 def transfer_table(
