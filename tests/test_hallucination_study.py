@@ -5,7 +5,7 @@ import pytest
 from tiny import tiny_model, tiny_tokenizer
 
 from avss_utils.corpora import OpenQuestion, normalised
-from avss_utils.hallucination.contrasts import READINGS, group_stats, hsav
+from avss_utils.hallucination.contrasts import READINGS, group_stats, hsav, hss_intervals
 from avss_utils.hallucination.events import FALSE_FALSE, IRRELEVANT, PAIRED, events_of, set_events
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.hallucination.study import PRIMARY, RELATIVE, SetStudy
@@ -111,6 +111,10 @@ def test_halves_and_counts_have_a_row_for_each(study):
     true = study.evaluation.pairs(PAIRED).true
     expected = own[np.isin(study.tokens.answer, true)].sum(0)
     np.testing.assert_array_equal(counts[counts.label == "true answers"].zeros, expected)
+    found = hss_intervals(counts)
+    np.testing.assert_array_equal(found.true, expected)
+    assert (found.low <= 0).all()  # a handful of zeros tells nothing
+    assert found.high[0] > found.value[0]
 
 
 def test_prone_scores_are_the_mean_over_sets_of_what_a_study_finds(study):

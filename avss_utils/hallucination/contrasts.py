@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 from scipy.stats import binomtest
 
 from avss_utils.hallucination.tokens import AnswerTokens
@@ -136,6 +137,22 @@ def hss_of_counts(
     low, high = (x / (1 - x) * exposure - 1 if x < 1 else np.inf for x in share)
     value = false / true * exposure - 1 if true else np.inf if false else np.nan
     return Estimate(value, low, high, false + true)
+
+
+def hss_intervals(counts: pd.DataFrame) -> pd.DataFrame:
+    """``hss_of_counts`` of every set and block: set, block, false, true (zeros), value, low, high.
+
+    ``counts``: as of ``SetStudy.counts``.
+    """
+    wide = counts.pivot(index=["set", "block"], columns="label", values=["zeros", "entries"])
+    rows = []
+    for (name, block), own in wide.sort_index().iterrows():
+        zeros, entries = (
+            (own[what, "false answers"], own[what, "true answers"]) for what in ("zeros", "entries")
+        )
+        found = hss_of_counts(zeros, entries)
+        rows.append((name, block, *zeros, found.value, found.low, found.high))
+    return pd.DataFrame(rows, columns=["set", "block", "false", "true", "value", "low", "high"])
 
 
 def _contrast(false: GroupStats, true: GroupStats, both: GroupStats) -> np.ndarray:

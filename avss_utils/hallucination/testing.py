@@ -241,10 +241,11 @@ def half_excess(
     counts = resample_counts(n, n_resamples, rng)[1:]
     draws = np.array([excess(own, n_splits) for own in counts])
     draws += values - draws.mean(0)
-    return {
-        reading: Estimate(float(value), *limits(own), n)
-        for reading, value, own in zip(READINGS, values, draws.T, strict=True)
-    }
+    found = {}
+    for reading, value, own in zip(READINGS, values, draws.T, strict=True):
+        low, high = limits(own)  # of nearly equal draws, which were moved, it can miss the value
+        found[reading] = Estimate(float(value), min(low, float(value)), max(high, float(value)), n)
+    return found
 
 
 def _paired_alone(sums: AnswerSums, pairs: Pairs) -> tuple[AnswerSums, Pairs]:
