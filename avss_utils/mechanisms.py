@@ -58,7 +58,7 @@ def correlations(scores: pd.DataFrame, losses: pd.DataFrame, *, seed: int) -> pd
         if len(np.unique(score)) < 3:  # too few values to rank the blocks by
             rows.append((criterion, np.nan, -np.inf, np.inf, len(score), *[np.nan] * 5))
             continue
-        estimate = correlation_interval(score, rise, n_scored, rng=np.random.default_rng(seed))
+        estimate = correlation_interval(score, rise, rng=np.random.default_rng(seed))
         partial = partial_rank(score, mean, depth)
         rows.append(
             (

@@ -70,14 +70,7 @@ def autoregressive_p(
     has no ends to join as a circular shift does, and more draws than there are shifts. Two-sided,
     never below 1 / (n_profiles + 1).
     """
-    from scipy.stats import rankdata  # half a second, and not every command needs it
-
-    def standard(profiles: np.ndarray) -> np.ndarray:
-        ranks = rankdata(profiles, axis=-1)
-        ranks = ranks - ranks.mean(-1, keepdims=True)
-        return ranks / np.linalg.norm(ranks, axis=-1, keepdims=True)
-
-    ours, theirs = standard(np.asarray(x, float)), standard(np.asarray(y, float))
+    ours, theirs = _standard_ranks(x), _standard_ranks(y)
     found = np.corrcoef(theirs[:-1], theirs[1:])[0, 1]
     # short profiles look less smooth than they are (Marriott and Pope 1954)
     smoothness = float(np.clip(found + (1 + 4 * found) / len(theirs), -0.99, 0.99))
@@ -86,13 +79,21 @@ def autoregressive_p(
     for i in range(1, len(theirs)):
         step = np.sqrt(1 - smoothness**2) * noise[:, i]
         drawn[:, i] = smoothness * drawn[:, i - 1] + step
-    return two_sided_p(standard(drawn) @ ours, theirs @ ours)
+    return two_sided_p(_standard_ranks(drawn) @ ours, theirs @ ours)
+
+
+def _standard_ranks(profiles: np.ndarray) -> np.ndarray:
+    """Ranks along the last axis, less their mean and of length 1; of equal values all are 0."""
+    from scipy.stats import rankdata  # half a second, and not every command needs it
+
+    ranks = rankdata(np.asarray(profiles, float), axis=-1)
+    ranks = ranks - ranks.mean(-1, keepdims=True)
+    return ranks / np.maximum(np.linalg.norm(ranks, axis=-1, keepdims=True), 1e-9)
 
 
 def correlation_interval(
     score: np.ndarray,
     gains: np.ndarray,
-    weights: np.ndarray,
     *,
     rng: np.random.Generator,
     n_resamples: int = 1000,
@@ -100,27 +101,21 @@ def correlation_interval(
 ) -> Estimate:
     """Spearman correlation of a score with the mean gain, over blocks, with a bootstrap interval.
 
-    ``score``: (n_blocks,); ``gains``: (n_blocks, n_texts), summed over a text's ``weights`` tokens.
+    ``score``: (n_blocks,); ``gains``: (n_blocks, n_texts), summed over the tokens of each text.
     Each resample draws texts, and blocks in circular stretches of ``stretch`` neighbours, because
     neighbours are alike (Politis and Romano 1992); the percentiles bound the interval.
     """
-    from scipy.stats import rankdata  # half a second, and not every command needs it
-
     score, n_blocks, n_texts = np.asarray(score, float), *gains.shape
-
-    def rho(blocks: np.ndarray, texts: np.ndarray) -> float:
-        mean = gains[np.ix_(blocks, texts)].sum(1) / weights[texts].sum()
-        pair = np.corrcoef(rankdata(score[blocks]), rankdata(mean))
-        return float(np.nan_to_num(pair[0, 1]))
-
-    value = rho(np.arange(n_blocks), np.arange(n_texts))
-    draws = []
+    blocks, sums = [np.arange(n_blocks)], [gains.sum(1)]  # which rank as the means do
     for _ in range(n_resamples):
         starts = rng.integers(0, n_blocks, -(-n_blocks // stretch))
-        blocks = ((starts[:, None] + np.arange(stretch)) % n_blocks).ravel()[:n_blocks]
-        draws.append(rho(blocks, rng.integers(0, n_texts, n_texts)))
-    low, high = limits(np.array(draws))
-    return Estimate(value, low, high, n_blocks)
+        drawn = ((starts[:, None] + np.arange(stretch)) % n_blocks).ravel()[:n_blocks]
+        texts = rng.integers(0, n_texts, n_texts)
+        blocks.append(drawn)
+        sums.append(gains[np.ix_(drawn, texts)].sum(1))
+    rho = (_standard_ranks(score[np.array(blocks)]) * _standard_ranks(np.array(sums))).sum(-1)
+    low, high = limits(rho[1:])
+    return Estimate(float(rho[0]), low, high, n_blocks)
 
 
 def kendall_w(ranks: np.ndarray) -> float:

@@ -9,14 +9,7 @@ import pandas as pd
 from avss_utils.evaluation import judge_answers
 from avss_utils.pruning import as_drop
 from avss_utils.retention import BASELINE
-from avss_utils.statistics import (
-    corrected_ratio,
-    limits,
-    mean,
-    ratio_of_means,
-    resample_counts,
-    safe_ratio,
-)
+from avss_utils.statistics import N_RESAMPLES, limits, mean, resample_counts, safe_ratio
 from avss_utils.suites import Suite
 
 
@@ -94,17 +87,30 @@ class Rights:
         return others
 
 
-def retention_rows(plans: pd.DataFrame, rights: Rights, *, seed: int) -> pd.DataFrame:
-    """Raw and chance-corrected retention with intervals, a row a plan's row, task and measure."""
-    rows = []
-    for row in plans.itertuples():
-        for task in rights.tasks:
-            own, full = rights.of(plan_name(row.drop), task), rights.full(task)
-            rng = np.random.default_rng(seed)
-            raw = ratio_of_means(own, full, rng=rng)
-            corrected = corrected_ratio(own, full, rights.chance[task], rng=rng)
-            for measure, e in (("raw retention", raw), ("corrected retention", corrected)):
-                rows.append((row.arm, row.n_dropped, task, measure, e.value, e.low, e.high, e.n))
+def retention_rows(
+    plans: pd.DataFrame, rights: Rights, *, seed: int, n_resamples: int = N_RESAMPLES
+) -> pd.DataFrame:
+    """Raw and chance-corrected retention with intervals, a row a plan's row, task and measure.
+
+    The same questions are drawn anew for every plan.
+    """
+    found = {}
+    for number, task in enumerate(rights.tasks):
+        full = rights.full(task)
+        own = np.stack([rights.of(plan_name(drop), task) for drop in plans["drop"]], axis=1)
+        weights = weights_of(len(full), n_resamples, np.random.default_rng([seed, number]))
+        for measure, share in (("raw retention", 0.0), ("corrected retention", 1.0)):
+            level = share * rights.chance[task]
+            kept, whole = weights @ (own - level[:, None]), weights @ (full - level)
+            draws = safe_ratio(kept, np.broadcast_to(whole[:, None], kept.shape))
+            for i, of_plan in enumerate(draws.T):
+                found[i, task, measure] = (*_with_limits(of_plan), len(full))
+    rows = [
+        (row.arm, row.n_dropped, task, measure, *found[i, task, measure])
+        for i, row in enumerate(plans.itertuples())
+        for task in rights.tasks
+        for measure in ("raw retention", "corrected retention")
+    ]
     names = ["arm", "n_dropped", "task", "measure", "value", "low", "high", "n"]
     return pd.DataFrame(rows, columns=names)
 

@@ -16,6 +16,7 @@ from avss_utils.hallucination.detection import (
     risk_coverage,
 )
 from avss_utils.hallucination.tokens import AnswerTokens
+from avss_utils.statistics import limits, resample_counts
 
 BY_HAND = np.array([1.0, 2.0, 2.0, 3.0]), np.array([False, True, False, True])
 
@@ -85,7 +86,20 @@ def test_the_interval_of_the_area_covers_that_of_many_answers():
     covered = [e.low <= whole <= e.high for e in found]
     assert 0.85 <= np.mean(covered) < 1
     assert np.mean([e.value for e in found]) == pytest.approx(whole, abs=0.01)
-    assert found[0].value == risk_coverage(*scored(100, seed=1)[:2]).risk.mean()
+
+
+@pytest.mark.parametrize("decimals", [0, 8])
+def test_the_area_of_each_resample_is_that_of_its_rows(decimals):
+    score, is_false, groups = scored(30, seed=1)
+    score = score.round(decimals)  # with and without ties
+    own = aurc_estimate(score, is_false, groups, seed=5, n_resamples=40)
+    counts = resample_counts(30, 40, np.random.default_rng(5))[:, groups]
+    areas = []
+    for count in counts:
+        rows = np.repeat(np.arange(60), count)
+        areas.append(risk_coverage(score[rows], is_false[rows]).risk.mean())
+    assert own.value == pytest.approx(areas[0])
+    assert (own.low, own.high) == pytest.approx(limits(np.array(areas[1:])))
 
 
 def test_a_blind_score_has_the_risk_of_all_answers_in_any_order():

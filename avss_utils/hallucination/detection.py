@@ -183,18 +183,33 @@ def aurc_estimate(
     groups: np.ndarray,
     *,
     seed: int,
-    n_resamples: int = 300,
+    n_resamples: int = N_RESAMPLES,
 ) -> Estimate:
     """Area under ``risk_coverage``, with a 95 % interval over groups (questions); all (n_answers,).
 
     The mean share of false answers over all coverages: that of all answers for a blind score; lower
     is better. Source: Geifman et al. 2019 (arXiv 1805.08206).
     """
-    score, is_false = np.asarray(score, float), np.asarray(is_false, bool)
+    score, is_false = _checked(score, is_false, groups)
     group, n_groups = _numbered(groups)
-    counts = resample_counts(n_groups, n_resamples, np.random.default_rng(seed)).astype(int)
-    areas = []
-    for count in counts:
-        rows = np.repeat(np.arange(len(score)), count[group])
-        areas.append(risk_coverage(score[rows], is_false[rows]).risk.mean())
-    return Estimate(areas[0], *limits(np.array(areas[1:])), len(score))
+    rng = np.random.default_rng(seed)
+    areas = _mean_risks(score, is_false, resample_counts(n_groups, n_resamples, rng)[:, group])
+    return Estimate(float(areas[0]), *limits(areas[1:]), len(score))
+
+
+def _mean_risks(score: np.ndarray, is_false: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean of ``risk_coverage`` where each answer is there ``weights`` times, a row a weighting.
+
+    Among t answers of one score, a share s of them false, after T with F false, the risk is
+    (F + s k) / (T + k) for k from 1 to t: its sum has harmonic numbers.
+    """
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf) > 0)
+    size = np.add.reduceat(weights[:, order], starts, axis=1)
+    false = np.add.reduceat(weights[:, order] * is_false[order], starts, axis=1)
+    so_far, false_so_far = size.cumsum(1), false.cumsum(1)
+    before, false_before = so_far - size, false_so_far - false
+    share = false / np.maximum(size, 1)
+    harmonic = np.concatenate([[0.0], (1 / np.arange(1, so_far[:, -1].max() + 1)).cumsum()])
+    rise = (false_before - share * before) * (harmonic[so_far] - harmonic[before])
+    return (share * size + rise).sum(1) / so_far[:, -1]
