@@ -170,7 +170,7 @@ def pattern_findings(cross_fit: pd.DataFrame, *, primary_set: str) -> list[Findi
         found.append(
             finding(
                 "C7",
-                f"effect of falsehood on log variance, {name}",
+                f"effect on log variance, {name}",
                 estimate,
                 threshold=SMALL_EFFECT,
                 testable=(row.high - row.low) / 2 <= SMALL_EFFECT,
@@ -193,7 +193,7 @@ def flag_findings(
     found = [
         finding(
             "C8",
-            f"flagged blocks shared by halves beyond shuffled labels, {row.set}",
+            f"flags shared by halves, {row.set}",
             Estimate(row.value, row.low, row.high, row.n),
             threshold=0.0,
             primary=row.set == primary_set,
@@ -204,7 +204,7 @@ def flag_findings(
         found.append(
             finding(
                 "C8",
-                f"shuffled labels that share as many flagged blocks with {row.target}",
+                f"chance of sharing as many with {row.target}",
                 Estimate(row.as_good, row.low, row.high, row.n),
                 threshold=LEVEL,
                 below=True,
