@@ -1,0 +1,90 @@
+"""Which blocks are trained and where the loss looks: the arms of the comparison."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import lcm
+
+import numpy as np
+
+from avss_utils.mitigation.losses import CONTRASTS
+from avss_utils.runs import UsageError
+
+
+@dataclass(frozen=True)
+class Arm:
+    """``trained``: blocks that get adapters; ``read``: blocks whose states the contrast compares.
+
+    ``contrast``: one of CONTRASTS; ``shuffled``: true and false answers change places in half of
+    the training questions, at random.
+    """
+
+    name: str
+    trained: tuple[int, ...]
+    read: tuple[int, ...]
+    contrast: str = "infonce"
+    shuffled: bool = False
+
+    def __post_init__(self):
+        if self.contrast not in CONTRASTS:
+            raise UsageError(
+                f"unknown contrast {self.contrast!r}: choose from {', '.join(CONTRASTS)}"
+            )
+        if not self.trained:
+            raise UsageError(f"arm {self.name!r} trains no block: name one at least")
+
+
+def budget(sizes: Sequence[int], *, least: int) -> int:
+    """Ranks over all trained blocks, the same for arms of each of these numbers of blocks.
+
+    The smallest multiple of all ``sizes`` that gives every block of every arm a rank of ``least``:
+    with blocks of one shape, arms then have exactly as many trainable parameters.
+    """
+    return lcm(*sizes) * -(-least * max(sizes) // lcm(*sizes))
+
+
+def rank_of(arm: Arm, total: int) -> int:
+    """Rank of each of the arm's blocks under a ``budget``. Raises UsageError unless it is whole."""
+    rank, rest = divmod(total, len(arm.trained))
+    if rest or not rank:
+        raise UsageError(
+            f"a budget of {total} ranks is not shared by {len(arm.trained)} blocks evenly: take a "
+            "multiple"
+        )
+    return rank
+
+
+def standard_arms(
+    rankings: Mapping[str, np.ndarray], *, top: int, n_random: int, seed: int
+) -> list[Arm]:
+    """Every arm of the comparison, from scores by block of which high is prone, (n_blocks,) each.
+
+    ``rankings`` has "eavss" and "probe". In order: eavss top, eavss bottom, uniform (all blocks),
+    last, probe top; eavss top without the contrast, with its loss on the flagged blocks and the
+    training on the bottom ones, the reverse, and with shuffled labels; and ``n_random`` random
+    sets of ``top`` blocks.
+    """
+    n_blocks = len(rankings["eavss"])
+    if not 1 <= top < n_blocks:
+        raise UsageError(f"{top} of {n_blocks} blocks leave nothing to compare: take fewer")
+    order = np.argsort(-np.asarray(rankings["eavss"]), kind="stable")
+    probes = np.argsort(-np.asarray(rankings["probe"]), kind="stable")
+    flagged, spared, everywhere = _blocks(order[:top]), _blocks(order[-top:]), range(n_blocks)
+    guided = Arm("eavss top", flagged, flagged)
+    named = [
+        guided,
+        Arm("eavss bottom", spared, spared),
+        Arm("uniform", tuple(everywhere), tuple(everywhere)),
+        Arm("last", tuple(everywhere[-top:]), tuple(everywhere[-top:])),
+        Arm("probe top", _blocks(probes[:top]), _blocks(probes[:top])),
+        replace(guided, name="no contrast", contrast="none"),
+        Arm("loss top, training bottom", spared, flagged),
+        Arm("loss bottom, training top", flagged, spared),
+        replace(guided, name="shuffled labels", shuffled=True),
+    ]
+    rng = np.random.default_rng(seed)
+    drawn = [_blocks(rng.choice(n_blocks, top, replace=False)) for _ in range(n_random)]
+    return named + [Arm(f"random {i}", blocks, blocks) for i, blocks in enumerate(drawn)]
+
+
+def _blocks(numbers: np.ndarray) -> tuple[int, ...]:
+    return tuple(sorted(map(int, numbers)))

@@ -1,0 +1,209 @@
+"""Low-rank adapters on chosen blocks, trained on true answers against false ones."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from avss_utils.blocks import decoder_blocks
+from avss_utils.devices import as_dtype
+from avss_utils.mitigation.arms import Arm, rank_of
+from avss_utils.mitigation.losses import CONTRASTS
+from avss_utils.mitigation.reading import Lesson, collate, read_answers
+from avss_utils.runs import UsageError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all arms have in common.
+
+    ``ranks``: sum of the ranks over an arm's blocks (``arms.budget``); ``steps`` of ``questions``
+    each, fewer where the development loss has not fallen in ``patience`` evaluations, one every
+    ``evaluate_every`` steps; AdamW at ``learning_rate``, a tenth of warm-up, then down along a
+    cosine. ``weight``: of the contrast beside the mean nats a token of true answers;
+    ``temperature``, ``margin`` and ``strength`` are those of ``losses``.
+    """
+
+    ranks: int
+    steps: int
+    questions: int
+    learning_rate: float
+    evaluate_every: int
+    patience: int = 3
+    weight: float = 1.0
+    temperature: float = 0.1
+    margin: float = 0.2
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """``model``: a peft model with the best adapter by development loss, ready to be judged.
+
+    ``history``: step, loss (training) and development, a row an entry of the log; ``n_parameters``:
+    trained ones.
+    """
+
+    model: nn.Module
+    history: pd.DataFrame
+    n_parameters: int
+
+
+def train(
+    loaded,
+    lessons: Sequence[Lesson],
+    development: Sequence[Lesson],
+    arm: Arm,
+    recipe: Recipe,
+    *,
+    seed: int,
+    folder: Path | None = None,
+) -> Trained:
+    """Adapters for one arm, the base frozen and the given model left as it is.
+
+    ``seed`` decides the adapters' start, the order of lessons and, where an arm asks for it, the
+    shuffled labels. Checkpoints go to ``folder``, from where an interrupted training goes on to
+    the same end; without one nothing is kept. Weights stay in float32; where the device computes
+    bfloat16 natively, passes run in it. Raises UsageError for no lessons.
+    """
+    if not lessons or not development:
+        raise UsageError("training needs questions to learn from and others to stop by")
+    if arm.shuffled:
+        lessons = shuffled(lessons, seed=seed)
+    model = with_adapters(loaded.model, arm, recipe, seed=seed)
+    if folder is not None:
+        return _run(model, lessons, development, arm, recipe, folder, seed=seed)
+    with TemporaryDirectory() as temporary:
+        return _run(model, lessons, development, arm, recipe, Path(temporary), seed=seed)
+
+
+def shuffled(lessons: Sequence[Lesson], *, seed: int) -> list[Lesson]:
+    """True and false answers change places in half of the lessons, drawn by ``seed``."""
+    order = np.random.default_rng(seed).permutation(len(lessons))
+    moved = set(order[: len(lessons) // 2].tolist())
+    return [
+        replace(own, true=own.false, false=own.true) if i in moved else own
+        for i, own in enumerate(lessons)
+    ]
+
+
+def with_adapters(model: nn.Module, arm: Arm, recipe: Recipe, *, seed: int) -> nn.Module:
+    """A copy of the model with adapters on every linear layer of the arm's blocks.
+
+    Rank-stabilised (Kalajdzievski 2023, arXiv 2312.03732), because arms of many blocks have small
+    ranks and arms of few large ones. Raises UsageError for blocks that the model does not have.
+    """
+    from peft import LoraConfig, get_peft_model  # seconds to import
+    from transformers import set_seed
+    from transformers.pytorch_utils import Conv1D
+
+    base = copy.deepcopy(model).float()
+    set_seed(seed)
+    config = LoraConfig(
+        r=rank_of(arm, recipe.ranks),
+        lora_alpha=16,
+        use_rslora=True,
+        target_modules=linear_layers(base, arm.trained),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(base, config)
+
+
+def linear_layers(model: nn.Module, numbers: Sequence[int]) -> list[str]:
+    """Names in the model of every linear layer of these blocks."""
+    from transformers.pytorch_utils import Conv1D
+
+    blocks = decoder_blocks(model)
+    if not set(numbers) <= set(range(len(blocks))):
+        raise UsageError(
+            f"blocks have numbers from 0 to {len(blocks) - 1}, got {' '.join(map(str, numbers))}"
+        )
+    inside = {id(m) for number in numbers for m in blocks[number].modules()}
+    return [
+        name
+        for name, module in model.named_modules()
+        if id(module) in inside and isinstance(module, nn.Linear | Conv1D)
+    ]
+
+
+def _run(model, lessons, development, arm, recipe, folder: Path, *, seed: int) -> Trained:
+    from transformers import EarlyStoppingCallback, PrinterCallback
+    from transformers.trainer_utils import get_last_checkpoint
+
+    trainer = _trainer_class()(
+        model,
+        args=_arguments(recipe, model.device, folder, seed=seed),
+        train_dataset=list(lessons),
+        eval_dataset=list(development),
+        data_collator=collate,
+        callbacks=[EarlyStoppingCallback(recipe.patience)],
+    )
+    trainer.arm, trainer.recipe = arm, recipe
+    trainer.remove_callback(PrinterCallback)
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    history = pd.DataFrame(trainer.state.log_history).rename(columns={"eval_loss": "development"})
+    history = history.reindex(columns=["step", "loss", "development"])
+    n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Trained(trainer.model.eval(), history, n_parameters)
+
+
+def _trainer_class():
+    """Made when first needed: transformers' Trainer takes seconds to import."""
+    from transformers import Trainer
+
+    class ContrastTrainer(Trainer):
+        arm: Arm
+        recipe: Recipe
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            reads = self.arm.read if self.arm.contrast in ("infonce", "triplet") else ()
+            answers = read_answers(model, inputs, read=reads)
+            contrast = CONTRASTS[self.arm.contrast](answers, **asdict(self.recipe))
+            loss = self.recipe.weight * contrast - answers.log_true.mean()
+            return (loss, {}) if return_outputs else loss
+
+        def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss = self.compute_loss(model, self._prepare_inputs(inputs))
+            return loss.detach(), None, None
+
+    return ContrastTrainer
+
+
+def _arguments(recipe: Recipe, device: torch.device, folder: Path, *, seed: int):
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=recipe.questions,
+        per_device_eval_batch_size=recipe.questions,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, recipe.steps // 10),
+        seed=seed,
+        bf16=device.type == "cuda" and as_dtype("auto", device) == torch.bfloat16,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+        remove_unused_columns=False,
+        eval_strategy="steps",
+        eval_steps=recipe.evaluate_every,
+        save_strategy="steps",
+        save_steps=recipe.evaluate_every,
+        save_total_limit=2,
+        logging_strategy="steps",
+        logging_steps=recipe.evaluate_every,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        report_to=[],
+        disable_tqdm=True,
+    )

@@ -1,0 +1,303 @@
+"""Training of chosen blocks: losses by hand, equal budgets, what moves and what stays."""
+
+import copy
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+from avss_utils.blocks import decoder_blocks
+from avss_utils.likelihood import choice_units, score_choices
+from avss_utils.mitigation import (
+    CONTRASTS,
+    Answers,
+    Arm,
+    Lesson,
+    Recipe,
+    budget,
+    collate,
+    info_nce,
+    lessons,
+    preference,
+    rank_of,
+    read_answers,
+    standard_arms,
+    train,
+    training,
+    triplet,
+    with_adapters,
+)
+from avss_utils.models import LoadedModel
+from avss_utils.runs import UsageError
+
+LEARNT = [
+    Lesson("a", (5, 9, 7), (30, 11), (40,)),
+    Lesson("b", (6, 9), (31,), (41, 12, 13)),
+    Lesson("c", (5, 8, 7, 4), (32, 33), (42,)),
+    Lesson("d", (6, 8), (30,), (43, 44)),
+]
+RECIPE = Recipe(ranks=8, steps=8, questions=2, learning_rate=1e-2, evaluate_every=2)
+BOTH = Arm("both", (0, 2), (1, 3))
+
+
+def loaded(family: str = "llama") -> LoadedModel:
+    tokenizer = tiny_tokenizer()
+    return LoadedModel(tiny_model(family, vocab_size=len(tokenizer)), tokenizer, {})
+
+
+def answers(prompt, true, false, log_true=(-1.0,), log_false=(-2.0,)) -> Answers:
+    states = [torch.tensor(x, dtype=torch.float32) for x in (prompt, true, false)]
+    return Answers(*states, torch.tensor(log_true), torch.tensor(log_false))
+
+
+def test_losses_by_hand():
+    right = answers([[[1.0, 0.0]]], [[[2.0, 0.0]]], [[[0.0, 3.0]]])  # cosines 1 and 0
+    assert info_nce(right, temperature=0.5) == pytest.approx(math.log(1 + math.exp(-2)))
+    assert triplet(right, margin=0.2) == 0
+    assert triplet(right, margin=1.5) == pytest.approx(0.5)
+    assert preference(right, strength=2.0) == pytest.approx(math.log(1 + math.exp(-2)))
+    wrong = answers([[[1.0, 0.0]]], [[[0.0, 1.0]]], [[[5.0, 0.0]]], (-2.0,), (-2.0,))
+    assert info_nce(wrong, temperature=0.5) == pytest.approx(math.log(1 + math.exp(2)))
+    assert triplet(wrong, margin=0.2) == pytest.approx(1.2)
+    assert preference(wrong, strength=2.0) == pytest.approx(math.log(2))
+
+
+def test_states_that_tell_nothing_have_the_loss_of_chance():
+    same = answers(*[[[[1.0, 1.0]] * 3] * 4] * 3, (0.0,) * 4, (0.0,) * 4)
+    assert info_nce(same, temperature=0.1) == pytest.approx(math.log(1 + 4))
+
+
+def test_every_contrast_is_lower_for_true_answers_nearer_to_the_prompt():
+    near = answers([[[1.0, 0.0]]], [[[1.0, 0.1]]], [[[0.0, 1.0]]], (-1.0,), (-3.0,))
+    far = answers([[[1.0, 0.0]]], [[[0.0, 1.0]]], [[[1.0, 0.1]]], (-3.0,), (-1.0,))
+    options = dict(temperature=0.1, margin=0.2, strength=1.0)
+    for name, contrast in CONTRASTS.items():
+        if name == "none":
+            assert contrast(near, **options) == contrast(far, **options) == 0
+        else:
+            assert contrast(near, **options) < contrast(far, **options), name
+
+
+def test_a_batch_marks_the_tokens_of_the_answers():
+    batch = collate(LEARNT[:2])
+    assert batch["input_ids"].tolist() == [
+        [5, 9, 7, 30, 11],
+        [6, 9, 31, 0, 0],
+        [5, 9, 7, 40, 0],
+        [6, 9, 41, 12, 13],
+    ]
+    assert batch["answer_mask"].tolist() == [
+        [0, 0, 0, 1, 1],
+        [0, 0, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 1, 1, 1],
+    ]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "qwen3"])
+def test_a_reading_equals_separate_passes(family):
+    ours = loaded(family)
+    prompts, choices = ["Which animal barks?\nAnswer:", "Why?\nAnswer:"], [[" a dog", " x"]] * 2
+    units = choice_units(ours.model, ours.tokenizer, prompts, choices)
+    own = lessons(["p", "q"], units)
+    found = read_answers(ours.model, collate(own), read=(2, 0))
+    scores = score_choices(ours.model, ours.tokenizer, prompts, choices)
+    lengths = [[len(lesson.true), len(lesson.false)] for lesson in own]
+    expected = np.array(scores) / lengths
+    np.testing.assert_allclose(found.log_true.detach(), expected[:, 0], atol=1e-4)
+    np.testing.assert_allclose(found.log_false.detach(), expected[:, 1], atol=1e-4)
+    for i, lesson in enumerate(own):
+        ids = torch.tensor([lesson.prompt + lesson.true])
+        states = ours.model(ids, output_hidden_states=True).hidden_states
+        n = len(lesson.prompt)
+        for column, block in enumerate((2, 0)):
+            state = states[block + 1][0]
+            torch.testing.assert_close(found.prompt[i, column], state[n - 1], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                found.true[i, column], state[n:].mean(0), atol=1e-4, rtol=1e-4
+            )
+
+
+def test_lessons_need_two_answers():
+    ours = loaded()
+    units = choice_units(ours.model, ours.tokenizer, ["Why?"], [[" a", " b", " c"]])
+    with pytest.raises(UsageError, match="two answers"):
+        lessons(["p"], units)
+
+
+def n_trained(arm: Arm, ranks: int, family: str = "llama") -> int:
+    model = with_adapters(loaded(family).model, arm, Recipe(ranks, 1, 1, 1e-3, 1), seed=0)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_arms_have_exactly_as_many_parameters(family):
+    total = budget([1, 3, 4], least=2)
+    assert total == 12
+    few, some, all_of_them = (Arm("x", tuple(range(n)), (0,)) for n in (1, 3, 4))
+    assert rank_of(few, total) == 12
+    assert rank_of(all_of_them, total) == 3
+    assert len({n_trained(arm, total, family) for arm in (few, some, all_of_them)}) == 1
+    with pytest.raises(UsageError, match="evenly"):
+        rank_of(some, 8)
+
+
+def test_the_standard_arms():
+    prone, probe = np.array([5, 1, 4, 0, 3, 2.0]), np.array([0, 1, 2, 3, 4, 5.0])
+    arms = standard_arms({"eavss": prone, "probe": probe}, top=2, n_random=3, seed=0)
+    by_name = {arm.name: arm for arm in arms}
+    assert by_name["eavss top"].trained == (0, 2)
+    assert by_name["eavss bottom"].trained == (1, 3)
+    assert by_name["last"].trained == by_name["probe top"].trained == (4, 5)
+    assert by_name["uniform"].trained == tuple(range(6))
+    cross = by_name["loss top, training bottom"]
+    assert (cross.trained, cross.read) == ((1, 3), (0, 2))
+    assert by_name["no contrast"].contrast == "none"
+    assert by_name["shuffled labels"].shuffled
+    assert sum(name.startswith("random") for name in by_name) == 3
+    assert len(by_name) == len(arms) == 12
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Arm("x", (0,), (0,), contrast="cosine"), "infonce, triplet"),
+        (lambda: Arm("x", (), (0,)), "no block"),
+        (lambda: with_adapters(loaded().model, Arm("x", (4,), (0,)), RECIPE, seed=0), "0 to 3"),
+        (lambda: train(loaded(), [], LEARNT, BOTH, RECIPE, seed=0), "to learn from"),
+        (
+            lambda: standard_arms(
+                {"eavss": np.ones(3), "probe": np.ones(3)}, top=3, n_random=0, seed=0
+            ),
+            "take fewer",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(make, message):
+    with pytest.raises(UsageError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("contrast", list(CONTRASTS))
+def test_only_adapters_of_the_chosen_blocks_move(contrast):
+    ours = loaded()
+    before = copy.deepcopy(ours.model.state_dict())
+    arm = Arm("x", (0, 2), (1, 3), contrast=contrast)
+    trained = train(ours, LEARNT, LEARNT, arm, RECIPE, seed=0)
+    for name, weight in ours.model.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+    base = trained.model.state_dict()
+    for name, weight in before.items():
+        inner = f"base_model.model.{name}"
+        layer = inner.replace(".weight", ".base_layer.weight")
+        assert torch.equal(base[layer] if layer in base else base[inner], weight), name
+    moved = {
+        n.split("layers.")[1][0] for n, w in base.items() if "lora_B" in n and w.abs().max() > 0
+    }
+    assert moved == {"0", "2"}
+    assert (
+        trained.history.development.dropna().iloc[-1] < trained.history.development.dropna().iloc[0]
+    )
+    assert not trained.model.training
+
+
+def mended(number: int) -> float:
+    """Development loss after training block ``number`` of a model in which only 2 can be mended.
+
+    Block 0's norms are zero, so that whatever its linear layers become adds nothing; block 2's
+    output is garbled. True answers are those of the model before.
+    """
+    ours = loaded()
+    blocks = decoder_blocks(ours.model)
+    with torch.no_grad():
+        blocks[0].input_layernorm.weight.zero_()
+        blocks[0].post_attention_layernorm.weight.zero_()
+        own = [(5, 9, 7), (6, 9), (5, 8, 7, 4), (6, 8, 3), (9, 4), (7, 7, 6)]
+        best = [ours.model(torch.tensor([ids])).logits[0, -1].argmax().item() for ids in own]
+        down = blocks[2].mlp.down_proj.weight
+        down += 3 * torch.outer(down[:, 0], down[0]) / down[0].norm()
+    made = [Lesson(str(i), ids, (best[i],), (90,)) for i, ids in enumerate(own)]
+    arm = Arm("x", (number,), (number,), contrast="none")
+    recipe = Recipe(ranks=4, steps=40, questions=6, learning_rate=2e-2, evaluate_every=10)
+    trained = train(ours, made, made, arm, recipe, seed=0)
+    return trained.history.development.dropna().to_numpy()
+
+
+def test_the_block_that_can_mend_the_error_does_and_the_other_cannot():
+    helped, idle = mended(2), mended(0)
+    np.testing.assert_allclose(idle, idle[0])
+    assert helped.min() < 0.3 * idle[0]
+
+
+def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path, monkeypatch):
+    whole = train(loaded(), LEARNT, LEARNT, BOTH, RECIPE, seed=3, folder=tmp_path / "whole")
+    calls, plain = [], training.read_answers
+
+    def failing(*args, **options):
+        calls.append(1)
+        if len(calls) == 14:
+            raise KeyboardInterrupt
+        return plain(*args, **options)
+
+    monkeypatch.setattr(training, "read_answers", failing)
+    with pytest.raises(KeyboardInterrupt):
+        train(loaded(), LEARNT, LEARNT, BOTH, RECIPE, seed=3, folder=tmp_path / "part")
+    assert list((tmp_path / "part").glob("checkpoint-*"))
+    calls.clear()
+    resumed = train(loaded(), LEARNT, LEARNT, BOTH, RECIPE, seed=3, folder=tmp_path / "part")
+    assert len(calls) == 4  # the last two steps and an evaluation of two batches
+    pd.testing.assert_frame_equal(resumed.history, whole.history)
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], weight), name
+
+
+def test_a_seed_gives_the_same_adapter_and_another_does_not():
+    one, same, other = (
+        train(loaded(), LEARNT, LEARNT, BOTH, RECIPE, seed=seed).model.state_dict()
+        for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_adapter_loads_with_peft_and_merges(tmp_path):
+    from peft import PeftModel
+
+    ours = loaded()
+    trained = train(ours, LEARNT, LEARNT, BOTH, RECIPE, seed=0)
+    trained.model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(copy.deepcopy(ours.model), tmp_path)
+    ids = torch.tensor([[5, 9, 7, 30]])
+    with torch.no_grad():
+        expected = trained.model(ids).logits
+        torch.testing.assert_close(again(ids).logits, expected)
+        assert not torch.allclose(ours.model(ids).logits, expected, atol=1e-3)
+        merged = again.merge_and_unload()
+        torch.testing.assert_close(merged(ids).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_training_stops_where_the_development_loss_has_stopped_falling():
+    recipe = Recipe(ranks=8, steps=40, questions=2, learning_rate=0.3, evaluate_every=2, patience=1)
+    others = [Lesson("z", (5, 9, 7), (77,), (30,))]  # learning the lessons makes it worse
+    trained = train(loaded(), LEARNT, others, BOTH, recipe, seed=0)
+    assert trained.history.step.max() < 40
+
+
+def test_shuffled_labels_swap_half_of_the_lessons():
+    moved = training.shuffled(LEARNT, seed=0)
+    swapped = [a.true == b.false and a.false == b.true for a, b in zip(moved, LEARNT, strict=True)]
+    assert sum(swapped) == 2
+    assert [a.row_id for a in moved] == [b.row_id for b in LEARNT]
+
+
+@pytest.mark.parametrize("contrast", list(CONTRASTS))
+def test_losses_and_gradients_are_finite_in_bfloat16(contrast):
+    model = loaded().model.bfloat16()
+    found = read_answers(model, collate(LEARNT), read=(0, 3))
+    loss = CONTRASTS[contrast](found, temperature=0.1, margin=0.2, strength=1.0)
+    (loss - found.log_true.mean()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert loss.isfinite()
