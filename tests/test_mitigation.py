@@ -10,6 +10,8 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from avss_utils.blocks import decoder_blocks
+from avss_utils.corpora import OpenQuestion
+from avss_utils.hallucination.events import events_of
 from avss_utils.likelihood import choice_units, score_choices
 from avss_utils.mitigation import (
     CONTRASTS,
@@ -21,6 +23,7 @@ from avss_utils.mitigation import (
     collate,
     info_nce,
     lessons,
+    measures,
     preference,
     rank_of,
     read_answers,
@@ -32,6 +35,7 @@ from avss_utils.mitigation import (
 )
 from avss_utils.models import LoadedModel
 from avss_utils.runs import UsageError
+from avss_utils.windows import Window
 
 LEARNT = [
     Lesson("a", (5, 9, 7), (30, 11), (40,)),
@@ -301,3 +305,67 @@ def test_losses_and_gradients_are_finite_in_bfloat16(contrast):
     (loss - found.log_true.mean()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     assert loss.isfinite()
+
+
+def events_of_animals():
+    names = ("dog", "cat", "owl", "cow", "pig", "hen")
+    rows = [
+        OpenQuestion(str(i), f"Animal {i}?", (name, f"the {name}"), ("sand", "iron"))
+        for i, name in enumerate(names)
+    ]
+    return events_of(rows, "sciq_open", wording="plain", seed=0)
+
+
+def test_choices_are_all_true_answers_and_then_the_false_ones():
+    ours, events = loaded(), events_of_animals()
+    table = measures.choice_table(ours, events, wording="plain", batch_tokens=256)
+    assert table.row_id.to_list() == [q.row_id for q in events.questions]
+    assert (table.n_true == 2).all()
+    assert (table.n_choices == 4).all()
+    pairs = [own for _, own in events.asked]
+    prompts = [prompt for prompt, _ in events.asked]
+    choices = [
+        (
+            *(f" {a}" for a in q.answers),
+            own[1],
+            *(f" {a}" for a in q.false_answers if f" {a}" != own[1]),
+        )
+        for q, own in zip(events.questions, pairs, strict=True)
+    ]
+    expected = score_choices(ours.model, ours.tokenizer, prompts, choices)
+    for row, scores in zip(table.itertuples(), expected, strict=True):
+        np.testing.assert_allclose(measures.as_scores(row.scores), scores, atol=1e-3)
+        shares = np.exp(scores) / np.exp(scores).sum()
+        assert row.mc2 == pytest.approx(shares[:2].sum(), abs=1e-3)
+        own = np.exp(scores[[0, 2, 3]])
+        assert row.mc1 == (scores[0] > scores[2:].max())
+        assert row.confidence == pytest.approx(own.max() / own.sum(), abs=1e-3)
+
+
+def test_divergence_is_that_of_the_distributions():
+    ours, other = loaded(), loaded()
+    with torch.no_grad():
+        decoder_blocks(other.model)[1].mlp.down_proj.weight.mul_(3)
+    windows = [Window("a", (5, 9, 7, 30), 8), Window("b", (6, 9, 31), 6)]
+    same = measures.divergence_rows(ours.model, ours.model, windows, batch_tokens=64)
+    assert same.kl.abs().max() < 1e-6
+    found = measures.divergence_rows(ours.model, other.model, windows, batch_tokens=4)
+    assert found.n_tokens.to_list() == [3, 2]
+    for row, window in zip(found.itertuples(), windows, strict=True):
+        ids = torch.tensor([window.ids])
+        with torch.no_grad():
+            log_p, log_q = (m.model(ids).logits[0, :-1].log_softmax(-1) for m in (ours, other))
+        expected = torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="sum")
+        assert row.kl == pytest.approx(expected.item(), rel=1e-4)
+        assert row.kl > 0.01
+
+
+def test_a_merged_adapter_answers_as_the_adapter_does():
+    ours = loaded()
+    trained = train(ours, LEARNT, LEARNT, BOTH, RECIPE, seed=0)
+    ids = torch.tensor([[5, 9, 7, 30]])
+    with torch.no_grad():
+        expected = trained.model(ids).logits
+        merged = measures.merged(ours, trained)
+        torch.testing.assert_close(merged.model(ids).logits, expected, atol=1e-4, rtol=1e-4)
+    assert type(merged.model) is type(ours.model)

@@ -1,0 +1,93 @@
+"""What an adapter does to answers, and what it costs elsewhere: a row a question or window."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from avss_utils.blocks import forward_inputs
+from avss_utils.corpora import answer_prompt
+from avss_utils.hallucination.events import Events
+from avss_utils.likelihood import longest_first, pad, score_choices
+from avss_utils.windows import Window
+
+MOST_FALSE = 7  # false answers of a question that are scored
+
+
+def choice_table(loaded, events: Events, *, wording: str, batch_tokens: int) -> pd.DataFrame:
+    """Every true and false answer of every question scored: a row a question.
+
+    Choices: all true answers, then the false one of the pair and up to MOST_FALSE published ones.
+    Columns: set, row_id, n_true, n_choices, scores (summed log-probabilities, nats, parted by
+    spaces), mc1 (the canonical answer is likelier than every false one), mc2 (probability of all
+    true answers among all choices), confidence (of the likeliest of the canonical and the false
+    answers, in that company). MC1 and MC2: Lin et al. 2022 (arXiv 2109.07958).
+    """
+    asked, n_true = [], []
+    for question, (_, pair) in zip(events.questions, events.asked, strict=True):
+        false = [pair[1].strip(), *question.false_answers[:MOST_FALSE]]
+        answers = [*question.answers, *dict.fromkeys(false)]
+        asked.append(answer_prompt(question, answers, events.name, wording))
+        n_true.append(len(question.answers))
+    prompts, choices = zip(*asked, strict=True)
+    options = dict(batch_tokens=batch_tokens)
+    scores = score_choices(loaded.model, loaded.tokenizer, prompts, choices, **options)
+    rows = [
+        (events.name, question.row_id, n, len(own), _joined(own), *_standing(own, n))
+        for question, own, n in zip(events.questions, scores, n_true, strict=True)
+    ]
+    names = ["set", "row_id", "n_true", "n_choices", "scores", "mc1", "mc2", "confidence"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _joined(scores: np.ndarray) -> str:
+    return " ".join(f"{score:.3f}" for score in scores)
+
+
+def as_scores(cell: str) -> np.ndarray:
+    """A cell of ``choice_table``'s scores, (n_choices,)."""
+    return np.array(cell.split(" "), dtype=float)
+
+
+def _standing(scores: np.ndarray, n_true: int) -> tuple[float, float, float]:
+    """mc1, mc2 and confidence of one question."""
+    mc1 = np.concatenate([scores[:1], scores[n_true:]])
+    mc2 = _shares(scores)[:n_true].sum()
+    return float(mc1.argmax() == 0), float(mc2), float(_shares(mc1).max())
+
+
+def _shares(scores: np.ndarray) -> np.ndarray:
+    weights = np.exp(scores - scores.max())
+    return weights / weights.sum()
+
+
+def divergence_rows(before, after, windows: Sequence[Window], *, batch_tokens: int) -> pd.DataFrame:
+    """KL divergence of the next token's distribution from the original's; a row a window.
+
+    Columns: row_id, window, kl (nats, summed over scored tokens), n_tokens. ``before`` and
+    ``after``: models with one tokenizer; 0 where nothing changed.
+    """
+    found = np.zeros(len(windows))
+    for part in longest_first(before, [len(w.ids) for w in windows], batch_tokens):
+        ids, mask = pad([windows[i].ids for i in part], side="right")
+        batch = {"input_ids": ids, "attention_mask": mask}
+        with torch.inference_mode():
+            one, other = (
+                model(**forward_inputs(model, batch), use_cache=False).logits[:, :-1].float()
+                for model in (before, after)
+            )
+            log_p, log_q = one.log_softmax(-1), other.log_softmax(-1)
+            each = (log_p.exp() * (log_p - log_q)).sum(-1).cpu()
+        found[part] = (each * mask[:, 1:]).sum(-1).double().numpy()
+    rows = [
+        (w.row_id, i, x, len(w.ids) - 1)
+        for i, (w, x) in enumerate(zip(windows, found, strict=True))
+    ]
+    return pd.DataFrame(rows, columns=["row_id", "window", "kl", "n_tokens"])
+
+
+def merged(loaded, trained):
+    """The loaded model with the adapter merged into a copy: an ordinary checkpoint."""
+    return replace(loaded, model=trained.model.merge_and_unload().eval())
