@@ -37,15 +37,18 @@ def save_pruned(loaded, plan: PruningPlan, folder: Path, *, facts: dict) -> Path
     return folder
 
 
-def check_target(folder: str | Path) -> Path:
-    """The folder, if a checkpoint may be written there; UsageError for one with other content."""
+def check_target(folder: str | Path, *, mark: str = "pruning.json") -> Path:
+    """The folder, if a checkpoint may be written there; UsageError for one with other content.
+
+    ``mark``: the file by which an earlier checkpoint of the same kind is known.
+    """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: choose an empty or a new folder")
     for parent in folder.parents:
         if parent.exists() and not parent.is_dir():
             raise UsageError(f"{parent} is a file and can hold no folder: choose another place")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "pruning.json").exists():
+    if folder.exists() and any(folder.iterdir()) and not (folder / mark).exists():
         raise UsageError(f"{folder} holds other files: choose an empty or a new folder")
     return folder
 

@@ -1,4 +1,4 @@
-"""``python -m avss_utils``: score, prune, evaluate, run, compare, assets.
+"""``python -m avss_utils``: score, prune, evaluate, mitigate, run, compare, assets.
 
 A user's mistake ends with one sentence on standard error and exit code 2.
 """
@@ -104,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
             "full model beside the pruned one: questions and text, with intervals, as CSV",
             _evaluate_arguments,
         ),
+        (
+            "mitigate",
+            commands.mitigate,
+            "train an adapter on your own questions and say what it changed, as CSV",
+            _mitigate_arguments,
+        ),
         ("run", commands.run, "execute notebooks with papermill", _run_arguments),
         ("compare", commands.compare, "two run folders side by side", _compare_arguments),
         ("assets", commands.assets, "convert an installed model once", _assets_arguments),
@@ -177,6 +183,24 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tokens", type=_count, default=4096, help="scored tokens a text set")
     command.add_argument("--context", type=partial(_whole, least=2), default=512)
     command.add_argument("--seed", type=_seed, default=0, help="of the bootstrap")
+    command.add_argument("--device", default=None)
+
+
+def _mitigate_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--questions",
+        required=True,
+        metavar="FILE",
+        help=".csv or .jsonl file with columns question, answer and distractors",
+    )
+    command.add_argument("--out", type=Path, required=True, help="folder of the adapter")
+    command.add_argument(
+        "--blocks", default="eavss", help='eavss, last, uniform, or numbers, e.g. "3 4 5"'
+    )
+    command.add_argument("--contrast", default="infonce", help="infonce, triplet, preference, none")
+    command.add_argument("--steps", type=_count, default=60)
+    command.add_argument("--rank", type=_count, default=8, help="of a quarter of the blocks")
+    command.add_argument("--seed", type=_seed, default=0)
     command.add_argument("--device", default=None)
 
 

@@ -134,6 +134,16 @@ def evaluate(arguments: argparse.Namespace) -> None:
     pd.concat(tables).to_csv(sys.stdout, index=False, float_format="%.6g")
 
 
+def mitigate(arguments: argparse.Namespace) -> None:
+    """Write an adapter trained on the user's questions; print what it changed on others."""
+    from avss_utils.mitigation.product import mitigate as make
+
+    given = {name: value for name, value in vars(arguments).items() if name != "command"}
+    table = make(**given)
+    table.to_csv(sys.stdout, index=False, float_format="%.6g")
+    print(f"the adapter and its card: {arguments.out}", file=sys.stderr)
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Execute notebooks with papermill."""
     from avss_utils.models import short_name

@@ -1,5 +1,6 @@
 """What an adapter does to answers, and what it costs elsewhere: a row a question or window."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -90,4 +91,4 @@ def divergence_rows(before, after, windows: Sequence[Window], *, batch_tokens: i
 
 def merged(loaded, trained):
     """The loaded model with the adapter merged into a copy: an ordinary checkpoint."""
-    return replace(loaded, model=trained.model.merge_and_unload().eval())
+    return replace(loaded, model=copy.deepcopy(trained.model).merge_and_unload().eval())
