@@ -1,4 +1,4 @@
-"""Calibration errors by hand, their bounds, floors and intervals."""
+"""Calibration errors by hand, their bounds, floors and intervals; planted temperatures."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,12 @@ from avss_utils.confidence import (
     brier_score,
     calibration_estimate,
     calibration_floor,
+    choice_confidence,
     debiased_calibration_error,
     expected_calibration_error,
     paired_calibration_change,
     reliability_bins,
+    temperature,
 )
 
 
@@ -310,3 +312,78 @@ def test_a_changes_interval_holds_the_change_at_this_n(off_before, off_after):
     first, second = np.mean(errors, 0)
     held = np.mean([e.low <= second / first - 1 <= e.high for e in found])
     assert 0.9 <= held <= 0.995
+
+
+def _asked(n: int, rng) -> tuple[list[np.ndarray], np.ndarray]:
+    """Questions of two to five choices, each right as often as its score says."""
+    scores = [rng.normal(0, 1.5, rng.integers(2, 6)) for _ in range(n)]
+    label = [rng.choice(len(s), p=np.exp(s) / np.exp(s).sum()) for s in scores]
+    return scores, np.array(label)
+
+
+def test_confidence_in_a_choice_by_hand():
+    scores = [np.log([1, 3]), np.log([4, 2, 2]) - 80, np.log([1, 1, 1, 1])]
+    prediction, confidence = choice_confidence(scores)
+    assert prediction.tolist() == [1, 0, 0]  # the earliest of equals
+    assert confidence == pytest.approx([3 / 4, 1 / 2, 1 / 4])
+    prediction, confidence = choice_confidence(scores, temperature=0.5)
+    assert prediction.tolist() == [1, 0, 0]
+    assert confidence == pytest.approx([9 / 10, 16 / 24, 1 / 4])
+
+
+def test_temperature_goes_from_certainty_to_a_blind_guess():
+    scores = [np.array([-1.0, -2.0]), np.array([-7.0, -6.0, -900.0])]
+    assert choice_confidence(scores, temperature=1e-3)[1] == pytest.approx([1, 1])
+    assert choice_confidence(scores, temperature=1e9)[1] == pytest.approx([1 / 2, 1 / 3])
+
+
+def test_a_planted_temperature_is_found_and_mends_the_error():
+    rng = np.random.default_rng(0)
+    scores, label = _asked(4000, rng)
+    loud = [3 * s for s in scores]
+    found = temperature(loud[:2000], label[:2000])
+    assert found == pytest.approx(3, rel=0.1)
+    judged, right = loud[2000:], label[2000:]
+    raw_choice, raw = choice_confidence(judged)
+    choice, mended = choice_confidence(judged, temperature=found)
+    assert (choice == raw_choice).all()
+    assert 0.4 < (choice == right).mean() < 0.9
+    floor = calibration_floor(mended, n_bins=15, rng=rng)
+    assert expected_calibration_error(raw, raw_choice == right, n_bins=15) > 0.15
+    assert expected_calibration_error(mended, choice == right, n_bins=15) < 1.6 * floor
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0])
+def test_temperature_follows_the_scale_of_the_scores(factor):
+    scores, label = _asked(3000, np.random.default_rng(1))
+    found = temperature([factor * s for s in scores], label)
+    assert found == pytest.approx(factor, rel=0.1)
+
+
+def test_temperature_is_where_the_likelihood_is_flat():
+    # right in three of four, scores 2 apart: 1 / (1 + exp(-2 / T)) = 3 / 4
+    scores = [np.array([-5.0, -3.0])] * 4
+    assert temperature(scores, [1, 1, 0, 1]) == pytest.approx(2 / np.log(3), rel=1e-3)
+
+
+@pytest.mark.parametrize(("label", "end"), [([1] * 4, 0.1), ([0] * 4, 9.0), ([0, 1] * 2, 9.0)])
+def test_temperature_stays_within_its_bounds(label, end):
+    scores = [np.array([-2.0, -1.0])] * 4
+    assert temperature(scores, label, bounds=(0.1, 9.0)) == pytest.approx(end, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"), [([], "choices"), ([[1.0], []], "choices"), ([[1.0, np.nan]], "finite")]
+)
+def test_scores_without_meaning_are_refused(scores, message):
+    with pytest.raises(ValueError, match=message):
+        choice_confidence(scores)
+
+
+def test_labels_and_temperatures_without_meaning_are_refused():
+    scores = [[0.0, 1.0], [0.0, 1.0, 2.0]]
+    for label in ([0], [2, 2], [-1, 0]):
+        with pytest.raises(ValueError, match="one label each"):
+            temperature(scores, label)
+    with pytest.raises(ValueError, match="above 0"):
+        choice_confidence(scores, temperature=0)

@@ -1,9 +1,10 @@
-"""Does confidence mean what it says? Calibration errors and their noise.
+"""Does confidence mean what it says? Calibration errors, their noise, and how to mend them.
 
 A confidence is the probability, in [0, 1], that the answer given is right. Rows are questions, each
 with one answer.
 """
 
+from avss_utils.confidence.choices import choice_confidence, temperature
 from avss_utils.confidence.errors import (
     brier_score,
     calibration_floor,
@@ -17,8 +18,10 @@ __all__ = [
     "brier_score",
     "calibration_estimate",
     "calibration_floor",
+    "choice_confidence",
     "debiased_calibration_error",
     "expected_calibration_error",
     "paired_calibration_change",
     "reliability_bins",
+    "temperature",
 ]
