@@ -1,9 +1,20 @@
-"""Calibration error by hand, its bounds, and its floor."""
+"""Calibration errors by hand, their bounds, floors and intervals; planted temperatures."""
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from avss_utils.confidence import calibration_floor, expected_calibration_error
+from avss_utils.confidence import (
+    brier_score,
+    calibration_estimate,
+    calibration_floor,
+    choice_confidence,
+    debiased_calibration_error,
+    expected_calibration_error,
+    paired_calibration_change,
+    reliability_bins,
+    temperature,
+)
 
 
 def test_by_hand():
@@ -56,8 +67,323 @@ def test_the_floor_is_what_perfect_calibration_shows():
         ([], [], 5, "0 confidences"),
         ([0.5], [1, 0], 5, "2 answers"),
         ([0.5], [1], 0, "hold nothing"),
+        ([0.5], [np.nan], 5, "right"),
+        ([0.5], [2], 5, "right"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(confidence, correct, n_bins, message):
     with pytest.raises(ValueError, match=message):
         expected_calibration_error(confidence, correct, n_bins=n_bins)
+
+
+def test_bins_of_equal_mass_by_hand():
+    # equal width: all in (0.5, 1], where they cancel; equal mass: two and two, each 0.3 off
+    confidence, correct = [0.6, 0.8, 0.9, 0.9], [1, 1, 0, 1]
+    assert expected_calibration_error(confidence, correct, n_bins=2) == pytest.approx(0.05)
+    found = expected_calibration_error(confidence, correct, n_bins=2, equal_mass=True)
+    assert found == pytest.approx((abs(2 - 1.4) + abs(1 - 1.8)) / 4)
+
+
+@pytest.mark.parametrize("n_bins", [1, 2, 3, 7, 10, 15])
+@pytest.mark.parametrize("n", [1, 9, 100, 101])
+def test_equal_mass_is_equal_up_to_one_answer(n, n_bins):
+    rng = np.random.default_rng(n)
+    held = reliability_bins(rng.random(n), np.ones(n), n_bins=n_bins, equal_mass=True).n
+    assert held.sum() == n
+    assert len(held) == min(n, n_bins)
+    assert held.max() - held.min() <= 1
+
+
+def test_equal_confidences_share_a_bin_of_equal_mass():
+    confidence = np.repeat([0.2, 0.5, 0.7, 1.0], [1, 6, 1, 2])
+    table = reliability_bins(confidence, np.ones(10), n_bins=5, equal_mass=True)
+    assert table.n.tolist() == [7, 1, 2]  # 0.2 and 0.5 hold three fifths of them
+    assert table.high.tolist() == [0.5, 0.7, 1.0]
+
+
+def test_equal_mass_asks_for_the_order_of_confidences_alone():
+    rng = np.random.default_rng(2)
+    confidence, correct = rng.random(97).round(2), rng.integers(0, 2, 97)
+    options = dict(n_bins=8, equal_mass=True)
+    table, other = (reliability_bins(c, correct, **options) for c in (confidence, confidence**9))
+    assert (table.n == other.n).all()
+    assert (table.accuracy == other.accuracy).all()
+    assert not np.allclose(table.confidence, other.confidence)
+
+
+def test_the_floor_takes_bins_of_equal_mass():
+    rng = np.random.default_rng(3)
+    confidence = rng.beta(9, 1, 180)  # equal width: most answers in two bins, hardly any floor
+    wide = calibration_floor(confidence, n_bins=15, rng=rng)
+    even = calibration_floor(confidence, n_bins=15, equal_mass=True, rng=rng)
+    drawn = [
+        expected_calibration_error(
+            confidence, rng.random(180) < confidence, n_bins=15, equal_mass=True
+        )
+        for _ in range(300)
+    ]
+    assert even == pytest.approx(np.mean(drawn), abs=0.004)
+    assert even > wide + 0.01
+
+
+def _answers(n: int, off: float, rng) -> tuple[np.ndarray, np.ndarray]:
+    """Confidences and answers that are right less often than these say, by ``off``."""
+    confidence = rng.uniform(off, 1, n)
+    return confidence, (rng.random(n) < confidence - off).astype(float)
+
+
+def test_the_debiased_error_is_the_mean_over_drawn_accuracies():
+    rng = np.random.default_rng(4)
+    confidence, correct = _answers(60, 0.1, rng)
+    plain = expected_calibration_error(confidence, correct, n_bins=4)
+    table = reliability_bins(confidence, correct, n_bins=4)
+    spread = np.sqrt(table.accuracy * (1 - table.accuracy) / table.n)
+    drawn = rng.normal(table.accuracy, spread, (100_000, len(table)))
+    resampled = (np.abs(drawn - table.confidence.to_numpy()) * table.n.to_numpy()).sum(1) / 60
+    found = debiased_calibration_error(confidence, correct, n_bins=4)
+    assert found == pytest.approx(2 * plain - resampled.mean(), abs=5e-4)
+
+
+@pytest.mark.parametrize("equal_mass", [False, True])
+def test_what_debiasing_takes_off(equal_mass):
+    rng = np.random.default_rng(5)
+    options = dict(n_bins=15, equal_mass=equal_mass)
+
+    def means(off: float) -> np.ndarray:
+        found = []
+        for _ in range(300):
+            answers = _answers(180, off, rng)
+            plain = expected_calibration_error(*answers, **options)
+            found.append((plain, debiased_calibration_error(*answers, **options)))
+        return np.mean(found, 0)
+
+    plain, debiased = means(0.0)
+    assert plain == pytest.approx(0.09, abs=0.01)
+    # a mean of absolute values cannot be unbiased at 0: 2 - sqrt(2) of it stays in large bins
+    assert debiased == pytest.approx((2 - np.sqrt(2)) * plain, rel=0.1)
+    plain, debiased = means(0.15)
+    assert plain > 0.16
+    assert debiased == pytest.approx(0.15, abs=0.01)
+    assert abs(debiased - 0.15) < abs(plain - 0.15)
+
+
+def test_a_debiased_error_of_chance_alone_is_below_zero():
+    # accuracy meets confidence exactly, which four answers rarely do
+    found = debiased_calibration_error([0.5] * 4, [0, 1, 0, 1], n_bins=1)
+    assert found == pytest.approx(-np.sqrt(2 / np.pi) / 4)
+
+
+@pytest.mark.parametrize(("sure", "right", "error"), [(1, 1, 0), (1, 0, 1), (0, 1, 1), (0, 0, 0)])
+def test_equal_answers_have_nothing_to_debias(sure, right, error):
+    assert debiased_calibration_error([sure] * 3, [right] * 3, n_bins=10) == error
+
+
+def test_brier_score_by_hand():
+    assert brier_score([1, 0.5, 0.2], [1, 0, 0]) == pytest.approx((0 + 0.25 + 0.04) / 3)
+    assert brier_score([0.5] * 4, [1, 0, 0, 1]) == 0.25
+    assert (brier_score([1], [0]), brier_score([0], [0])) == (1, 0)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        brier_score([1.1], [1])
+
+
+def test_reliability_bins_by_hand():
+    confidence, correct = [0.1, 0.9, 0.7, 1.0, 0.0], [0, 1, 0, 1, 1]
+    table = reliability_bins(confidence, correct, n_bins=4)
+    assert table.bin.tolist() == [0, 2, 3]  # none in (0.25, 0.5]
+    assert table.low.tolist() == [0, 0.5, 0.75]
+    assert table.high.tolist() == [0.25, 0.75, 1]
+    assert table.n.tolist() == [2, 1, 2]
+    assert table.confidence.tolist() == pytest.approx([0.05, 0.7, 0.95])
+    assert table.accuracy.tolist() == [0.5, 0, 1]
+    wilson = [binomtest(k, n).proportion_ci(method="wilson") for k, n in [(1, 2), (0, 1), (2, 2)]]
+    assert table.accuracy_low.tolist() == pytest.approx([w.low for w in wilson])
+    assert table.accuracy_high.tolist() == pytest.approx([w.high for w in wilson])
+
+
+@pytest.mark.parametrize("equal_mass", [False, True])
+def test_reliability_bins_make_up_the_error(equal_mass):
+    rng = np.random.default_rng(6)
+    confidence, correct = rng.random(200).round(2), rng.choice([0, 0.5, 1], 200)
+    options = dict(n_bins=9, equal_mass=equal_mass)
+    table = reliability_bins(confidence, correct, **options)
+    gap = (table.accuracy - table.confidence).abs()
+    error = expected_calibration_error(confidence, correct, **options)
+    assert (gap * table.n).sum() / 200 == pytest.approx(error)
+    assert (table.low <= table.confidence).all()
+    assert (table.confidence <= table.high).all()
+    assert (table.accuracy_low < table.accuracy).all()
+    assert (table.accuracy_high > table.accuracy).all()
+
+
+def test_a_tie_widens_the_interval_to_whole_answers():
+    table = reliability_bins([0.8] * 4, [1, 0.5, 0, 0], n_bins=2)
+    one, two = (binomtest(k, 4).proportion_ci(method="wilson") for k in (1, 2))
+    assert table.accuracy_low.tolist() == pytest.approx([one.low])
+    assert table.accuracy_high.tolist() == pytest.approx([two.high])
+
+
+@pytest.mark.parametrize("equal_mass", [False, True])
+def test_an_estimate_is_a_bootstrap_one_resample_after_another(equal_mass):
+    rng = np.random.default_rng(7)
+    confidence, correct = rng.uniform(0.5, 1, 90), rng.choice([0, 0.5, 1], 90)
+    options = dict(n_bins=6, equal_mass=equal_mass)
+    found = calibration_estimate(
+        confidence, correct, rng=np.random.default_rng(0), n_resamples=50, **options
+    )
+    value = expected_calibration_error(confidence, correct, **options)
+    edges = reliability_bins(confidence, correct, **options).high.to_numpy()
+    draws = []
+    for rows in np.random.default_rng(0).integers(0, 90, (50, 90)):
+        bins = np.searchsorted(edges, confidence[rows])
+        gaps = [(correct - confidence)[rows][bins == b].sum() for b in range(len(edges))]
+        draws.append(np.abs(gaps).sum() / 90)
+    low, high = np.quantile(draws, [0.025, 0.975]) - np.mean(draws) + value
+    assert (found.value, found.low, found.high) == pytest.approx((value, low, high))
+    assert found.n == 90
+
+
+@pytest.mark.parametrize("off", [0.05, 0.2])
+def test_an_estimates_interval_holds_the_error_at_this_n(off):
+    rng = np.random.default_rng(8)
+    found = [calibration_estimate(*_answers(300, off, rng), n_bins=10, rng=rng) for _ in range(300)]
+    truth = np.mean([e.value for e in found])
+    held = np.mean([e.low <= truth <= e.high for e in found])
+    assert 0.91 <= held <= 0.99
+
+
+def test_a_change_by_hand():
+    sure, right = np.full(50, 0.9), np.array([1.0, 0] * 25)
+    change = paired_calibration_change(
+        sure, np.full(50, 0.7), right, right, n_bins=10, rng=np.random.default_rng(9)
+    )
+    assert change.value == pytest.approx(0.2 / 0.4 - 1)
+    assert -1 <= change.low < change.value < change.high < 0
+    assert change.n == 50
+
+
+def test_a_change_is_paired():
+    rng = np.random.default_rng(10)
+    confidence, correct = _answers(200, 0.2, rng)
+    none = paired_calibration_change(
+        confidence, confidence, correct, correct, n_bins=10, equal_mass=True, rng=rng
+    )
+    assert (none.value, none.low, none.high) == (0, 0, 0)
+    with pytest.raises(ValueError, match="200 questions before and 199 after"):
+        paired_calibration_change(
+            confidence, confidence[1:], correct, correct[1:], n_bins=10, rng=rng
+        )
+
+
+def test_a_change_from_or_to_no_error():
+    sure, right = np.ones(20), np.ones(20)
+    rng = np.random.default_rng(11)
+    grown = paired_calibration_change(sure, sure / 2, right, right, n_bins=5, rng=rng)
+    assert np.isnan(grown.value)
+    assert (grown.low, grown.high) == (-np.inf, np.inf)
+    gone = paired_calibration_change(sure / 2, sure, right, right, n_bins=5, rng=rng)
+    assert (gone.value, gone.low, gone.high) == (-1, -1, -1)
+
+
+def test_a_fall_is_by_no_more_than_all_of_it():
+    rng = np.random.default_rng(12)
+    before = np.ones(40)
+    after = np.full(40, 0.5)  # as many right as wrong, nearly: hardly any error is left
+    right = np.array([1.0, 0] * 19 + [1, 1])
+    change = paired_calibration_change(before, after, right, right, n_bins=5, rng=rng)
+    assert change.value < -0.9
+    assert change.low == -1
+
+
+@pytest.mark.parametrize(("off_before", "off_after"), [(0.2, 0.13), (0.1, 0.1), (0.3, 0.02)])
+def test_a_changes_interval_holds_the_change_at_this_n(off_before, off_after):
+    rng = np.random.default_rng(13)
+    found, errors = [], []
+    for _ in range(200):
+        confidence, luck = rng.uniform(0.3, 1, 300), rng.random(300)
+        before = luck < confidence - off_before
+        after = np.where(rng.random(300) < 0.7, luck, rng.random(300)) < confidence - off_after
+        both = [expected_calibration_error(confidence, c, n_bins=10) for c in (before, after)]
+        errors.append(both)
+        found.append(
+            paired_calibration_change(
+                confidence, confidence, before, after, n_bins=10, n_resamples=300, rng=rng
+            )
+        )
+    first, second = np.mean(errors, 0)
+    held = np.mean([e.low <= second / first - 1 <= e.high for e in found])
+    assert 0.9 <= held <= 0.995
+
+
+def _asked(n: int, rng) -> tuple[list[np.ndarray], np.ndarray]:
+    """Questions of two to five choices, each right as often as its score says."""
+    scores = [rng.normal(0, 1.5, rng.integers(2, 6)) for _ in range(n)]
+    label = [rng.choice(len(s), p=np.exp(s) / np.exp(s).sum()) for s in scores]
+    return scores, np.array(label)
+
+
+def test_confidence_in_a_choice_by_hand():
+    scores = [np.log([1, 3]), np.log([4, 2, 2]) - 80, np.log([1, 1, 1, 1])]
+    prediction, confidence = choice_confidence(scores)
+    assert prediction.tolist() == [1, 0, 0]  # the earliest of equals
+    assert confidence == pytest.approx([3 / 4, 1 / 2, 1 / 4])
+    prediction, confidence = choice_confidence(scores, temperature=0.5)
+    assert prediction.tolist() == [1, 0, 0]
+    assert confidence == pytest.approx([9 / 10, 16 / 24, 1 / 4])
+
+
+def test_temperature_goes_from_certainty_to_a_blind_guess():
+    scores = [np.array([-1.0, -2.0]), np.array([-7.0, -6.0, -900.0])]
+    assert choice_confidence(scores, temperature=1e-3)[1] == pytest.approx([1, 1])
+    assert choice_confidence(scores, temperature=1e9)[1] == pytest.approx([1 / 2, 1 / 3])
+
+
+def test_a_planted_temperature_is_found_and_mends_the_error():
+    rng = np.random.default_rng(0)
+    scores, label = _asked(4000, rng)
+    loud = [3 * s for s in scores]
+    found = temperature(loud[:2000], label[:2000])
+    assert found == pytest.approx(3, rel=0.1)
+    judged, right = loud[2000:], label[2000:]
+    raw_choice, raw = choice_confidence(judged)
+    choice, mended = choice_confidence(judged, temperature=found)
+    assert (choice == raw_choice).all()
+    assert 0.4 < (choice == right).mean() < 0.9
+    floor = calibration_floor(mended, n_bins=15, rng=rng)
+    assert expected_calibration_error(raw, raw_choice == right, n_bins=15) > 0.15
+    assert expected_calibration_error(mended, choice == right, n_bins=15) < 1.6 * floor
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0])
+def test_temperature_follows_the_scale_of_the_scores(factor):
+    scores, label = _asked(3000, np.random.default_rng(1))
+    found = temperature([factor * s for s in scores], label)
+    assert found == pytest.approx(factor, rel=0.1)
+
+
+def test_temperature_is_where_the_likelihood_is_flat():
+    # right in three of four, scores 2 apart: 1 / (1 + exp(-2 / T)) = 3 / 4
+    scores = [np.array([-5.0, -3.0])] * 4
+    assert temperature(scores, [1, 1, 0, 1]) == pytest.approx(2 / np.log(3), rel=1e-3)
+
+
+@pytest.mark.parametrize(("label", "end"), [([1] * 4, 0.1), ([0] * 4, 9.0), ([0, 1] * 2, 9.0)])
+def test_temperature_stays_within_its_bounds(label, end):
+    scores = [np.array([-2.0, -1.0])] * 4
+    assert temperature(scores, label, bounds=(0.1, 9.0)) == pytest.approx(end, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"), [([], "choices"), ([[1.0], []], "choices"), ([[1.0, np.nan]], "finite")]
+)
+def test_scores_without_meaning_are_refused(scores, message):
+    with pytest.raises(ValueError, match=message):
+        choice_confidence(scores)
+
+
+def test_labels_and_temperatures_without_meaning_are_refused():
+    scores = [[0.0, 1.0], [0.0, 1.0, 2.0]]
+    for label in ([0], [2, 2], [-1, 0]):
+        with pytest.raises(ValueError, match="one label each"):
+            temperature(scores, label)
+    with pytest.raises(ValueError, match="above 0"):
+        choice_confidence(scores, temperature=0)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.blocks import remove_blocks
-from avss_utils.confidence import calibration_floor, expected_calibration_error
+from avss_utils.confidence import calibration_estimate, calibration_floor
 from avss_utils.hallucination.events import Events
 from avss_utils.hallucination.generated import ABSTAINED, FALSE, RIGHT, generated_answers
 from avss_utils.likelihood import score_choices
@@ -90,7 +90,7 @@ def _of_choices(own: pd.DataFrame, full: pd.DataFrame, rng) -> dict[str, Estimat
     right, whole = own.right.to_numpy(), full.right.to_numpy()
     sure = own.confidence.to_numpy()
     floor = calibration_floor(sure, n_bins=N_BINS, rng=rng)
-    error = _calibration(sure, right, rng)
+    error = calibration_estimate(sure, right, n_bins=N_BINS, rng=rng)
     shifted = Estimate(error.value - floor, error.low - floor, error.high - floor, error.n)
     return {
         "choice accuracy": mean(right, rng=rng),
@@ -109,18 +109,6 @@ def _of_answers(own: pd.DataFrame, full: pd.DataFrame, rng) -> dict[str, Estimat
     }
     right, whole = ((t.label == RIGHT).to_numpy(float) for t in (own, full))
     return found | {"exact match retention": ratio_of_means(right, whole, rng=rng)}
-
-
-def _calibration(confidence: np.ndarray, right: np.ndarray, rng) -> Estimate:
-    """ECE with a bootstrap interval over questions; resampling itself adds to the error."""
-    n = len(right)
-    value = expected_calibration_error(confidence, right, n_bins=N_BINS)
-    draws = []
-    for rows in rng.integers(0, n, (300, n)):
-        draws.append(expected_calibration_error(confidence[rows], right[rows], n_bins=N_BINS))
-    # the bootstrap's own bias: its draws lie above the error that they are drawn from
-    low, high = np.quantile(draws, [0.025, 0.975]) - (np.mean(draws) - value)
-    return Estimate(value, float(low), float(high), n)
 
 
 def _cells(e: Estimate) -> tuple[float, float, float, int]:
