@@ -76,21 +76,24 @@ def mitigate(
     )
     trained, recipe = teaching.best(loaded, arm, recipe, RATES, seed=seed)
     windows = neutral_windows(loaded.tokenizer)
-    facts = {
-        "blocks": f"{as_text(chosen)} ({blocks})",
-        "contrast": contrast,
-        "learning_rate": recipe.learning_rate,
-        "steps": steps,
-        "rank": ranks // len(chosen),
-        "seed": seed,
-        "questions": f"{corpus.identity['name']}: "
-        + ", ".join(f"{len(own.questions)} {part}" for part, own in parts.items()),
-    }
+    counts = ", ".join(f"{len(own.questions)} {part}" for part, own in parts.items())
+    facts = _facts(arm, recipe, seed) | {"questions": f"{corpus.identity['name']}: {counts}"}
     options = dict(batch_tokens=BATCH_TOKENS, seed=seed)
     table = before_and_after(loaded, merged(loaded, trained), parts[JUDGED], windows, **options)
     save_adapter(out, loaded.identity, trained, table, facts)
     shutil.rmtree(teaching.folder, ignore_errors=True)
     return table
+
+
+def _facts(arm: Arm, recipe: Recipe, seed: int) -> dict:
+    return {
+        "blocks": f"{as_text(arm.trained)} ({arm.name})",
+        "contrast": arm.contrast,
+        "learning_rate": recipe.learning_rate,
+        "steps": recipe.steps,
+        "rank": recipe.ranks // len(arm.trained),
+        "seed": seed,
+    }
 
 
 def check_blocks(blocks: str) -> None:
