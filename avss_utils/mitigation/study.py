@@ -1,0 +1,134 @@
+"""Every arm trained and judged the same way: compact rows, a row an arm, seed, set and measure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from avss_utils.evaluation import for_evaluation, judge_texts
+from avss_utils.hallucination.events import Events
+from avss_utils.hallucination.generated import generated_answers
+from avss_utils.mitigation.arms import Arm
+from avss_utils.mitigation.measures import choice_table, divergence_rows, merged
+from avss_utils.mitigation.reading import Lesson
+from avss_utils.mitigation.training import Recipe, train
+from avss_utils.rights import right_rows
+from avss_utils.suites import Suite
+
+UNTRAINED = "none"
+LEVELS = 26 * 26 - 1
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What every arm learns from and stops by; their questions are in no evaluation."""
+
+    training: Sequence[Lesson]
+    development: Sequence[Lesson]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every arm is judged on: choices, the model's own answers, and the costs elsewhere.
+
+    ``choices``: held-out questions by set; ``asked``: likewise, in the prompt that own answers are
+    given to; ``suite``: tasks and texts that nothing was trained for.
+    """
+
+    choices: Sequence[Events]
+    asked: Sequence[Events]
+    suite: Suite
+    wording: str
+    max_new_tokens: int
+
+
+def rate_rows(
+    loaded, lessons: Lessons, recipe: Recipe, rates: Iterable[float], seed: int, arm: Arm
+) -> pd.DataFrame:
+    """Development loss of one arm by learning rate: arm, rate, step, development."""
+    parts = []
+    for rate in rates:
+        own = replace(recipe, learning_rate=rate)
+        trained = train(loaded, lessons.training, lessons.development, arm, own, seed=seed)
+        history = trained.history.dropna(subset="development")
+        parts.append(history[["step", "development"]].assign(arm=arm.name, rate=rate))
+    return pd.concat(parts, ignore_index=True)[["arm", "rate", "step", "development"]]
+
+
+def best_rates(table: pd.DataFrame) -> dict[str, float]:
+    """The learning rate of least development loss by arm, of ``rate_rows``."""
+    least = table.loc[table.groupby("arm", sort=False).development.idxmin()]
+    return dict(zip(least.arm, least.rate, strict=True))
+
+
+def arm_rows(
+    loaded,
+    lessons: Lessons,
+    bench: Bench,
+    recipe: Recipe,
+    dtype: str,
+    trial: tuple[Arm | None, float, int],
+    *,
+    folder: Path | None = None,
+) -> pd.DataFrame:
+    """Train one (arm, learning rate, seed), or nothing for None, and judge it.
+
+    Columns: arm, seed, set, measure, cells, value. ``cells`` hold a question each, in the order of
+    the bench (``as_shares``): mc1, mc2, confidence, match (the own answer is right), abstained;
+    right for a task. ``value``: bits per byte and divergence of a text set, the number of
+    parameters, and seconds.
+    """
+    arm, rate, seed = trial
+    after, name, facts = loaded, UNTRAINED, {"parameters": 0}
+    if arm is not None:
+        own = replace(recipe, learning_rate=rate)
+        options = dict(seed=seed, folder=folder)
+        trained = train(loaded, lessons.training, lessons.development, arm, own, **options)
+        after, name = merged(loaded, trained), arm.name
+        facts = {"parameters": trained.n_parameters, "steps": trained.history.step.max()}
+    rows = _judged(loaded, for_evaluation(after, dtype), bench, dtype)
+    rows += [("", measure, "", float(value)) for measure, value in facts.items()]
+    table = pd.DataFrame(rows, columns=["set", "measure", "cells", "value"])
+    return table.assign(arm=name, seed=seed)[["arm", "seed", *table.columns]]
+
+
+def _judged(before, after, bench: Bench, dtype: str) -> list[tuple]:
+    tokens = bench.suite.batch_tokens
+    rows = []
+    for events in bench.choices:
+        table = choice_table(after, events, wording=bench.wording, batch_tokens=tokens)
+        for measure in ("mc1", "mc2", "confidence"):
+            rows.append((events.name, measure, as_cells(table[measure]), np.nan))
+    for events in bench.asked:
+        options = dict(max_new_tokens=bench.max_new_tokens, batch_tokens=tokens)
+        table, _ = generated_answers(after, events, **options)
+        for measure, label in (("match", "right"), ("abstained", "abstained")):
+            rows.append((events.name, measure, as_cells(table.label == label), np.nan))
+    for row in right_rows(after, bench.suite, ("", ())).itertuples():
+        rows.append((row.task, "right", as_cells([c == "x" for c in row.right]), np.nan))
+    texts = judge_texts(after, bench.suite, ("", ())).groupby("text_set", sort=False)
+    for name, own in texts:
+        bits = own.nll.sum() / np.log(2) / own.n_bytes.sum()
+        rows.append((name, "bits per byte", "", bits))
+    original = for_evaluation(before, dtype).model
+    for name, windows in bench.suite.windows.items():
+        kl = divergence_rows(original, after.model, windows, batch_tokens=tokens // 2)
+        rows.append((name, "divergence", "", kl.kl.sum() / kl.n_tokens.sum()))
+    return rows
+
+
+def as_cells(shares: Iterable[float]) -> str:
+    """Shares in [0, 1] as two letters each, of 676 levels: a row a question would fill the record.
+
+    Letters, because a file would read digits as one number.
+    """
+    levels = [divmod(round(LEVELS * float(share)), 26) for share in shares]
+    return "".join(chr(ord("a") + part) for level in levels for part in level)
+
+
+def as_shares(cells: str) -> np.ndarray:
+    """The shares of ``as_cells``, to less than a thousandth, (n_questions,)."""
+    letters = np.frombuffer(cells.encode(), dtype=np.uint8) - ord("a")
+    return letters.reshape(-1, 2) @ np.array([26, 1]) / LEVELS

@@ -1,0 +1,133 @@
+"""Arms trained and judged alike: what a row holds, and changes over questions and seeds."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_mitigation import LEARNT, RECIPE, events_of_animals, loaded
+
+from avss_utils.corpora import Question
+from avss_utils.mitigation import Arm, effects, measures, study
+from avss_utils.project import read_csv, write_csv
+from avss_utils.suites import Suite
+from avss_utils.windows import Window
+
+LESSONS = study.Lessons(LEARNT, LEARNT)
+ARM = Arm("eavss top", (1,), (1,))
+
+
+def bench() -> study.Bench:
+    events = events_of_animals()
+    questions = tuple(Question(str(i), "a?", ("b", "c"), i % 2) for i in range(3))
+    windows = [Window("a", (5, 9, 7, 30), 8), Window("b", (6, 9, 31), 6)]
+    suite = Suite({"sst2": questions}, {"c4": windows}, batch_tokens=128)
+    return study.Bench([events], [events], suite, "plain", 4)
+
+
+def test_cells_keep_shares_and_survive_a_file(tmp_path):
+    shares = np.random.default_rng(0).random(200)
+    table = pd.DataFrame({"cells": [study.as_cells(shares), study.as_cells([0, 1, 0.5]), ""]})
+    write_csv(table, tmp_path / "t.csv")
+    again = read_csv(tmp_path / "t.csv").cells
+    np.testing.assert_allclose(study.as_shares(again[0]), shares, atol=1e-3)
+    np.testing.assert_allclose(study.as_shares(again[1])[:2], [0, 1])
+    assert again[2] == ""
+
+
+def test_an_arm_is_judged_on_everything_and_the_untrained_model_as_it_is():
+    ours = loaded()
+    trial = (None, 0.0, 0)
+    table = study.arm_rows(ours, LESSONS, bench(), RECIPE, "float32", trial)
+    found = {(row.set, row.measure): row for row in table.itertuples()}
+    assert set(table.arm) == {study.UNTRAINED}
+    assert found["c4", "divergence"].value == pytest.approx(0, abs=1e-6)
+    assert found["", "parameters"].value == 0
+    choices = measures.choice_table(ours, bench().choices[0], wording="plain", batch_tokens=128)
+    name = choices.set[0]
+    for measure in ("mc1", "mc2", "confidence"):
+        own = study.as_shares(found[name, measure].cells)
+        np.testing.assert_allclose(own, choices[measure], atol=1e-3)
+    assert len(study.as_shares(found["sst2", "right"].cells)) == 3
+    assert set(study.as_shares(found[name, "match"].cells)) <= {0.0, 1.0}
+    assert found["c4", "bits per byte"].value > 0
+
+
+def test_a_trained_arm_differs_and_has_its_name_seed_and_costs():
+    trial = (ARM, 1e-2, 7)
+    table = study.arm_rows(loaded(), LESSONS, bench(), RECIPE, "float32", trial)
+    assert set(table.arm) == {"eavss top"}
+    assert set(table.seed) == {7}
+    values = table.set_index(["set", "measure"]).value
+    assert values["c4", "divergence"] > 1e-4
+    assert values["", "parameters"] > 0
+    again = study.arm_rows(loaded(), LESSONS, bench(), RECIPE, "float32", trial)
+    pd.testing.assert_frame_equal(table, again)
+
+
+def test_the_rate_of_least_development_loss_is_taken():
+    table = study.rate_rows(loaded(), LESSONS, RECIPE, (1e-6, 1e-2), 0, ARM)
+    assert set(table.rate) == {1e-6, 1e-2}
+    assert study.best_rates(table) == {"eavss top": 1e-2}  # the other hardly moves
+
+
+def outcomes_of(shares: dict[str, np.ndarray], measure: str = "mc1") -> effects.Outcomes:
+    rows = [
+        (arm, seed, "s", measure, study.as_cells(own))
+        for arm, seeds in shares.items()
+        for seed, own in enumerate(seeds)
+    ]
+    return effects.Outcomes(pd.DataFrame(rows, columns=["arm", "seed", "set", "measure", "cells"]))
+
+
+def test_changes_by_hand():
+    found = outcomes_of({"none": [[0, 0, 1, 0]], "a": [[0, 1, 1, 0], [1, 1, 1, 0]]})
+    options = dict(rng=np.random.default_rng(0))
+    change = effects.mean_change(found, "a", "s", "mc1", **options)
+    assert change.value == pytest.approx(5 / 8 - 1 / 4)
+    assert change.n == 4
+    fall = effects.mean_change(found, "a", "s", "mc1", fall=True, relative=True, **options)
+    assert fall.value == pytest.approx((3 / 4 - 3 / 8) / (3 / 4))  # a rate of errors that halves
+    same = effects.mean_change(found, "none", "s", "mc1", **options)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_the_interval_minds_seeds_and_questions():
+    rng, covered, widths, values = np.random.default_rng(0), [], [], []
+    for _ in range(60):
+        before = rng.random((1, 120)) < 0.4
+        lifts = 0.1 + rng.normal(0, 0.05, (5, 1))  # seeds differ
+        after = before | (rng.random((5, 120)) < lifts)
+        found = outcomes_of({"none": before, "a": after})
+        own = effects.mean_change(found, "a", "s", "mc1", rng=rng, n_resamples=300)
+        covered.append(own.low <= 0.1 * 0.6 <= own.high)
+        widths.append(own.high - own.low)
+        values.append(own.value)
+    assert np.mean(covered) >= 0.9
+    assert 3 < np.mean(widths) / np.std(values) < 6  # 3.92 for a normal's 95 %
+    assert effects.detectable(own) == pytest.approx(2.8 * widths[-1] / 3.92)
+
+
+def test_the_fall_of_the_calibration_error():
+    rng = np.random.default_rng(0)
+    right = rng.random(400) < 0.7
+    rows = []
+    for arm, sure in (("none", 1.0), ("a", 0.85), ("b", 0.7)):
+        for measure, shares in (("mc1", right), ("confidence", np.full(400, sure))):
+            rows.append((arm, 0, "s", measure, study.as_cells(shares)))
+    names = ["arm", "seed", "set", "measure", "cells"]
+    found = effects.Outcomes(pd.DataFrame(rows, columns=names))
+    options = dict(n_bins=10, rng=rng, n_resamples=200)
+    half = effects.error_fall(found, "a", "s", **options)
+    error = 1 - right.mean()
+    assert half.value == pytest.approx(0.15 / error, abs=0.02)
+    assert half.low < half.value < half.high
+    whole = effects.error_fall(found, "b", "s", **options)
+    assert whole.value == pytest.approx(1 - abs(right.mean() - 0.7) / error, abs=0.02)
+    assert whole.high <= 1
+    assert effects.error_fall(found, "none", "s", **options).value == 0
+
+
+def test_an_arm_stands_among_the_random_ones():
+    shares = {"none": [[0, 0]], "eavss top": [[1, 1]], "random 0": [[0, 1]], "random 1": [[1, 1]]}
+    value, null = effects.rank_among(outcomes_of(shares), "eavss top", "random", "s", "mc1")
+    assert value == 1
+    assert sorted(null) == pytest.approx([0.5, 1])
