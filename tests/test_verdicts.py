@@ -9,6 +9,9 @@ import pandas as pd
 import pytest
 
 from avss_utils import claims, retention
+from avss_utils.claims import mitigation
+from avss_utils.mitigation.effects import Outcomes
+from avss_utils.mitigation.study import as_cells
 from avss_utils.runs import open_record
 from avss_utils.statistics import Estimate, proportion
 from avss_utils.verdicts import (
@@ -354,3 +357,40 @@ def test_answers_of_a_set_that_the_full_model_does_not_know_test_nothing():
         "exact match retention, s": CANNOT_BE_TESTED,
     }
     assert not any(f.primary for f in found)
+
+
+def mitigation_outcomes(rate: float, sure: float, *, n: int = 600) -> Outcomes:
+    """The untrained model errs on half of the questions and is sure by 0.9; the guided arm on
+    ``rate`` of them, sure by ``sure``; 25 random arms and uniform training change nothing.
+    """
+    rng, rows = np.random.default_rng(0), []
+    before = (np.arange(n) % 2).astype(float)
+    after = np.where((before == 0) & (rng.random(n) < 1 - 2 * rate), 1.0, before)
+    same = [("none", before, 0.9), ("uniform", before, 0.9)]
+    same += [(f"random {i}", before, 0.9) for i in range(99)]
+    for arm, right, confidence in (*same, ("eavss top", after, sure)):
+        rows.append((arm, 0, "s", "mc1", as_cells(right)))
+        rows.append((arm, 0, "s", "confidence", as_cells(np.full(n, confidence))))
+    return Outcomes(pd.DataFrame(rows, columns=["arm", "seed", "set", "measure", "cells"]))
+
+
+@pytest.mark.parametrize(
+    ("rate", "sure", "verdicts"),
+    [
+        (0.3, 0.7, [REPRODUCED, REPRODUCED, REPRODUCED]),
+        (0.5, 0.9, [NOT_REPRODUCED, NOT_REPRODUCED, NOT_REPRODUCED]),
+    ],
+)
+def test_what_training_changed_is_judged_by_rate_error_and_choice(rate, sure, verdicts):
+    outcomes = mitigation_outcomes(rate, sure)
+    options = dict(primary_set="s", seed=0)
+    judges = (mitigation.rate_findings, mitigation.error_findings, mitigation.choice_findings)
+    found = [f for judge in judges for f in judge(outcomes, ["s"], **options) if f.primary]
+    assert [f.claim for f in found] == ["C9", "C10", "C11"]
+    assert [f.verdict for f in found] == verdicts
+
+
+def test_a_fall_that_could_not_have_been_found_is_not_judged():
+    outcomes = mitigation_outcomes(0.45, 0.9, n=40)
+    (found,) = mitigation.rate_findings(outcomes, ["s"], primary_set="s", seed=0)
+    assert found.verdict == CANNOT_BE_TESTED
