@@ -162,7 +162,12 @@ def test_the_standard_arms():
     assert by_name["no contrast"].contrast == "none"
     assert by_name["shuffled labels"].shuffled
     assert sum(name.startswith("random") for name in by_name) == 3
-    assert len(by_name) == len(arms) == 12
+    assert by_name["eavss top, triplet"].contrast == "triplet"
+    assert len(by_name) == len(arms) == 14
+    others = standard_arms(
+        {"eavss": prone, "probe": probe}, top=2, n_random=1, seed=0, contrast="triplet"
+    )
+    assert {arm.contrast for arm in others} == {"triplet", "none", "infonce", "preference"}
 
 
 @pytest.mark.parametrize(

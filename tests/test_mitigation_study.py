@@ -6,6 +6,7 @@ import pytest
 from test_mitigation import LEARNT, RECIPE, events_of_animals, loaded
 
 from avss_utils.corpora import Question
+from avss_utils.hallucination.prone import ProneScores
 from avss_utils.mitigation import Arm, effects, measures, study
 from avss_utils.project import read_csv, write_csv
 from avss_utils.suites import Suite
@@ -61,6 +62,16 @@ def test_a_trained_arm_differs_and_has_its_name_seed_and_costs():
     assert values["", "parameters"] > 0
     again = study.arm_rows(loaded(), LESSONS, bench(), RECIPE, "float32", trial)
     pd.testing.assert_frame_equal(table, again)
+
+
+def test_blocks_are_ranked_by_eavss_and_by_probes():
+    ours, sets = loaded(), [events_of_animals(), events_of_animals()]
+    options = dict(eps=1e-3, ratio=0.01, batch_tokens=256)
+    table = study.ranking_table(ours, sets, n_folds=2, seed=0, **options)
+    assert table.ranking.value_counts().to_dict() == {"eavss": 4, "probe": 4}
+    own = ProneScores(ours, sets[:1], **options)["contrast"]
+    np.testing.assert_allclose(table[table.ranking == "eavss"].score, own)
+    assert table[table.ranking == "probe"].score.between(0, 1).all()
 
 
 def test_the_rate_of_least_development_loss_is_taken():

@@ -54,14 +54,19 @@ def rank_of(arm: Arm, total: int) -> int:
 
 
 def standard_arms(
-    rankings: Mapping[str, np.ndarray], *, top: int, n_random: int, seed: int
+    rankings: Mapping[str, np.ndarray],
+    *,
+    top: int,
+    n_random: int,
+    seed: int,
+    contrast: str = "infonce",
 ) -> list[Arm]:
     """Every arm of the comparison, from scores by block of which high is prone, (n_blocks,) each.
 
     ``rankings`` has "eavss" and "probe". In order: eavss top, eavss bottom, uniform (all blocks),
     last, probe top; eavss top without the contrast, with its loss on the flagged blocks and the
-    training on the bottom ones, the reverse, and with shuffled labels; and ``n_random`` random
-    sets of ``top`` blocks.
+    training on the bottom ones, the reverse, with shuffled labels, and with each other form of the
+    ``contrast``; and ``n_random`` random sets of ``top`` blocks.
     """
     n_blocks = len(rankings["eavss"])
     if not 1 <= top < n_blocks:
@@ -69,22 +74,31 @@ def standard_arms(
     order = np.argsort(-np.asarray(rankings["eavss"]), kind="stable")
     probes = np.argsort(-np.asarray(rankings["probe"]), kind="stable")
     flagged, spared, everywhere = _blocks(order[:top]), _blocks(order[-top:]), range(n_blocks)
-    guided = Arm("eavss top", flagged, flagged)
+    guided = Arm("eavss top", flagged, flagged, contrast)
+
+    def elsewhere(name: str, blocks: Sequence[int]) -> Arm:
+        return replace(guided, name=name, trained=_blocks(blocks), read=_blocks(blocks))
+
     named = [
         guided,
-        Arm("eavss bottom", spared, spared),
-        Arm("uniform", tuple(everywhere), tuple(everywhere)),
-        Arm("last", tuple(everywhere[-top:]), tuple(everywhere[-top:])),
-        Arm("probe top", _blocks(probes[:top]), _blocks(probes[:top])),
+        elsewhere("eavss bottom", spared),
+        elsewhere("uniform", everywhere),
+        elsewhere("last", everywhere[-top:]),
+        elsewhere("probe top", probes[:top]),
         replace(guided, name="no contrast", contrast="none"),
-        Arm("loss top, training bottom", spared, flagged),
-        Arm("loss bottom, training top", flagged, spared),
+        replace(guided, name="loss top, training bottom", trained=spared),
+        replace(guided, name="loss bottom, training top", read=spared),
         replace(guided, name="shuffled labels", shuffled=True),
+        *(
+            replace(guided, name=f"eavss top, {other}", contrast=other)
+            for other in CONTRASTS
+            if other not in (contrast, "none")
+        ),
     ]
     rng = np.random.default_rng(seed)
-    drawn = [_blocks(rng.choice(n_blocks, top, replace=False)) for _ in range(n_random)]
-    return named + [Arm(f"random {i}", blocks, blocks) for i, blocks in enumerate(drawn)]
+    drawn = [rng.choice(n_blocks, top, replace=False) for _ in range(n_random)]
+    return named + [elsewhere(f"random {i}", blocks) for i, blocks in enumerate(drawn)]
 
 
-def _blocks(numbers: np.ndarray) -> tuple[int, ...]:
+def _blocks(numbers: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(map(int, numbers)))

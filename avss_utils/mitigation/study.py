@@ -9,7 +9,10 @@ import pandas as pd
 
 from avss_utils.evaluation import for_evaluation, judge_texts
 from avss_utils.hallucination.events import Events
+from avss_utils.hallucination.finders import probe_table
 from avss_utils.hallucination.generated import generated_answers
+from avss_utils.hallucination.prone import ProneScores
+from avss_utils.hallucination.study import SetStudy
 from avss_utils.mitigation.arms import Arm
 from avss_utils.mitigation.measures import choice_table, divergence_rows, merged
 from avss_utils.mitigation.reading import Lesson
@@ -42,6 +45,35 @@ class Bench:
     suite: Suite
     wording: str
     max_new_tokens: int
+
+
+def ranking_table(
+    loaded,
+    sets: Sequence[Events],
+    *,
+    eps: float,
+    ratio: float,
+    n_folds: int,
+    seed: int,
+    batch_tokens: int,
+) -> pd.DataFrame:
+    """What arms choose blocks by, on the questions that they learn from: ranking, block, score.
+
+    eavss: read as a contrast, the mean over sets; probe: AUROC for a false answer, likewise. High
+    is prone.
+    """
+    sizes = dict(eps=eps, ratio=ratio, batch_tokens=batch_tokens)
+    eavss = ProneScores(loaded, sets, **sizes)["contrast"]
+    options = dict(sites=("residual",), seed=seed, keep_states=True, **sizes)
+    probes = [
+        probe_table(SetStudy(loaded, own, own, **options), n_folds=n_folds).auroc.to_numpy()
+        for own in sets
+    ]
+    parts = [
+        pd.DataFrame({"ranking": name, "block": np.arange(len(score)), "score": score})
+        for name, score in (("eavss", eavss), ("probe", np.mean(probes, axis=0)))
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def rate_rows(
