@@ -142,3 +142,17 @@ def test_an_arm_stands_among_the_random_ones():
     value, null = effects.rank_among(outcomes_of(shares), "eavss top", "random", "s", "mc1")
     assert value == 1
     assert sorted(null) == pytest.approx([0.5, 1])
+
+
+def test_trials_take_every_arm_seed_by_seed_and_random_ones_once():
+    arms = [ARM, Arm("random 0", (0,), (0,)), Arm("uniform", (0, 1, 2, 3), (0,))]
+    found = study.trials(arms, {arm.name: 0.1 for arm in arms}, n_seeds=2)
+    assert [(arm and arm.name, seed) for arm, _, seed in found] == [
+        (None, 0),
+        ("eavss top", 0),
+        ("random 0", 0),
+        ("uniform", 0),
+        ("eavss top", 1),
+        ("uniform", 1),
+    ]
+    assert study.arm_table(arms, RECIPE)["rank"].to_list() == [8, 8, 2]

@@ -1,6 +1,6 @@
 """Every arm trained and judged the same way: compact rows, a row an arm, seed, set and measure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +13,11 @@ from avss_utils.hallucination.finders import probe_table
 from avss_utils.hallucination.generated import generated_answers
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.hallucination.study import SetStudy
-from avss_utils.mitigation.arms import Arm
+from avss_utils.mitigation.arms import Arm, rank_of
 from avss_utils.mitigation.measures import choice_table, divergence_rows, merged
 from avss_utils.mitigation.reading import Lesson
 from avss_utils.mitigation.training import Recipe, train
+from avss_utils.pruning import as_text
 from avss_utils.rights import right_rows
 from avss_utils.suites import Suite
 
@@ -93,6 +94,40 @@ def best_rates(table: pd.DataFrame) -> dict[str, float]:
     """The learning rate of least development loss by arm, of ``rate_rows``."""
     least = table.loc[table.groupby("arm", sort=False).development.idxmin()]
     return dict(zip(least.arm, least.rate, strict=True))
+
+
+def arm_table(arms: Sequence[Arm], recipe: Recipe) -> pd.DataFrame:
+    """The arms as they are shown: arm, trained, read, rank, contrast, shuffled."""
+    rows = [
+        (
+            a.name,
+            as_text(a.trained),
+            as_text(a.read),
+            rank_of(a, recipe.ranks),
+            a.contrast,
+            a.shuffled,
+        )
+        for a in arms
+    ]
+    return pd.DataFrame(rows, columns=["arm", "trained", "read", "rank", "contrast", "shuffled"])
+
+
+def trials(
+    arms: Sequence[Arm], rates: Mapping[str, float], *, n_seeds: int
+) -> list[tuple[Arm | None, float, int]]:
+    """(arm, learning rate, seed): the untrained model, then every arm, seed by seed.
+
+    Random arms have the first seed alone: they are draws themselves.
+    """
+    found: list[tuple[Arm | None, float, int]] = [(None, 0.0, 0)]
+    for seed in range(n_seeds):
+        found += [(a, rates[a.name], seed) for a in arms if not (seed and is_random(a.name))]
+    return found
+
+
+def is_random(name: str) -> bool:
+    """Whether an arm of this name is one of the random sets."""
+    return name.startswith("random ")
 
 
 def arm_rows(
