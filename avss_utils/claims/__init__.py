@@ -15,6 +15,7 @@ from avss_utils.claims.mechanisms import mechanism_findings
 from avss_utils.claims.pruning import null_findings, pruning_findings, retention_findings
 from avss_utils.claims.thresholds import (
     CLAIMED_ARM,
+    ERROR_BINS,
     KEPT,
     LEVEL,
     PRIMARY_TASK,
@@ -47,6 +48,7 @@ FINDINGS: dict[str, Callable[[Run], list[Finding]]] = {
 __all__ = [
     "CLAIMED_ARM",
     "CLAIMS",
+    "ERROR_BINS",
     "FINDINGS",
     "KEPT",
     "LEVEL",
