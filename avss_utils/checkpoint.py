@@ -1,9 +1,10 @@
 """A pruned model on disk, with its tokenizer and a model card that says what was done."""
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -25,16 +26,23 @@ def save_pruned(loaded, plan: PruningPlan, folder: Path, *, facts: dict) -> Path
     replaced if it is an earlier pruned checkpoint.
     """
     folder = check_target(folder)
+    with whole_folder(folder) as working:
+        remove_blocks(loaded.model, plan.drop).save_pretrained(working)
+        loaded.tokenizer.save_pretrained(working)
+        _describe(working, loaded.identity, plan, facts)
+    return folder
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write in, which takes the place of ``folder`` once all went well."""
     working = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(working, ignore_errors=True)
     with removed_on_failure(working), plain_write_errors(folder):
         working.mkdir(parents=True)
-        remove_blocks(loaded.model, plan.drop).save_pretrained(working)
-        loaded.tokenizer.save_pretrained(working)
-        _describe(working, loaded.identity, plan, facts)
+        yield working
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(working, folder)
-    return folder
 
 
 def check_target(folder: str | Path, *, mark: str = "pruning.json") -> Path:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-import torch
 
 from avss_utils.blocks import remove_blocks
-from avss_utils.devices import as_dtype
+from avss_utils.devices import trainer_options
 from avss_utils.evaluation import for_evaluation, judge_texts
 from avss_utils.likelihood import within_logits
 from avss_utils.retention import BASELINE
@@ -87,13 +86,9 @@ def _arguments(recipe: Recipe, model, windows: Sequence[Window], folder: str, *,
         lr_scheduler_type="cosine",
         warmup_steps=max(1, recipe.steps // 10),
         seed=seed,
-        bf16=device.type == "cuda" and as_dtype("auto", device) == torch.bfloat16,
-        use_cpu=device.type == "cpu",
-        dataloader_pin_memory=device.type == "cuda",
         save_strategy="no",
         logging_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
+        **trainer_options(device),
     )
 
 

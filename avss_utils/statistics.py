@@ -61,6 +61,14 @@ def limits(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def moved_onto(value: float, draws: np.ndarray) -> np.ndarray:
+    """The draws, (n,), shifted so that the mean of the finite ones is the value.
+
+    For statistics that resampling itself adds to, such as errors and disagreements.
+    """
+    return draws - (draws[np.isfinite(draws)].mean() - value)
+
+
 def resample_counts(n: int, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
     """How often each of n rows is drawn, (1 + n_resamples, n): once each, then in every resample.
 

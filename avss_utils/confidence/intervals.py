@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from avss_utils.confidence.binning import bin_numbers, binned_errors, checked
-from avss_utils.statistics import N_RESAMPLES, Estimate, limits, safe_ratio
+from avss_utils.statistics import N_RESAMPLES, Estimate, limits, moved_onto, safe_ratio
 
 
 def calibration_estimate(
@@ -58,9 +58,9 @@ def paired_calibration_change(
     if errors[0] == 0:
         return Estimate(np.nan, -np.inf, np.inf, n)
     value, changes = errors[1] / errors[0] - 1, safe_ratio(draws[1], draws[0]) - 1
-    moved = changes - (changes[np.isfinite(changes)].mean() - value)
     # moving back must not promise a fall by more than all of it
-    return Estimate(float(value), *limits(np.maximum(moved, -1)), n)
+    moved = np.maximum(moved_onto(value, changes), -1)
+    return Estimate(float(value), *limits(moved), n)
 
 
 def _binned(confidence, correct, n_bins: int, equal_mass: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from avss_utils.hallucination.contrasts import (
     log_variance,
 )
 from avss_utils.profiles import rank_correlation
-from avss_utils.statistics import Estimate, limits, resample_counts, two_sided_p
+from avss_utils.statistics import Estimate, limits, moved_onto, resample_counts, two_sided_p
 
 AT_ONCE = 200  # permutations in one product of matrices
 
@@ -240,10 +240,11 @@ def half_excess(
     values = np.mean([excess(np.ones(n), len(part)) for part in parts], axis=0)
     counts = resample_counts(n, n_resamples, rng)[1:]
     draws = np.array([excess(own, n_splits) for own in counts])
-    draws += values - draws.mean(0)
     found = {}
     for reading, value, own in zip(READINGS, values, draws.T, strict=True):
-        low, high = limits(own)  # of nearly equal draws, which were moved, it can miss the value
+        low, high = limits(
+            moved_onto(value, own)
+        )  # of nearly equal draws, which were moved, it can miss the value
         found[reading] = Estimate(float(value), min(low, float(value)), max(high, float(value)), n)
     return found
 

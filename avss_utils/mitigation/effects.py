@@ -4,10 +4,9 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.confidence.binning import bin_numbers, binned_errors
+from avss_utils.hallucination.intervention import DETECTABLE
 from avss_utils.mitigation.study import UNTRAINED, as_shares
-from avss_utils.statistics import N_RESAMPLES, Estimate, limits, safe_ratio
-
-DETECTABLE = 2.8  # standard errors: an effect found with 80 % power at the 5 % level
+from avss_utils.statistics import N_RESAMPLES, Estimate, limits, moved_onto, safe_ratio
 
 
 class Outcomes:
@@ -93,7 +92,7 @@ def error_fall(
     values += [(error(own, a, q), error(other, b, q)) for a, b, q in pairs]
     after, before = np.array(values).T
     fall = 1 - safe_ratio(after, before)
-    moved = fall[1:] - (fall[1:][np.isfinite(fall[1:])].mean() - fall[0])
+    moved = moved_onto(fall[0], fall[1:])
     return Estimate(float(fall[0]), *limits(np.minimum(moved, 1.0)), own[0].shape[1])
 
 

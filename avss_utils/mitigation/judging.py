@@ -10,7 +10,7 @@ from avss_utils.evaluation import bits_per_byte
 from avss_utils.hallucination.events import PLAIN, Events
 from avss_utils.likelihood import window_likelihoods
 from avss_utils.mitigation.measures import choice_table, divergence_rows
-from avss_utils.statistics import N_RESAMPLES, Estimate, limits, resample_counts
+from avss_utils.statistics import N_RESAMPLES, Estimate, limits, moved_onto, resample_counts
 from avss_utils.verdicts import verdict_below
 from avss_utils.windows import Window
 
@@ -54,8 +54,8 @@ def _error_row(one: pd.DataFrame, two: pd.DataFrame, weights: np.ndarray) -> tup
         errors.append([_error(table.iloc[rows]) for table in (one, two)])
     errors = np.array(errors)
     change = errors[:, 1] - errors[:, 0]
-    low, high = np.array(limits(change[1:])) - change[1:].mean() + change[0]
-    return "calibration error", *errors[0], change[0], low, high, len(one)
+    spread = limits(moved_onto(change[0], change[1:]))
+    return "calibration error", *errors[0], change[0], *spread, len(one)
 
 
 def _error(table: pd.DataFrame) -> float:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import softmax
 
 from avss_utils.blocks import forward_inputs
 from avss_utils.corpora import answer_prompt
@@ -55,13 +56,8 @@ def as_scores(cell: str) -> np.ndarray:
 def _standing(scores: np.ndarray, n_true: int) -> tuple[float, float, float]:
     """mc1, mc2 and confidence of one question."""
     mc1 = np.concatenate([scores[:1], scores[n_true:]])
-    mc2 = _shares(scores)[:n_true].sum()
-    return float(mc1.argmax() == 0), float(mc2), float(_shares(mc1).max())
-
-
-def _shares(scores: np.ndarray) -> np.ndarray:
-    weights = np.exp(scores - scores.max())
-    return weights / weights.sum()
+    mc2 = softmax(scores)[:n_true].sum()
+    return float(mc1.argmax() == 0), float(mc2), float(softmax(mc1).max())
 
 
 def divergence_rows(before, after, windows: Sequence[Window], *, batch_tokens: int) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from avss_utils.blocks import checked_numbers
 from avss_utils.checkpoint import check_target
 from avss_utils.corpora import Corpus, load_open, load_texts, split_rows, standard_split
 from avss_utils.hallucination.events import PLAIN, Events, events_of
-from avss_utils.hallucination.study import SetStudy
+from avss_utils.hallucination.prone import ProneScores
 from avss_utils.likelihood import choice_units
 from avss_utils.mitigation.arms import Arm
 from avss_utils.mitigation.judging import before_and_after
@@ -150,9 +150,8 @@ def lessons_of(loaded, events: Events) -> list[Lesson]:
 
 def prone_blocks(loaded, events: Events, *, top: int, batch_tokens: int) -> tuple[int, ...]:
     """The ``top`` blocks of highest EAVSS, read as a contrast, on these questions."""
-    options = dict(sites=("residual",), eps=1e-5, ratio=1e-3, seed=0, batch_tokens=batch_tokens)
-    scores = SetStudy(loaded, events, events, **options).scores(n_shuffles=0)
-    own = scores[scores.reading == "contrast"].score.to_numpy()
+    prone = ProneScores(loaded, [events], eps=1e-5, ratio=1e-3, batch_tokens=batch_tokens)
+    own = prone["contrast"]
     return tuple(sorted(np.argsort(-own, kind="stable")[:top].tolist()))
 
 

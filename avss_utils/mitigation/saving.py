@@ -1,16 +1,13 @@
 """An adapter on disk, with a card that says how it was made and what it changed."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import pandas as pd
 
-from avss_utils.checkpoint import check_target
+from avss_utils.checkpoint import check_target, whole_folder
 from avss_utils.mitigation.judging import rate_verdict
 from avss_utils.mitigation.training import Trained
-from avss_utils.project import plain_write_errors, removed_on_failure
 
 MARK = "mitigation.json"
 
@@ -23,17 +20,12 @@ def save_adapter(
     An existing folder is only replaced if it holds an earlier adapter of this kind.
     """
     folder = check_target(folder, mark=MARK)
-    working = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(working, ignore_errors=True)
-    with removed_on_failure(working), plain_write_errors(folder):
-        working.mkdir(parents=True)
+    with whole_folder(folder) as working:
         trained.model.save_pretrained(working)
         table.to_csv(working / "before-and-after.csv", index=False, float_format="%.6g")
         record = {"base_model": identity, "n_parameters": trained.n_parameters, **facts}
         (working / MARK).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (working / "README.md").write_text(card(identity, trained, table, facts), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(working, folder)
     return folder
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from avss_utils.evaluation import for_evaluation, judge_texts
+from avss_utils.evaluation import bits_per_byte, for_evaluation, judge_texts
 from avss_utils.hallucination.events import Events
 from avss_utils.hallucination.finders import probe_table
 from avss_utils.hallucination.generated import generated_answers
@@ -18,7 +18,7 @@ from avss_utils.mitigation.measures import choice_table, divergence_rows, merged
 from avss_utils.mitigation.reading import Lesson
 from avss_utils.mitigation.training import Recipe, train
 from avss_utils.pruning import as_text
-from avss_utils.rights import right_rows
+from avss_utils.rights import as_numbers, right_rows
 from avss_utils.suites import Suite
 
 UNTRAINED = "none"
@@ -174,11 +174,10 @@ def _judged(before, after, bench: Bench, dtype: str) -> list[tuple]:
         for measure, label in (("match", "right"), ("abstained", "abstained")):
             rows.append((events.name, measure, as_cells(table.label == label), np.nan))
     for row in right_rows(after, bench.suite, ("", ())).itertuples():
-        rows.append((row.task, "right", as_cells([c == "x" for c in row.right]), np.nan))
+        rows.append((row.task, "right", as_cells(as_numbers(row.right)), np.nan))
     texts = judge_texts(after, bench.suite, ("", ())).groupby("text_set", sort=False)
     for name, own in texts:
-        bits = own.nll.sum() / np.log(2) / own.n_bytes.sum()
-        rows.append((name, "bits per byte", "", bits))
+        rows.append((name, "bits per byte", "", bits_per_byte(own)))
     original = for_evaluation(before, dtype).model
     for name, windows in bench.suite.windows.items():
         kl = divergence_rows(original, after.model, windows, batch_tokens=tokens // 2)

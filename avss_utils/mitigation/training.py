@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from avss_utils.blocks import decoder_blocks
-from avss_utils.devices import as_dtype
+from avss_utils.devices import trainer_options
 from avss_utils.mitigation.arms import Arm, rank_of
 from avss_utils.mitigation.losses import CONTRASTS
 from avss_utils.mitigation.reading import Lesson, collate, read_answers
@@ -190,9 +190,6 @@ def _arguments(recipe: Recipe, device: torch.device, folder: Path, *, seed: int)
         lr_scheduler_type="cosine",
         warmup_steps=max(1, recipe.steps // 10),
         seed=seed,
-        bf16=device.type == "cuda" and as_dtype("auto", device) == torch.bfloat16,
-        use_cpu=device.type == "cpu",
-        dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
         eval_strategy="steps",
         eval_steps=recipe.evaluate_every,
@@ -204,6 +201,5 @@ def _arguments(recipe: Recipe, device: torch.device, folder: Path, *, seed: int)
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
-        report_to=[],
-        disable_tqdm=True,
+        **trainer_options(device),
     )
