@@ -242,9 +242,8 @@ def half_excess(
     draws = np.array([excess(own, n_splits) for own in counts])
     found = {}
     for reading, value, own in zip(READINGS, values, draws.T, strict=True):
-        low, high = limits(
-            moved_onto(value, own)
-        )  # of nearly equal draws, which were moved, it can miss the value
+        # nearly equal draws, once moved, can miss the value
+        low, high = limits(moved_onto(value, own))
         found[reading] = Estimate(float(value), min(low, float(value)), max(high, float(value)), n)
     return found
 
