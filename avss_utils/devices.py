@@ -44,6 +44,12 @@ def as_device(device: str | torch.device | None) -> torch.device:
     return device
 
 
+def synchronise(device: torch.device) -> None:
+    """Wait until a device has done what it was given, so that a clock can be read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def trainer_options(device: torch.device) -> dict:
     """What transformers' TrainingArguments need to know of a device; and that it stays silent."""
     return {

@@ -12,7 +12,7 @@ import torch
 from avss_utils import blocks as families
 from avss_utils.blocks import remove_blocks
 from avss_utils.corpora import Question, prompt
-from avss_utils.devices import as_dtype
+from avss_utils.devices import as_dtype, synchronise
 from avss_utils.likelihood import score_choices, window_likelihoods
 from avss_utils.pruning import as_text, plan_random
 from avss_utils.suites import Suite
@@ -179,10 +179,10 @@ def cost_row(
     seconds = []
     with torch.inference_mode():
         for _ in range(repeats + 1):  # the first warms up and does not count
-            _synchronise(model)
+            synchronise(model.device)
             start = time.perf_counter()
             model(**inputs, use_cache=False)
-            _synchronise(model)
+            synchronise(model.device)
             seconds.append(time.perf_counter() - start)
     n_parameters = sum(p.numel() for p in model.parameters())
     return pd.DataFrame(
@@ -194,8 +194,3 @@ def cost_row(
             }
         ]
     )
-
-
-def _synchronise(model) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()

@@ -167,3 +167,19 @@ def null_distribution(
     ax.set(xlabel=xlabel, ylabel="random sets", xscale="log" if log else "linear")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
+
+
+def reliability(ax: Axes, bins: dict[str, pd.DataFrame]) -> Axes:
+    """Accuracy over confidence by name, of ``confidence.reliability_bins``, with Wilson intervals.
+
+    A point's area grows with the answers in its bin; the dashed line is perfect calibration.
+    """
+    ax.plot([0, 1], [0, 1], color=INK, lw=1, ls="--")
+    for colour, (name, own) in zip(COLOURS, bins.items(), strict=False):
+        ax.vlines(own.confidence, own.accuracy_low, own.accuracy_high, color=colour, lw=1.2)
+        ax.plot(own.confidence, own.accuracy, color=colour, lw=1, alpha=0.5)
+        sizes = 8 + 90 * own.n / own.n.sum()
+        ax.scatter(own.confidence, own.accuracy, s=sizes, color=colour, lw=0, label=name)
+    ax.set(xlabel="confidence", ylabel="share right", xlim=(0, 1.02), ylim=(-0.02, 1.02))
+    ax.legend(fontsize="small", loc="upper left")
+    return ax

@@ -56,7 +56,9 @@ def number(x: float) -> str:
 
 
 def interval(e: Estimate) -> str:
-    """ "value [low, high]" with three significant digits each."""
+    """ "value [low, high]" with three significant digits each; the value alone without limits."""
+    if e.low != e.low:
+        return number(e.value)
     return f"{number(e.value)} [{number(e.low)}, {number(e.high)}]"
 
 

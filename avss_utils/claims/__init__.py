@@ -12,13 +12,23 @@ from avss_utils.claims.hallucination import (
     pattern_findings,
 )
 from avss_utils.claims.mechanisms import mechanism_findings
+from avss_utils.claims.mitigation import (
+    choice_findings,
+    error_findings,
+    mitigation_findings,
+    rate_findings,
+    signature,
+)
 from avss_utils.claims.pruning import null_findings, pruning_findings, retention_findings
 from avss_utils.claims.thresholds import (
     CLAIMED_ARM,
     ERROR_BINS,
+    ERROR_FALL,
+    GUIDED,
     KEPT,
     LEVEL,
     PRIMARY_TASK,
+    RATE_FALL,
     SENTIMENT,
     SMALL_EFFECT,
 )
@@ -42,6 +52,7 @@ CLAIMS = {
 FINDINGS: dict[str, Callable[[Run], list[Finding]]] = {
     "01_avss_pruning": pruning_findings,
     "02_hallucination_metrics": hallucination_findings,
+    "03_contrastive_mitigation": mitigation_findings,
     "04_pruning_thresholds": mechanism_findings,
 }
 
@@ -49,18 +60,26 @@ __all__ = [
     "CLAIMED_ARM",
     "CLAIMS",
     "ERROR_BINS",
+    "ERROR_FALL",
     "FINDINGS",
+    "GUIDED",
     "KEPT",
     "LEVEL",
     "PRIMARY_TASK",
+    "RATE_FALL",
     "SENTIMENT",
     "SMALL_EFFECT",
     "answer_findings",
+    "choice_findings",
+    "error_findings",
     "flag_findings",
     "hallucination_findings",
     "mechanism_findings",
+    "mitigation_findings",
     "null_findings",
     "pattern_findings",
     "pruning_findings",
+    "rate_findings",
     "retention_findings",
+    "signature",
 ]

@@ -5,14 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from avss_utils.claims.thresholds import ERROR_BINS, ERROR_FALL, GUIDED, LEVEL, RATE_FALL
+from avss_utils.corpora import set_name
 from avss_utils.mitigation.effects import (
     Outcomes,
     detectable,
     error_fall,
     mean_change,
+    own_fall,
     rank_among,
 )
-from avss_utils.statistics import against_null
+from avss_utils.runs import Run
+from avss_utils.statistics import Estimate, against_null
 from avss_utils.verdicts import Finding, finding
 
 
@@ -22,23 +25,40 @@ def rate_findings(
     """C9 by set: how far the share of questions with a likelier false answer fell, relative.
 
     Of the guided arm against the untrained model, above RATE_FALL. Not testable where the smallest
-    fall that would have been found is larger.
+    fall that would have been found is larger. Beside it, where the model was asked: how far the
+    share of wrong ones fell among the answers it gave.
     """
     found = []
     for name in sets:
         options = dict(fall=True, relative=True, rng=np.random.default_rng(seed))
         fall = mean_change(outcomes, GUIDED, name, "mc1", **options)
-        found.append(
-            finding(
-                "C9",
-                f"fall of the hallucination rate, {name}",
-                fall,
-                threshold=RATE_FALL,
-                testable=detectable(fall) <= RATE_FALL,
-                primary=name == primary_set,
-            )
-        )
+        primary = name == primary_set
+        found.append(_rate("fall of the hallucination rate", name, fall, primary=primary))
+        if (GUIDED, name, "match") in outcomes.by:
+            own = own_fall(outcomes, GUIDED, name, relative=True, rng=np.random.default_rng(seed))
+            found.append(_rate("fall of wrong own answers", name, own, primary=False))
     return found
+
+
+def _rate(what: str, name: str, fall: Estimate, *, primary: bool) -> Finding:
+    testable = detectable(fall) <= RATE_FALL
+    options = dict(threshold=RATE_FALL, testable=testable, primary=primary)
+    return finding("C9", f"{what}, {name}", fall, **options)
+
+
+def signature(fall: Estimate) -> str:
+    """What the papers' sign of failure says here: "unchanged after mitigation" (arXiv 2411.10069).
+
+    ``fall``: of the hallucination rate, in shares of questions.
+    """
+    if fall.low <= 0 <= fall.high:
+        return (
+            f"The hallucination rate is unchanged: a fall of {detectable(fall):.3f} would have "
+            "been found. By the papers' own sign the layers were not the right ones"
+        )
+    if fall.value > 0:
+        return "The hallucination rate fell: the papers' sign of failure is not there"
+    return "The hallucination rate rose: training did harm, whichever layers were the right ones"
 
 
 def error_findings(
@@ -90,3 +110,13 @@ def choice_findings(
             )
         )
     return found
+
+
+def mitigation_findings(run: Run) -> list[Finding]:
+    """C9 to C11 of a run of notebook 03."""
+    parameters = run.record["parameters"]
+    names = [set_name(name) for name in (*parameters["sets"], *parameters["held_out"])]
+    outcomes = Outcomes(run.read("trials"))
+    options = dict(primary_set=names[0], seed=parameters["seed"])
+    parts = rate_findings, error_findings, choice_findings
+    return [one for judge in parts for one in judge(outcomes, names, **options)]

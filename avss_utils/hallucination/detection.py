@@ -99,17 +99,20 @@ def auroc_estimate(
     won, compared = np.zeros((2, len(weights)))
     for part in np.unique(parts):
         own = parts == part
-        more, pairs = _won(score[own], is_false[own], weights[:, own])
+        more, pairs = pairs_won(score[own], is_false[own], weights[:, own])
         won, compared = won + more, compared + pairs
     areas = safe_ratio(won, compared)
     return Estimate(float(areas[0]), *limits(areas[1:]), len(score))
 
 
-def _won(score: np.ndarray, is_false: np.ndarray, weights: np.ndarray):
-    """Pairs of a false and a true answer that the false one wins, ties half, and all pairs.
+def pairs_won(
+    score: np.ndarray, is_false: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of a false and a true answer that the false one wins, ties half, and all: (n_draws,).
 
-    scikit-learn's ``roc_auc_score`` gives their ratio for one weighting; here all resamples at
-    once, ``weights`` of shape (n_resamples, n_answers), which is a hundred times as fast.
+    Their ratio is the area under the curve. ``score``, ``is_false``: (n_answers,). scikit-learn's
+    ``roc_auc_score`` takes one weighting; here all resamples at once, ``weights`` of shape
+    (n_draws, n_answers), which is a hundred times as fast.
     """
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf) > 0)
@@ -193,11 +196,11 @@ def aurc_estimate(
     score, is_false = _checked(score, is_false, groups)
     group, n_groups = _numbered(groups)
     rng = np.random.default_rng(seed)
-    areas = _mean_risks(score, is_false, resample_counts(n_groups, n_resamples, rng)[:, group])
+    areas = mean_risks(score, is_false, resample_counts(n_groups, n_resamples, rng)[:, group])
     return Estimate(float(areas[0]), *limits(areas[1:]), len(score))
 
 
-def _mean_risks(score: np.ndarray, is_false: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def mean_risks(score: np.ndarray, is_false: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean of ``risk_coverage`` where each answer is there ``weights`` times, a row a weighting.
 
     Among t answers of one score, a share s of them false, after T with F false, the risk is

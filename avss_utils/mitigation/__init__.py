@@ -1,6 +1,15 @@
 """Does training chosen blocks on true answers against false ones help, and is the choice why?"""
 
-from avss_utils.mitigation.arms import Arm, budget, rank_of, standard_arms
+from avss_utils.mitigation.adapters import with_adapters
+from avss_utils.mitigation.arms import (
+    Arm,
+    Recipe,
+    budget,
+    check_arms,
+    chosen_arms,
+    rank_of,
+    standard_arms,
+)
 from avss_utils.mitigation.losses import (
     CONTRASTS,
     Answers,
@@ -10,7 +19,7 @@ from avss_utils.mitigation.losses import (
     triplet,
 )
 from avss_utils.mitigation.reading import Lesson, collate, lessons, read_answers
-from avss_utils.mitigation.training import Recipe, Trained, train, with_adapters
+from avss_utils.mitigation.training import Trained, train
 
 __all__ = [
     "CONTRASTS",
@@ -20,6 +29,8 @@ __all__ = [
     "Recipe",
     "Trained",
     "budget",
+    "check_arms",
+    "chosen_arms",
     "collate",
     "info_nce",
     "lessons",

@@ -9,6 +9,8 @@ import numpy as np
 from avss_utils.mitigation.losses import CONTRASTS
 from avss_utils.runs import UsageError
 
+NEEDED = ("eavss top", "uniform")
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -31,6 +33,29 @@ class Arm:
             )
         if not self.trained:
             raise UsageError(f"arm {self.name!r} trains no block: name one at least")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all arms have in common.
+
+    ``ranks``: sum of the ranks over an arm's blocks (``arms.budget``); ``steps`` of ``questions``
+    each, fewer where the development loss has not fallen in ``patience`` evaluations, one every
+    ``evaluate_every`` steps; AdamW at ``learning_rate``, a tenth of warm-up, then down along a
+    cosine. ``weight``: of the contrast beside the mean nats a token of true answers;
+    ``temperature``, ``margin`` and ``strength`` are those of ``losses``.
+    """
+
+    ranks: int
+    steps: int
+    questions: int
+    learning_rate: float
+    evaluate_every: int
+    patience: int = 3
+    weight: float = 1.0
+    temperature: float = 0.1
+    margin: float = 0.2
+    strength: float = 1.0
 
 
 def budget(sizes: Sequence[int], *, least: int) -> int:
@@ -98,6 +123,28 @@ def standard_arms(
     rng = np.random.default_rng(seed)
     drawn = [rng.choice(n_blocks, top, replace=False) for _ in range(n_random)]
     return named + [elsewhere(f"random {i}", blocks) for i, blocks in enumerate(drawn)]
+
+
+def chosen_arms(
+    names: Sequence[str], rankings: Mapping[str, np.ndarray], *, n_random: int, **options
+) -> list[Arm]:
+    """Those of ``standard_arms`` that are named, and the random sets; see ``check_arms``."""
+    every = standard_arms(rankings, n_random=n_random, **options)
+    named = {arm.name: arm for arm in every}
+    return [named[name] for name in names] + every[len(every) - n_random :]
+
+
+def check_arms(names: Sequence[str], *, contrast: str) -> None:
+    """Raise UsageError unless ``names`` are arms, each once, and those that the claims need."""
+    four = {"eavss": np.arange(4), "probe": np.arange(4)}
+    known = [a.name for a in standard_arms(four, top=1, n_random=0, seed=0, contrast=contrast)]
+    if lacking := [name for name in NEEDED if name not in names]:
+        raise UsageError(f"arms must have {lacking[0]!r}, which the claims are judged by: add it")
+    for number, name in enumerate(names):
+        if name not in known:
+            raise UsageError(f"unknown arm {name!r}: choose from {'; '.join(known)}")
+        if name in names[:number]:
+            raise UsageError(f"arm {name!r} is named twice: name it once")
 
 
 def _blocks(numbers: Sequence[int]) -> tuple[int, ...]:

@@ -18,12 +18,12 @@ from avss_utils.corpora import Corpus, load_open, load_texts, split_rows, standa
 from avss_utils.hallucination.events import PLAIN, Events, events_of
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.likelihood import choice_units
-from avss_utils.mitigation.arms import Arm
+from avss_utils.mitigation.arms import Arm, Recipe
 from avss_utils.mitigation.judging import before_and_after
 from avss_utils.mitigation.measures import merged
 from avss_utils.mitigation.reading import Lesson, lessons
 from avss_utils.mitigation.saving import MARK, save_adapter
-from avss_utils.mitigation.training import Recipe, Trained, train
+from avss_utils.mitigation.training import Trained, train
 from avss_utils.models import load_model
 from avss_utils.pruning import as_text
 from avss_utils.runs import UsageError

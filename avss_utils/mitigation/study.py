@@ -13,10 +13,10 @@ from avss_utils.hallucination.finders import probe_table
 from avss_utils.hallucination.generated import generated_answers
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.hallucination.study import SetStudy
-from avss_utils.mitigation.arms import Arm, rank_of
+from avss_utils.mitigation.arms import Arm, Recipe, rank_of
 from avss_utils.mitigation.measures import choice_table, divergence_rows, merged
 from avss_utils.mitigation.reading import Lesson
-from avss_utils.mitigation.training import Recipe, train
+from avss_utils.mitigation.training import train
 from avss_utils.pruning import as_text
 from avss_utils.rights import as_numbers, right_rows
 from avss_utils.suites import Suite

@@ -1,6 +1,5 @@
 """Low-rank adapters on chosen blocks, trained on true answers against false ones."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,35 +10,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from avss_utils.blocks import decoder_blocks
 from avss_utils.devices import trainer_options
-from avss_utils.mitigation.arms import Arm, rank_of
+from avss_utils.mitigation.adapters import with_adapters
+from avss_utils.mitigation.arms import Arm, Recipe
 from avss_utils.mitigation.losses import CONTRASTS
 from avss_utils.mitigation.reading import Lesson, collate, read_answers
 from avss_utils.runs import UsageError
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What all arms have in common.
-
-    ``ranks``: sum of the ranks over an arm's blocks (``arms.budget``); ``steps`` of ``questions``
-    each, fewer where the development loss has not fallen in ``patience`` evaluations, one every
-    ``evaluate_every`` steps; AdamW at ``learning_rate``, a tenth of warm-up, then down along a
-    cosine. ``weight``: of the contrast beside the mean nats a token of true answers;
-    ``temperature``, ``margin`` and ``strength`` are those of ``losses``.
-    """
-
-    ranks: int
-    steps: int
-    questions: int
-    learning_rate: float
-    evaluate_every: int
-    patience: int = 3
-    weight: float = 1.0
-    temperature: float = 0.1
-    margin: float = 0.2
-    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -93,44 +69,14 @@ def shuffled(lessons: Sequence[Lesson], *, seed: int) -> list[Lesson]:
     ]
 
 
-def with_adapters(model: nn.Module, arm: Arm, recipe: Recipe, *, seed: int) -> nn.Module:
-    """A copy of the model with adapters on every linear layer of the arm's blocks.
-
-    Rank-stabilised (Kalajdzievski 2023, arXiv 2312.03732), because arms of many blocks have small
-    ranks and arms of few large ones. Raises UsageError for blocks that the model does not have.
+def loss_of(model, batch: dict[str, torch.Tensor], arm: Arm, recipe: Recipe) -> torch.Tensor:
+    """What is lowered, of one batch of ``reading.collate``: nats a token of true answers, and the
+    contrast.
     """
-    from peft import LoraConfig, get_peft_model  # seconds to import
-    from transformers import set_seed
-    from transformers.pytorch_utils import Conv1D
-
-    base = copy.deepcopy(model).float()
-    set_seed(seed)
-    config = LoraConfig(
-        r=rank_of(arm, recipe.ranks),
-        lora_alpha=16,
-        use_rslora=True,
-        target_modules=linear_layers(base, arm.trained),
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(base, config)
-
-
-def linear_layers(model: nn.Module, numbers: Sequence[int]) -> list[str]:
-    """Names in the model of every linear layer of these blocks."""
-    from transformers.pytorch_utils import Conv1D
-
-    blocks = decoder_blocks(model)
-    if not set(numbers) <= set(range(len(blocks))):
-        raise UsageError(
-            f"blocks have numbers from 0 to {len(blocks) - 1}, got {' '.join(map(str, numbers))}"
-        )
-    inside = {id(m) for number in numbers for m in blocks[number].modules()}
-    return [
-        name
-        for name, module in model.named_modules()
-        if id(module) in inside and isinstance(module, nn.Linear | Conv1D)
-    ]
+    reads = arm.read if arm.contrast in ("infonce", "triplet") else ()
+    answers = read_answers(model, batch, read=reads)
+    contrast = CONTRASTS[arm.contrast](answers, **asdict(recipe))
+    return recipe.weight * contrast - answers.log_true.mean()
 
 
 def _run(model, lessons, development, arm, recipe, folder: Path, *, seed: int) -> Trained:
@@ -164,10 +110,7 @@ def _trainer_class():
         recipe: Recipe
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            reads = self.arm.read if self.arm.contrast in ("infonce", "triplet") else ()
-            answers = read_answers(model, inputs, read=reads)
-            contrast = CONTRASTS[self.arm.contrast](answers, **asdict(self.recipe))
-            loss = self.recipe.weight * contrast - answers.log_true.mean()
+            loss = loss_of(model, inputs, self.arm, self.recipe)
             return (loss, {}) if return_outputs else loss
 
         def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

@@ -1,0 +1,50 @@
+"""Low-rank adapters on chosen blocks of a frozen model."""
+
+import copy
+from collections.abc import Sequence
+
+from torch import nn
+
+from avss_utils.blocks import decoder_blocks
+from avss_utils.mitigation.arms import Arm, Recipe, rank_of
+from avss_utils.runs import UsageError
+
+
+def with_adapters(model: nn.Module, arm: Arm, recipe: Recipe, *, seed: int) -> nn.Module:
+    """A copy of the model with adapters on every linear layer of the arm's blocks.
+
+    Rank-stabilised (Kalajdzievski 2023, arXiv 2312.03732), because arms of many blocks have small
+    ranks and arms of few large ones. Raises UsageError for blocks that the model does not have.
+    """
+    from peft import LoraConfig, get_peft_model  # seconds to import
+    from transformers import set_seed
+    from transformers.pytorch_utils import Conv1D
+
+    base = copy.deepcopy(model).float()
+    set_seed(seed)
+    config = LoraConfig(
+        r=rank_of(arm, recipe.ranks),
+        lora_alpha=16,
+        use_rslora=True,
+        target_modules=linear_layers(base, arm.trained),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(base, config)
+
+
+def linear_layers(model: nn.Module, numbers: Sequence[int]) -> list[str]:
+    """Names in the model of every linear layer of these blocks."""
+    from transformers.pytorch_utils import Conv1D
+
+    blocks = decoder_blocks(model)
+    if not set(numbers) <= set(range(len(blocks))):
+        raise UsageError(
+            f"blocks have numbers from 0 to {len(blocks) - 1}, got {' '.join(map(str, numbers))}"
+        )
+    inside = {id(m) for number in numbers for m in blocks[number].modules()}
+    return [
+        name
+        for name, module in model.named_modules()
+        if id(module) in inside and isinstance(module, nn.Linear | Conv1D)
+    ]
