@@ -89,14 +89,14 @@ def test_a_batch_marks_the_tokens_of_the_answers():
     batch = collate(LEARNT[:2])
     assert batch["input_ids"].tolist() == [
         [5, 9, 7, 30, 11],
-        [6, 9, 31, 0, 0],
-        [5, 9, 7, 40, 0],
+        [0, 0, 6, 9, 31],
+        [0, 5, 9, 7, 40],
         [6, 9, 41, 12, 13],
     ]
     assert batch["answer_mask"].tolist() == [
         [0, 0, 0, 1, 1],
-        [0, 0, 1, 0, 0],
-        [0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 1],
         [0, 0, 1, 1, 1],
     ]
 

@@ -57,7 +57,8 @@ def greedy_answers(
     prefixes = _prefixes(model, tokenizer, prompts, max_new_tokens)
     answers: dict[int, Generated] = {}
     lengths = [len(prefix) + max_new_tokens for prefix in prefixes]
-    for part in progress(longest_first(model, lengths, batch_tokens), "answers"):
+    parts = longest_first(model, lengths, batch_tokens, last_alone=True)
+    for part in progress(parts, "answers"):
         batch = [prefixes[i] for i in part]
         answers |= zip(part, _answer(model, tokenizer, batch, max_new_tokens), strict=True)
     return [answers[i] for i in range(len(prefixes))]

@@ -78,14 +78,21 @@ def in_batches(
         yield part
 
 
-def longest_first(model, lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+def longest_first(
+    model, lengths: Sequence[int], batch_tokens: int, *, last_alone: bool = False
+) -> list[list[int]]:
     """Numbers of rows in batches of like lengths, the longest first.
 
     Padding included, a batch has at most ``batch_tokens`` tokens, or those that ``within_logits``
-    allows, and one row at least.
+    allows, and one row at least. With ``last_alone`` only the last token of a row has logits: rows
+    are what that bounds then, in a model that can spare the others.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    return list(in_batches(order, lengths, within_logits(model, batch_tokens)))
+    if not last_alone or not last_only(model, 1):
+        return list(in_batches(order, lengths, within_logits(model, batch_tokens)))
+    most = within_logits(model, len(order))
+    parts = in_batches(order, lengths, batch_tokens)
+    return [part[i : i + most] for part in parts for i in range(0, len(part), most)]
 
 
 def left_padded(

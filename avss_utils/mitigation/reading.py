@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from avss_utils import blocks as families
-from avss_utils.likelihood import ChoiceUnit, pad
+from avss_utils.likelihood import ChoiceUnit, last_only, pad
 from avss_utils.mitigation.losses import Answers
 from avss_utils.runs import UsageError
 
@@ -39,13 +39,13 @@ def lessons(row_ids: Sequence[str], units: Sequence[ChoiceUnit]) -> list[Lesson]
 
 
 def collate(batch: Sequence[Lesson]) -> dict[str, torch.Tensor]:
-    """A batch of n questions as 2 n rows, the true answers first, right-padded.
+    """A batch of n questions as 2 n rows, the true answers first, left-padded: answers are last.
 
     ``input_ids``, ``attention_mask`` and ``answer_mask`` (the answer's tokens): (2 n, T) each.
     """
     rows = [(own.prompt, own.true) for own in batch] + [(own.prompt, own.false) for own in batch]
-    ids, mask = pad([(*prompt, *answer) for prompt, answer in rows], side="right")
-    starts = torch.tensor([[len(prompt)] for prompt, _ in rows])
+    ids, mask = pad([(*prompt, *answer) for prompt, answer in rows], side="left")
+    starts = torch.tensor([[ids.shape[1] - len(answer)] for _, answer in rows])
     answer_mask = mask * (torch.arange(ids.shape[1]) >= starts)
     return {"input_ids": ids, "attention_mask": mask, "answer_mask": answer_mask}
 
@@ -59,12 +59,14 @@ def read_answers(model, batch: dict[str, torch.Tensor], *, read: Sequence[int]) 
     base = getattr(model, "module", model)
     base = base.get_base_model() if hasattr(base, "get_base_model") else base
     inputs = families.forward_inputs(base, batch)
+    n_last = int(batch["answer_mask"].sum(1).max()) + 1  # the longest answer, and what is before it
     with _kept_states(base, read) as states:
-        logits = model(**inputs, use_cache=False).logits
+        logits = model(**inputs, use_cache=False, **last_only(base, n_last)).logits[:, -n_last:]
     ids = inputs["input_ids"]
     mask = batch["answer_mask"].to(ids.device)
-    own = mask[:, 1:].bool()  # only what is scored is taken to float32
-    picked = logits[:, :-1][own].float().log_softmax(-1).gather(-1, ids[:, 1:][own][:, None])
+    targets, own = ids[:, 1 - n_last :], mask[:, 1 - n_last :].bool()
+    # only what is scored is taken to float32
+    picked = logits[:, :-1][own].float().log_softmax(-1).gather(-1, targets[own][:, None])
     summed = torch.zeros(len(ids), device=ids.device)
     each = summed.index_add(0, own.nonzero()[:, 0], picked[:, 0]) / mask.sum(1)
     n = len(ids) // 2

@@ -78,10 +78,16 @@ def ranking_table(
 
 
 def rate_rows(
-    loaded, lessons: Lessons, recipe: Recipe, rates: Iterable[float], seed: int, arm: Arm
+    loaded, lessons: Lessons, recipe: Recipe, rates: Sequence[float], seed: int, arm: Arm
 ) -> pd.DataFrame:
-    """Development loss of one arm by learning rate: arm, rate, step, development."""
+    """Development loss of one arm by learning rate: arm, rate, step, development.
+
+    One rate leaves nothing to choose: nothing is trained, and its loss is 0.
+    """
     parts = []
+    if len(rates) == 1:
+        first = {"arm": [arm.name], "rate": list(rates), "step": [0], "development": [0.0]}
+        return pd.DataFrame(first)
     for rate in rates:
         own = replace(recipe, learning_rate=rate)
         trained = train(loaded, lessons.training, lessons.development, arm, own, seed=seed)
@@ -180,7 +186,7 @@ def _judged(before, after, bench: Bench, dtype: str) -> list[tuple]:
         rows.append((name, "bits per byte", "", bits_per_byte(own)))
     original = for_evaluation(before, dtype).model
     for name, windows in bench.suite.windows.items():
-        kl = divergence_rows(original, after.model, windows, batch_tokens=tokens // 2)
+        kl = divergence_rows(original, after.model, windows, batch_tokens=tokens // 4)
         rows.append((name, "divergence", "", kl.kl.sum() / kl.n_tokens.sum()))
     return rows
 
