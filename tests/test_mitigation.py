@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,11 @@ def answers(prompt, true, false, log_true=(-1.0,), log_false=(-2.0,)) -> Answers
     return Answers(*states, torch.tensor(log_true), torch.tensor(log_false))
 
 
+def test_a_training_that_leaves_the_numbers_says_so():
+    with pytest.raises(UsageError, match="not finite"):
+        train(loaded(), LEARNT, LEARNT, BOTH, replace(RECIPE, learning_rate=1e30), seed=0)
+
+
 def test_losses_by_hand():
     right = answers([[[1.0, 0.0]]], [[[2.0, 0.0]]], [[[0.0, 3.0]]])  # cosines 1 and 0
     assert info_nce(right, temperature=0.5) == pytest.approx(math.log(1 + math.exp(-2)))
@@ -89,14 +95,14 @@ def test_a_batch_marks_the_tokens_of_the_answers():
     batch = collate(LEARNT[:2])
     assert batch["input_ids"].tolist() == [
         [5, 9, 7, 30, 11],
-        [0, 0, 6, 9, 31],
-        [0, 5, 9, 7, 40],
+        [6, 9, 31, 0, 0],
+        [5, 9, 7, 40, 0],
         [6, 9, 41, 12, 13],
     ]
     assert batch["answer_mask"].tolist() == [
         [0, 0, 0, 1, 1],
-        [0, 0, 0, 0, 1],
-        [0, 0, 0, 0, 1],
+        [0, 0, 1, 0, 0],
+        [0, 0, 0, 1, 0],
         [0, 0, 1, 1, 1],
     ]
 

@@ -39,13 +39,15 @@ def lessons(row_ids: Sequence[str], units: Sequence[ChoiceUnit]) -> list[Lesson]
 
 
 def collate(batch: Sequence[Lesson]) -> dict[str, torch.Tensor]:
-    """A batch of n questions as 2 n rows, the true answers first, left-padded: answers are last.
+    """A batch of n questions as 2 n rows, the true answers first, right-padded.
+
+    On the left, padding would attend to nothing, whose states are not finite on every device.
 
     ``input_ids``, ``attention_mask`` and ``answer_mask`` (the answer's tokens): (2 n, T) each.
     """
     rows = [(own.prompt, own.true) for own in batch] + [(own.prompt, own.false) for own in batch]
-    ids, mask = pad([(*prompt, *answer) for prompt, answer in rows], side="left")
-    starts = torch.tensor([[ids.shape[1] - len(answer)] for _, answer in rows])
+    ids, mask = pad([(*prompt, *answer) for prompt, answer in rows], side="right")
+    starts = torch.tensor([[len(prompt)] for prompt, _ in rows])
     answer_mask = mask * (torch.arange(ids.shape[1]) >= starts)
     return {"input_ids": ids, "attention_mask": mask, "answer_mask": answer_mask}
 
@@ -59,7 +61,8 @@ def read_answers(model, batch: dict[str, torch.Tensor], *, read: Sequence[int]) 
     base = getattr(model, "module", model)
     base = base.get_base_model() if hasattr(base, "get_base_model") else base
     inputs = families.forward_inputs(base, batch)
-    n_last = int(batch["answer_mask"].sum(1).max()) + 1  # the longest answer, and what is before it
+    first = int(batch["answer_mask"].argmax(1).min())  # no token before it is an answer's
+    n_last = batch["input_ids"].shape[1] - first + 1
     with _kept_states(base, read) as states:
         logits = model(**inputs, use_cache=False, **last_only(base, n_last)).logits[:, -n_last:]
     ids = inputs["input_ids"]

@@ -46,7 +46,8 @@ def train(
     ``seed`` decides the adapters' start, the order of lessons and, where an arm asks for it, the
     shuffled labels. Checkpoints go to ``folder``, from where an interrupted training goes on to
     the same end; without one nothing is kept. Weights stay in float32; where the device computes
-    bfloat16 natively, passes run in it. Raises UsageError for no lessons.
+    bfloat16 natively, passes run in it. Raises UsageError for no lessons, or where no development
+    loss is finite.
     """
     if not lessons or not development:
         raise UsageError("training needs questions to learn from and others to stop by")
@@ -97,6 +98,11 @@ def _run(model, lessons, development, arm, recipe, folder: Path, *, seed: int) -
     trainer.train(resume_from_checkpoint=last)
     history = pd.DataFrame(trainer.state.log_history).rename(columns={"eval_loss": "development"})
     history = history.reindex(columns=["step", "loss", "development"])
+    if not np.isfinite(history.development).any():
+        raise UsageError(
+            f"the development loss of arm {arm.name!r} is not finite: lower the learning rate of "
+            f"{recipe.learning_rate:g}"
+        )
     n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Trained(trainer.model.eval(), history, n_parameters)
 
