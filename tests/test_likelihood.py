@@ -82,6 +82,20 @@ def test_only_tokens_with_logits_count_against_what_a_pass_may_hold(monkeypatch)
     assert n_batches() > 3
 
 
+def test_rows_of_which_the_last_token_alone_has_logits_fill_larger_batches(monkeypatch):
+    model = FAMILIES["llama"](vocab_size=100)
+    monkeypatch.setattr(passes, "MOST_LOGITS", 4 * 100)  # numbers for four tokens
+    lengths = [2, 3, 1, 3, 2, 1, 3, 1]
+    together = passes.longest_first(model, lengths, 12, last_alone=True)
+    assert sorted(i for part in together for i in part) == list(range(8))
+    assert [len(part) for part in together] == [4, 4]  # of 12 and 6 tokens
+    assert max(map(len, passes.longest_first(model, lengths, 12))) <= 4
+    assert passes.longest_first(model, lengths, 12)[0] == [1]
+    monkeypatch.setattr(passes, "last_only", lambda model, n: {})
+    again = passes.longest_first(model, lengths, 12, last_alone=True)
+    assert again == passes.longest_first(model, lengths, 12)
+
+
 def test_texts_are_tokenised_once_for_all_plans():
     calls = []
     tokenizer = tiny_tokenizer()

@@ -21,6 +21,8 @@ from avss_utils.mitigation import (
     Lesson,
     Recipe,
     budget,
+    check_arms,
+    chosen_arms,
     collate,
     info_nce,
     lessons,
@@ -153,6 +155,23 @@ def test_arms_have_exactly_as_many_parameters(family):
     assert len({n_trained(arm, total, family) for arm in (few, some, all_of_them)}) == 1
     with pytest.raises(UsageError, match="evenly"):
         rank_of(some, 8)
+
+
+def test_arms_are_chosen_by_name_with_what_the_claims_need():
+    names = ["eavss top", "uniform", "eavss top, triplet"]
+    check_arms(names, contrast="infonce")
+    rankings = {"eavss": np.arange(6), "probe": np.arange(6)[::-1]}
+    options = dict(top=2, n_random=2, seed=0, contrast="infonce")
+    chosen = chosen_arms(names, rankings, **options)
+    assert [arm.name for arm in chosen] == [*names, "random 0", "random 1"]
+    for wrong, says in (
+        (["eavss top"], "must have 'uniform'"),
+        ([*names, "best"], "unknown arm 'best': choose from eavss top; "),
+        ([*names, "uniform"], "'uniform' is named twice"),
+        (["eavss top", "uniform", "eavss top, infonce"], "unknown arm"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            check_arms(wrong, contrast="infonce")
 
 
 def test_the_standard_arms():

@@ -3,11 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from test_mitigation import LEARNT, RECIPE, events_of_animals, loaded
 
+from avss_utils.confidence import expected_calibration_error
 from avss_utils.corpora import Question
+from avss_utils.hallucination.detection import risk_coverage
 from avss_utils.hallucination.prone import ProneScores
-from avss_utils.mitigation import Arm, effects, measures, study
+from avss_utils.mitigation import Arm, calibrated, costs, effects, measures, study
 from avss_utils.project import read_csv, write_csv
 from avss_utils.suites import Suite
 from avss_utils.windows import Window
@@ -138,7 +141,8 @@ def test_the_fall_of_the_calibration_error():
 
 
 def test_an_arm_stands_among_the_random_ones():
-    shares = {"none": [[0, 0]], "eavss top": [[1, 1]], "random 0": [[0, 1]], "random 1": [[1, 1]]}
+    guided = [[1, 1], [0, 0]]  # of which the first seed is ranked
+    shares = {"none": [[0, 0]], "eavss top": guided, "random 0": [[0, 1]], "random 1": [[1, 1]]}
     value, null = effects.rank_among(outcomes_of(shares), "eavss top", "random", "s", "mc1")
     assert value == 1
     assert sorted(null) == pytest.approx([0.5, 1])
@@ -156,3 +160,77 @@ def test_trials_take_every_arm_seed_by_seed_and_random_ones_once():
         ("uniform", 1),
     ]
     assert study.arm_table(arms, RECIPE)["rank"].to_list() == [8, 8, 2]
+
+
+def choices_table(scores: list[str], n_true: int = 1) -> pd.DataFrame:
+    rows = [("s", str(i), n_true, len(c.split()), c) for i, c in enumerate(scores)]
+    table = pd.DataFrame(rows, columns=["set", "row_id", "n_true", "n_choices", "scores"])
+    cells = [calibrated.mc1_scores(table.iloc[[i]])[0] for i in range(len(table))]
+    return table.assign(mc1=[float(own.argmax() == 0) for own in cells])
+
+
+def test_the_canonical_answer_stands_among_the_false_ones_alone():
+    table = choices_table(["-1 -9 -2 -3"], n_true=2)
+    assert calibrated.mc1_scores(table)[0].tolist() == [-1, -2, -3]
+
+
+def test_one_temperature_is_fitted_by_set_and_moves_confidence_alone():
+    sure = choices_table(["0 -8"] * 3 + ["-8 0"])  # three in four are right, at once with 0.9997
+    fitted = calibrated.temperatures(sure)
+    assert fitted["s"] == fitted[""]
+    found = calibrated.tempered(sure.assign(set="t"), fitted)  # a set that none was fitted for
+    np.testing.assert_allclose(found["t", "mc1"], [1, 1, 1, 0])
+    np.testing.assert_allclose(found["t", "confidence"], 0.75, atol=1e-3)
+
+
+def test_confidence_is_measured_by_arm_with_its_change():
+    rng = np.random.default_rng(0)
+    right = rng.random(400) < 0.7
+    told = np.where(right, 0.9, 0.1 + 0.2 * rng.random(400))
+    shares = {("s", "mc1"): right, ("s", "confidence"): np.full(400, 1.0)}
+    names = ["arm", "seed", "set", "measure", "cells"]
+    found = effects.Outcomes(pd.DataFrame(columns=names))
+    found.add("none", shares)
+    found.add("a", {**shares, ("s", "confidence"): told})
+    table = calibrated.calibration_rows(found, ["none", "a"], "s", seed=0, n_resamples=100)
+    own = table.set_index(["arm", "measure"])
+    error = expected_calibration_error(told, right, n_bins=15)
+    assert own.value["none", calibrated.ERROR] == pytest.approx(1 - right.mean())
+    assert own.value["a", calibrated.ERROR] == pytest.approx(error)
+    assert own.value["a", "AUROC"] == 1
+    assert own.value["none", "AUROC"] == 0.5
+    assert own.value["a", "Brier"] == pytest.approx(((told - right) ** 2).mean())
+    risks = risk_coverage(-told, ~right).risk.mean()
+    assert own.value["a", "risk over coverage"] == pytest.approx(risks)
+    change = own.loc["a", f"change of {calibrated.ERROR}"]
+    assert change.value == pytest.approx(error - (1 - right.mean()))
+    assert change.low < change.value < change.high
+    assert not own.loc["none"].index.str.startswith("change").any()
+    assert 0 < own.value["a", calibrated.FLOOR] < 0.1
+
+
+def test_wrong_own_answers_are_counted_among_those_given():
+    names = ["arm", "seed", "set", "measure", "cells"]
+    found = effects.Outcomes(pd.DataFrame(columns=names))
+    silent = np.array([0, 0, 0, 1.0])
+    found.add("none", {("s", "match"): [1, 0, 0, 0], ("s", "abstained"): silent})
+    found.add("a", {("s", "match"): [1, 1, 0, 0], ("s", "abstained"): silent})
+    options = dict(rng=np.random.default_rng(0))
+    assert effects.own_fall(found, "a", "s", **options).value == pytest.approx(1 / 3)
+    relative = effects.own_fall(found, "a", "s", relative=True, **options)
+    assert relative.value == pytest.approx(1 / 2)
+
+
+def test_a_step_is_timed_and_leaves_the_model_as_it_was():
+    ours = loaded()
+    before = {name: own.clone() for name, own in ours.model.state_dict().items()}
+    table = costs.step_row(ours, LEARNT, RECIPE, 2, ARM)
+    assert table.arm.to_list() == ["eavss top"]
+    assert table.seconds[0] > 0
+    for name, own in ours.model.state_dict().items():
+        assert torch.equal(own, before[name])
+
+
+def test_one_rate_leaves_nothing_to_choose():
+    table = study.rate_rows(loaded(), LESSONS, RECIPE, [0.5], 0, ARM)
+    assert study.best_rates(table) == {"eavss top": 0.5}

@@ -13,6 +13,7 @@ from IPython.display import HTML
 from matplotlib.colors import same_color
 
 from avss_utils import figures, report
+from avss_utils.confidence import reliability_bins
 from avss_utils.report import as_html, budget, glue, interval, number, with_interval
 from avss_utils.statistics import Estimate
 
@@ -351,3 +352,16 @@ def test_the_house_style_is_white_and_reproducible():
         figures.set_style()
         assert plt.rcParams["figure.facecolor"] == plt.rcParams["savefig.facecolor"] == "white"
         assert plt.rcParams["svg.hashsalt"] == "avss"
+
+
+def test_reliability_has_a_point_a_bin_and_the_diagonal(ax):
+    bins = reliability_bins([0.2, 0.3, 0.9, 0.9], [0, 1, 1, 1], n_bins=2)
+    figures.reliability(ax, {"ours": bins})
+    points = ax.collections[-1].get_offsets()
+    np.testing.assert_allclose(points, [[0.25, 0.5], [0.9, 1.0]])
+    assert ax.lines[0].get_xydata().tolist() == [[0, 0], [1, 1]]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["ours"]
+
+
+def test_an_estimate_without_limits_is_its_value_alone():
+    assert interval(Estimate(0.5, NAN, NAN, 3)) == "0.500"

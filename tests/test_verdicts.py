@@ -282,7 +282,7 @@ def test_the_readme_states_the_verdicts_of_the_committed_records(monkeypatch):
     for name, findings in claims.FINDINGS.items():
         run = open_record(name, records="results/full", model="smollm2-135m")
         found |= {f.claim: f.verdict for f in findings(run) if f.primary}
-    assert set(found) == {f"C{i}" for i in range(1, 9)}
+    assert set(found) == {f"C{i}" for i in range(1, 12)}
     text = (root / "README.md").read_text()
     rows = dict(re.findall(r"^\| (C\d+) \|.*\| ([a-z ]+) \|$", text, re.MULTILINE))
     assert rows == found
@@ -394,3 +394,33 @@ def test_a_fall_that_could_not_have_been_found_is_not_judged():
     outcomes = mitigation_outcomes(0.45, 0.9, n=40)
     (found,) = mitigation.rate_findings(outcomes, ["s"], primary_set="s", seed=0)
     assert found.verdict == CANNOT_BE_TESTED
+
+
+def test_own_answers_of_a_model_that_knows_too_little_test_nothing():
+    outcomes = mitigation_outcomes(0.3, 0.7)
+    for arm, n_right in (("none", 30), ("eavss top", 200)):  # of 600: a twentieth before
+        match = (np.arange(600) < n_right).astype(float)
+        outcomes.add(arm, {("s", "match"): match, ("s", "abstained"): np.zeros(600)})
+    options = dict(primary_set="s", seed=0)
+    own = mitigation.rate_findings(outcomes, ["s"], **options)[1]
+    assert own.measure == "fall of wrong own answers, s"
+    assert (own.verdict, own.primary) == (REPRODUCED, False)
+    outcomes.add("none", {("s", "match"): (np.arange(600) < 29).astype(float)})
+    assert mitigation.rate_findings(outcomes, ["s"], **options)[1].verdict == CANNOT_BE_TESTED
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"), [(-0.1, 0.1, "unchanged"), (0.1, 0.2, "fell"), (-0.2, -0.1, "rose")]
+)
+def test_the_papers_sign_of_failure_is_said_of_the_interval(low, high, says):
+    assert says in claims.signature(Estimate((low + high) / 2, low, high, 100))
+
+
+def test_the_findings_of_a_run_are_those_on_its_sets(monkeypatch):
+    outcomes = mitigation_outcomes(0.3, 0.7)
+    monkeypatch.setattr(mitigation, "Outcomes", lambda rows: outcomes)
+    monkeypatch.setattr(mitigation, "set_name", lambda name: name)
+    parameters = {"sets": ["s"], "held_out": [], "seed": 0}
+    run = SimpleNamespace(record={"parameters": parameters}, read=lambda name: None)
+    found = claims.mitigation_findings(run)
+    assert [f.claim for f in found if f.primary] == ["C9", "C10", "C11"]

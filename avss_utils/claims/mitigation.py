@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from avss_utils.claims.thresholds import ERROR_BINS, ERROR_FALL, GUIDED, LEVEL, RATE_FALL
+from avss_utils.claims.thresholds import ERROR_BINS, ERROR_FALL, GUIDED, LEVEL, RATE_FALL, ROOM
 from avss_utils.corpora import set_name
 from avss_utils.mitigation.effects import (
     Outcomes,
@@ -14,6 +14,7 @@ from avss_utils.mitigation.effects import (
     own_fall,
     rank_among,
 )
+from avss_utils.mitigation.study import UNTRAINED
 from avss_utils.runs import Run
 from avss_utils.statistics import Estimate, against_null
 from avss_utils.verdicts import Finding, finding
@@ -24,9 +25,10 @@ def rate_findings(
 ) -> list[Finding]:
     """C9 by set: how far the share of questions with a likelier false answer fell, relative.
 
-    Of the guided arm against the untrained model, above RATE_FALL. Not testable where the smallest
-    fall that would have been found is larger. Beside it, where the model was asked: how far the
-    share of wrong ones fell among the answers it gave.
+    Of the guided arm against the untrained model, above RATE_FALL. Not testable where the interval
+    holds the threshold and the smallest fall that would have been found is larger. Beside it, where
+    the model was asked: how far the share of wrong ones fell among the answers it gave, not
+    testable where the untrained model has less than ROOM of them right.
     """
     found = []
     for name in sets:
@@ -36,12 +38,15 @@ def rate_findings(
         found.append(_rate("fall of the hallucination rate", name, fall, primary=primary))
         if (GUIDED, name, "match") in outcomes.by:
             own = own_fall(outcomes, GUIDED, name, relative=True, rng=np.random.default_rng(seed))
-            found.append(_rate("fall of wrong own answers", name, own, primary=False))
+            room = outcomes.of(UNTRAINED, name, "match").mean() >= ROOM
+            found.append(_rate("fall of wrong own answers", name, own, primary=False, room=room))
     return found
 
 
-def _rate(what: str, name: str, fall: Estimate, *, primary: bool) -> Finding:
-    testable = detectable(fall) <= RATE_FALL
+def _rate(what: str, name: str, fall: Estimate, *, primary: bool, room: bool = True) -> Finding:
+    """Where the interval leaves the threshold open, it must be narrow enough to have told."""
+    told = not fall.low <= RATE_FALL <= fall.high or detectable(fall) <= RATE_FALL
+    testable = room and told
     options = dict(threshold=RATE_FALL, testable=testable, primary=primary)
     return finding("C9", f"{what}, {name}", fall, **options)
 

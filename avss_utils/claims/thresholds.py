@@ -5,3 +5,4 @@ SMALL_EFFECT = 0.2  # Cohen's: what is called a pattern has to reach it
 PRIMARY_TASK, SENTIMENT, CLAIMED_ARM = "sciq", "sst2", "avss"
 RATE_FALL, ERROR_FALL = 0.12, 0.34  # of the hallucination rate and of ECE, read as relative
 GUIDED, ERROR_BINS = "eavss top", 15
+ROOM = 0.05  # a model that has fewer of its own answers right cannot show that it gives more
