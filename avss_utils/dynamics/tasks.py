@@ -1,9 +1,10 @@
 """What a model is fine-tuned on: questions and their answers, sentiment, or texts of one domain."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -111,6 +112,24 @@ def judged(
     right = right_choices(model, tokenizer, part, batch_tokens=batch_tokens)
     accuracy = {f"{prefix} accuracy": float(right.mean())} if len(right) else {}
     return {f"{prefix} loss": float(loss)} | accuracy
+
+
+def size_table(tasks: Iterable[TuningTask]) -> pd.DataFrame:
+    """A row a task and part: task, part, rows, tokens, learned (tokens), questions."""
+    parts = ("training", "development", "evaluation")
+    rows = [
+        (
+            task.name,
+            name,
+            len(own.rows),
+            sum(len(row.ids) for row in own.rows),
+            sum(row.n_scored for row in own.rows),
+            sum(len(questions) for _, questions in own.questions),
+        )
+        for task in tasks
+        for name, own in ((part, getattr(task, part)) for part in parts)
+    ]
+    return pd.DataFrame(rows, columns=["task", "part", "rows", "tokens", "learned", "questions"])
 
 
 def _load(name: str):
