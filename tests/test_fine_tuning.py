@@ -14,13 +14,14 @@ from avss_utils.dynamics import (
     Part,
     Recipe,
     StatsCallback,
+    TuningTask,
     collate,
     fine_tune,
     judged,
     tuning_task,
     weight_movement,
 )
-from avss_utils.dynamics.tasks import right_choices, row_losses
+from avss_utils.dynamics.tasks import right_choices, row_losses, size_table
 from avss_utils.models import LoadedModel
 from avss_utils.project import read_csv
 from avss_utils.runs import UsageError
@@ -96,6 +97,16 @@ def test_a_row_is_a_prompt_with_its_right_answer():
     answer = question.choices[question.answer]
     assert tokenizer.decode(row.ids) == f"Question: {question.question}\nAnswer: {answer}"
     assert tokenizer.decode(row.ids[-row.n_scored :]) == f" {answer}"
+
+
+def test_sizes_are_counted_by_part():
+    part = Part(("a", "b"), (Scored((1, 2, 3), 1), Scored((1, 2, 3, 4), 2)), ())
+    table = size_table([TuningTask("t", part, part, Part((), (), ()))])
+    assert table.to_numpy().tolist() == [
+        ["t", "training", 2, 7, 3, 0],
+        ["t", "development", 2, 7, 3, 0],
+        ["t", "evaluation", 0, 0, 0, 0],
+    ]
 
 
 def test_sets_that_are_not_split_are_refused(tmp_path):

@@ -95,7 +95,8 @@ def along_steps(
 
     A row a UNIT and score: rho (Spearman, of the movement averaged over blocks with the loss), n
     steps, and two p-values that mind how smooth both are: by circular shifts (p_shift) and against
-    profiles as smooth (p_smooth). NaN where one of both does not vary, or of fewer than LEAST_POINTS steps.
+    profiles as smooth (p_smooth). NaN where one of both does not vary, or of fewer than LEAST_POINTS
+    steps.
     """
     losses = rows[rows.measure == LOSS].set_index([*UNIT, "step"]).value.sort_index()
     means = table[table.score.isin(list(scores))].groupby([*UNIT, "score", "step"], sort=False)
