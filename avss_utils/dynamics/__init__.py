@@ -1,17 +1,10 @@
 """How do the scores of blocks move while a model is fine-tuned, and does that tell anything?"""
 
-from avss_utils.dynamics.callback import (
-    COLUMNS,
-    FOLLOWED,
-    WHOLE,
-    StatsCallback,
-    log_steps,
-    prone_scores,
-)
 from avss_utils.dynamics.looking import undisturbed
+from avss_utils.dynamics.measures import prone_scores, weight_movement
+from avss_utils.dynamics.rows import COLUMNS, FOLLOWED, WHOLE, log_steps
 from avss_utils.dynamics.tasks import Part, TuningTask, collate, judged, tuning_task
 from avss_utils.dynamics.training import METHODS, Recipe, fine_tune
-from avss_utils.dynamics.weights import weight_movement
 
 __all__ = [
     "COLUMNS",
@@ -31,3 +24,12 @@ __all__ = [
     "undisturbed",
     "weight_movement",
 ]
+
+
+def __getattr__(name: str):
+    """StatsCallback when it is asked for: a record is read without transformers' Trainer."""
+    if name == "StatsCallback":
+        from avss_utils.dynamics.callback import StatsCallback
+
+        return StatsCallback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,7 @@ trainer = Trainer(..., callbacks=[StatsCallback(batches, "stats.csv")])
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +17,10 @@ from avss_utils.activations import check_sites, collect_block_stats
 from avss_utils.block_stats import BlockStats
 from avss_utils.blocks import unwrapped
 from avss_utils.dynamics.looking import undisturbed
-from avss_utils.hallucination.events import Events
-from avss_utils.hallucination.prone import ProneScores
+from avss_utils.dynamics.rows import COLUMNS, FOLLOWED, N_STEPS, WHOLE, Measure, log_steps
 from avss_utils.importance import CRITERIA, floored_sparsity, score_blocks, wanted_options
-from avss_utils.models import LoadedModel
 from avss_utils.project import read_csv, write_csv
 from avss_utils.runs import UsageError
-
-COLUMNS = ["step", "block", "site", "measure", "value"]
-WHOLE = -1  # the block of what is measured on the whole model
-FOLLOWED = ("avss", "block-influence", "relative-update-variance")
-N_STEPS = 12
-Measure = Callable[[nn.Module], Mapping[str, float | np.ndarray]]
 
 
 class StatsCallback(TrainerCallback):
@@ -37,9 +29,9 @@ class StatsCallback(TrainerCallback):
     ``batches``: tokenizer outputs, as ``collect_block_stats`` takes them; ``file``: CSV with the
     columns step, block, site, measure, value, whole at any moment. ``steps``: numbers of optimiser
     steps, 0 = before the first, or how many of them, spaced evenly in the logarithm up to the
-    training's last one. Of each site: variance, sparsity (abs(a) < ``eps``, half a count where
-    there is none) and relative sparsity (abs(a) < ``ratio`` x the block's standard deviation);
-    without a site: the scores of ``criteria``, and what each function in ``measures`` makes of the
+    training's last one. Of each site: variance, sparsity (abs(a) < ``eps``) and relative sparsity
+    (abs(a) < ``ratio`` x the block's standard deviation), half a count where there is none.
+    Without a site: the scores of ``criteria``, and what each function in ``measures`` makes of the
     model, a number (block WHOLE) or an array of shape (n_blocks,) under a name.
 
     The training's losses are the same, bit for bit, as without it (``undisturbed``). A step that
@@ -126,39 +118,6 @@ class StatsCallback(TrainerCallback):
         return pd.concat(parts, ignore_index=True)
 
 
-def log_steps(last: int, n: int = N_STEPS) -> list[int]:
-    """0, 1 and ``last`` and at most ``n`` numbers in all, evenly spaced in the logarithm.
-
-    Raises UsageError unless ``last`` is 1 or more and ``n`` 2 or more.
-    """
-    if last < 1 or n < 2:
-        raise UsageError(f"steps need a last one of 1 or more and 2 in all, not {last} and {n}")
-    spaced = np.geomspace(1, last, n - 1).round().astype(int).tolist() if n > 2 else [last]
-    return sorted({0, *spaced})
-
-
-def prone_scores(
-    tokenizer,
-    sets: Sequence[Events],
-    *,
-    reading: str = "contrast",
-    eps: float = 1e-5,
-    ratio: float = 1e-3,
-    batch_tokens: int = 4096,
-) -> Measure:
-    """A measure for ``StatsCallback``: EAVSS by block on fixed questions, mean over ``sets``.
-
-    ``reading``: one of ``hallucination.contrasts.READINGS``; named "eavss" in the file.
-    """
-
-    def measure(model: nn.Module) -> dict[str, np.ndarray]:
-        loaded = LoadedModel(model, tokenizer, {})
-        options = dict(eps=eps, ratio=ratio, batch_tokens=batch_tokens)
-        return {"eavss": ProneScores(loaded, sets, **options)[reading]}
-
-    return measure
-
-
 def _of_statistics(
     stats: BlockStats, criteria: Sequence[str], *, eps: float, ratio: float
 ) -> dict[tuple[str, str], np.ndarray]:
@@ -166,7 +125,10 @@ def _of_statistics(
     for site in stats.sites:
         found[site, "variance"] = stats.variance(site)
         found[site, "sparsity"] = floored_sparsity(stats, site, eps=eps)
-        found[site, "relative sparsity"] = stats.relative_sparsity(site, ratio=ratio)
+        least = 0.5 / stats.n_entries(site)
+        found[site, "relative sparsity"] = np.maximum(
+            stats.relative_sparsity(site, ratio=ratio), least
+        )
     for name in criteria:
         found["", name] = score_blocks(name, stats, eps=eps, ratio=ratio)
     return found

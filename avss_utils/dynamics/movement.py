@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from avss_utils.dynamics.callback import WHOLE
+from avss_utils.dynamics.rows import WHOLE
 from avss_utils.profiles import autoregressive_p, kendall_w, rank_correlation
 
 UNIT = ["task", "method", "seed"]  # what names one training in a table of several
@@ -67,7 +67,7 @@ def movement_table(table: pd.DataFrame) -> pd.DataFrame:
     over seeds, the block that moved most and the one that moved least, and how alike seeds are.
 
     ``agreement``: Kendall's W of the seeds' rankings in excess of chance (1 = all rank the blocks
-    alike, 0 = they know nothing of each other); NaN with one seed.
+    alike, 0 = they know nothing of each other); NaN with one seed, or where a seed moved no block.
     """
     rows = []
     for key, own in at_end(table).groupby(["task", "method", "score"], sort=False):
@@ -83,7 +83,7 @@ def _agreement(profiles: np.ndarray) -> float:
     from scipy.stats import rankdata  # half a second, and not every command needs it
 
     m = len(profiles)
-    if m < 2:
+    if m < 2 or not np.isfinite(profiles).all() or (np.ptp(profiles, axis=1) == 0).any():
         return float("nan")
     return (kendall_w(rankdata(profiles, axis=1)) - 1 / m) / (1 - 1 / m)
 
@@ -91,15 +91,16 @@ def _agreement(profiles: np.ndarray) -> float:
 def along_steps(
     rows: pd.DataFrame, table: pd.DataFrame, scores: Sequence[str], *, seed: int
 ) -> pd.DataFrame:
-    """Does the movement of a score go with the development loss over the steps of a training?
+    """Does the movement of a score go with the development loss over the steps after step 0?
 
     A row a UNIT and score: rho (Spearman, of the movement averaged over blocks with the loss), n
     steps, and two p-values that mind how smooth both are: by circular shifts (p_shift) and against
-    profiles as smooth (p_smooth). NaN where one of both does not vary, or of fewer than LEAST_POINTS
-    steps.
+    profiles as smooth (p_smooth). NaN where one of both does not vary, or with fewer steps than
+    LEAST_POINTS.
     """
     losses = rows[rows.measure == LOSS].set_index([*UNIT, "step"]).value.sort_index()
-    means = table[table.score.isin(list(scores))].groupby([*UNIT, "score", "step"], sort=False)
+    later = table[table.score.isin(list(scores)) & (table.step > 0)]
+    means = later.groupby([*UNIT, "score", "step"], sort=False)
     found = []
     for key, own in means.moved.mean().groupby([*UNIT, "score"], sort=False):
         steps = own.index.get_level_values("step")

@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
 
 from avss_utils.blocks import checked_numbers, decoder_blocks, unwrapped
 from avss_utils.devices import trainer_options
@@ -46,7 +45,7 @@ def fine_tune(
     *,
     seed: int,
     frozen: Sequence[int] = (),
-    callbacks: Sequence[TrainerCallback] = (),
+    callbacks: Sequence = (),
 ) -> LoadedModel:
     """The model after training on ``rows``, adapters merged; the given one stays as it is.
 

@@ -1,17 +1,42 @@
-"""How far the weights of each block have gone from where they were."""
+"""Measures for ``StatsCallback`` beside its own: EAVSS, and how far the weights have gone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
 from avss_utils.blocks import decoder_blocks
-from avss_utils.dynamics.callback import Measure
+from avss_utils.dynamics.rows import Measure
+from avss_utils.hallucination.events import Events
+from avss_utils.hallucination.prone import ProneScores
+from avss_utils.models import LoadedModel
+
+
+def prone_scores(
+    tokenizer,
+    sets: Sequence[Events],
+    *,
+    reading: str = "contrast",
+    eps: float = 1e-5,
+    ratio: float = 1e-3,
+    batch_tokens: int = 4096,
+) -> Measure:
+    """ "eavss": EAVSS by block on fixed questions, mean over ``sets``.
+
+    ``reading``: one of ``hallucination.contrasts.READINGS``.
+    """
+
+    def measure(model: nn.Module) -> dict[str, np.ndarray]:
+        loaded = LoadedModel(model, tokenizer, {})
+        options = dict(eps=eps, ratio=ratio, batch_tokens=batch_tokens)
+        return {"eavss": ProneScores(loaded, sets, **options)[reading]}
+
+    return measure
 
 
 def weight_movement(before: nn.Module) -> Measure:
-    """A measure for ``StatsCallback``: "weights", the relative change by block, (n_blocks,).
+    """ "weights": the relative change by block, (n_blocks,).
 
     Frobenius norm of the change over that of the weights before, over all weights of a block,
     adapters' changes included. ``before``: the model at the start, not the one that is trained.
