@@ -169,6 +169,23 @@ def test_everything_is_as_it_was_found_even_after_an_error():
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
+def test_nothing_is_narrowed_inside_autocast():
+    x, model = torch.randn(4, 4), with_dropout()
+    products = torch.backends.cuda.matmul
+    found = products.fp32_precision
+    products.fp32_precision = "tf32"
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert (x @ x).dtype == torch.bfloat16
+            with undisturbed(model):
+                assert (x @ x).dtype == torch.float32
+                assert products.fp32_precision == "ieee"
+            assert (x @ x).dtype == torch.bfloat16
+        assert products.fp32_precision == "tf32"
+    finally:
+        products.fp32_precision = found
+
+
 def test_the_rows_are_the_statistics_of_the_model_at_that_step(tmp_path):
     model = with_dropout()
     callback = StatsCallback(probe(), tmp_path / "stats.csv", steps=[0, 6], eps=0.05, ratio=0.1)

@@ -39,8 +39,8 @@ def freezings(
     """The untrained model of each task, then every arm of every task, seed by seed.
 
     ``movements``: (n_blocks,) by task, of seeds other than ``seeds``. Arms: none frozen, the third
-    that moved most, the third that moved least, and ``n_random`` random sets of as many blocks, the
-    same for every seed, of which the first and the last block are never part.
+    that moved most, the third that moved least, and ``n_random`` random sets of as many blocks,
+    drawn from all of them, the same for every seed.
     """
     found = [Freezing(task, None, START, ()) for task in tasks]
     rng = np.random.default_rng(seed)
@@ -49,8 +49,8 @@ def freezings(
         most, least = thirds(movement)
         sets = {NONE: (), MOST: most, LEAST: least}
         for number in range(n_random):
-            options = dict(n_drop=len(most), rng=rng, protect_ends=True)
-            sets[f"{RANDOM} {number}"] = plan_random(len(movement), **options).drop
+            drawn = plan_random(len(movement), n_drop=len(most), rng=rng)
+            sets[f"{RANDOM} {number}"] = drawn.drop
         arms.append((task, sets))
     for number in seeds:
         found += [
