@@ -442,6 +442,13 @@ def test_the_users_sentiment_files():
     assert sum(row.answer for row in sets["sst2"].rows) == 444
 
 
+def test_the_users_stories():
+    rows = read_shared("tinystories").rows
+    assert rows[0].text.startswith("One day, a little girl named Lily found a needle")
+    assert not any("<|" in row.text or row.text != row.text.strip() for row in rows)
+    assert sum(len(row.text.encode()) for row in rows) > 3_500_000
+
+
 def test_the_users_wikitext():
     (row,) = read_shared("wikitext2").rows
     assert row.text.startswith("\n\n = Robert Boulter = \n")

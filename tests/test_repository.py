@@ -31,7 +31,7 @@ ROWS = [
     {"arms", "checkpoint", "forensics", "mechanisms", "stability"},
     {"evaluation", "options", "retention", "verdicts"},
     {"rights"},
-    {"healing", "mitigation", "thresholds"},
+    {"dynamics", "healing", "mitigation", "thresholds"},
     {"claims", "figures", "report"},
     {"comparison"},
     {"commands"},

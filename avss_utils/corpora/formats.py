@@ -90,6 +90,13 @@ def read_pages(path: Path) -> Iterator[dict]:
         yield {"text": line}
 
 
+def read_stories(path: Path) -> Iterator[dict]:
+    """Texts with a line <|endoftext|> between them."""
+    for text in read_text(path).split("<|endoftext|>"):
+        if text.strip():
+            yield {"text": text}
+
+
 def read_whole(path: Path) -> Iterator[dict]:
     """The whole file as one text."""
     yield {"id": path.stem, "text": read_text(path)}
