@@ -125,6 +125,15 @@ SPECS: dict[str, Spec] = {
         split="pages",
         parts=(0.5, 0.1),
     ),
+    "tinystories": Spec(
+        kind="text",
+        parse=formats.parse_text,
+        files=("tinystories/tinystories_4MB.txt",),
+        read=formats.read_stories,
+        hub=Hub("roneneldan/TinyStories", split="validation", limit=5000, gather=_untagged),
+        split="stories",
+        parts=(0.8, 0.1),
+    ),
     "wikitext2": Spec(
         kind="text",
         parse=formats.parse_untouched,
