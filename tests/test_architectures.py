@@ -20,6 +20,7 @@ from avss_utils.hallucination.events import PAIRED
 from avss_utils.models import LoadedModel, load_model
 from avss_utils.runs import UsageError
 from avss_utils.sensitivity import Scored, Sensitivity
+from avss_utils.statistics import Estimate
 
 SIZES = study.Sizes(
     n_asked=6,
@@ -126,7 +127,9 @@ def test_a_real_model_has_its_peaks_on_a_real_set(monkeypatch, tmp_path):
     monkeypatch.setattr(peaks, "set_events", lambda *_, **__: (events, {}))
     loaded = load_model(save_tiny(tmp_path / "tiny"), device="cpu")
     options = dict(eps=1e-3, ratio=0.05, seed=0, batch_tokens=512)
-    table = peaks.real_peaks("sciq_open", 3, 3, 9, options, loaded)
+    sizes = dict(n_calibration=3, n_questions=3)
+    asked = peaks.real_studies("sciq_open", [loaded], options=options, **sizes)
+    table = peaks.real_peaks(asked.studies[0], n_shuffles=9)
     assert set(table.model) == {"tiny"}
     assert len(table) == len(peaks.SCORES) * len(peaks.PLACES)
     assert table.value.between(0, 1).all()
@@ -248,7 +251,7 @@ def test_inflation_and_condition_by_hand():
     x = pd.DataFrame({"a": [1.0, 2, 3, 4], "b": [1.0, -1, -1, 1]})  # uncorrelated
     np.testing.assert_allclose(effects.inflation(x), 1)
     assert effects.condition_number(x) == pytest.approx(1)
-    near = x.assign(b=x.a + [0.1, -0.1, -0.1, 0.1])  # R^2 = 5 / 5.04
+    near = x.assign(b=x.a + 0.1 * x.b)  # R^2 = 5 / 5.04
     np.testing.assert_allclose(effects.inflation(near), 5.04 / 0.04)
     assert effects.condition_number(x.assign(b=2 * x.a)) == np.inf
 
@@ -329,9 +332,20 @@ def test_slopes_of_several_outcomes_leave_out_what_is_not_there_for_all():
         pd.concat(parts), family, ["recall, known", "bits per byte"], effects.WIDTH
     )
     assert set(table.outcome) == {"recall, known"}
-    assert reading.direction(0.1, 0.2) == "rises"
-    assert reading.direction(-0.2, -0.1) == "falls"
-    assert reading.direction(-np.inf, np.inf) == "undecided"
+    slope = reading.slope_of(table, effects.DEPTH, "recall, known")
+    assert slope.value == pytest.approx(0.3)
+    assert reading.direction(Estimate(0.15, 0.1, 0.2, 9)) == "rises"
+    assert reading.direction(Estimate(-0.15, -0.2, -0.1, 9)) == "falls"
+    assert reading.direction(Estimate(0.15, -np.inf, np.inf, 9)) == "undecided"
+
+
+def test_the_grid_is_what_differs_in_nothing_but_its_size():
+    family = [*grid(), small("heads", depth=4, width=64, heads=2)]
+    assert [row.name for row in effects.plain(family)] == [row.name for row in grid()[:-1]]
+    table = reading.grid(planted(family, noise=0.0, seed=0), family)
+    assert table.arm.drop_duplicates().to_list() == ["width 32", "width 64", "width 128"]
+    assert table.depth.to_list() == [2, 4, 8] * 3
+    assert (table.n == 3).all()
 
 
 def test_recall_counts_blocks_until_too_little_is_kept(monkeypatch):

@@ -10,9 +10,8 @@ from avss_utils.runs import UsageError
 from avss_utils.statistics import LEVEL, Estimate
 
 DEPTH, WIDTH, SIZE = "log2 depth", "log2 width", "log2 parameters"
-# what a row of the family may differ in beside its size, each 0 where it is as usual
+# what a row of the family may differ in beside its size
 FACTORS = ("log2 width of a head", "log2 heads a key", "untied", "window", "post-norm", "gpt2")
-USUAL_HEAD = 64
 MOST_INFLATION, WORST_CONDITION = 10.0, 30.0
 
 
@@ -38,6 +37,13 @@ def design(family: Iterable[Architecture]) -> pd.DataFrame:
         for row in family
     ]
     return pd.DataFrame(rows, columns=["architecture", DEPTH, WIDTH, SIZE, *FACTORS])
+
+
+def plain(family: Sequence[Architecture]) -> list[Architecture]:
+    """The cells of the grid: those in which every factor is as in most of the family."""
+    table = design(family)[[*FACTORS]]
+    usual = (table == table.mode().iloc[0]).all(axis=1)
+    return [row for row, is_usual in zip(family, usual, strict=True) if is_usual]
 
 
 def inflation(terms: pd.DataFrame) -> pd.Series:
@@ -79,9 +85,8 @@ def slopes(values: pd.DataFrame, family: Sequence[Architecture], size: str) -> p
     from statsmodels.api import OLS, add_constant  # a second to import
 
     means = values.groupby("architecture", sort=False).value.mean()
-    table = design(family).set_index("architecture").loc[means.index]
-    terms = table[[DEPTH, size, *(f for f in FACTORS if table[f].nunique() > 1)]]
-    spread = check_design(terms)
+    terms, spread = design_of([row for row in family if row.name in means.index], size)
+    means = means.loc[terms.index]
     fit = OLS(means.to_numpy(), add_constant(terms.to_numpy(), has_constant="add")).fit()
     free = fit.df_resid >= 1
     bounds = fit.conf_int(1 - LEVEL)[1:] if free else [(-np.inf, np.inf)] * terms.shape[1]
@@ -96,8 +101,13 @@ def slopes(values: pd.DataFrame, family: Sequence[Architecture], size: str) -> p
     return pd.DataFrame(rows, columns=names)
 
 
-def check_design(terms: pd.DataFrame) -> pd.Series:
-    """The ``inflation`` of each term; UsageError where they cannot be told apart."""
+def design_of(family: Sequence[Architecture], size: str) -> tuple[pd.DataFrame, pd.Series]:
+    """The terms of ``slopes`` by architecture, and the ``inflation`` of each.
+
+    Raises UsageError where they cannot be told apart.
+    """
+    table = design(family).set_index("architecture")
+    terms = table[[DEPTH, size, *(f for f in FACTORS if table[f].nunique() > 1)]]
     if len(terms) <= terms.shape[1]:
         raise UsageError(
             f"{len(terms)} architectures cannot tell {terms.shape[1]} terms apart: train more of "
@@ -111,7 +121,7 @@ def check_design(terms: pd.DataFrame) -> pd.Series:
             f"inflation {spread.max():.3g}, condition number {condition:.3g}): add architectures "
             "off the diagonal"
         )
-    return spread
+    return terms, spread
 
 
 def differences(values: pd.DataFrame, centre: str) -> pd.DataFrame:

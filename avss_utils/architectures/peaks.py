@@ -5,6 +5,7 @@ with labels swapped at random.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -105,24 +106,33 @@ def present(names: Sequence[str]) -> list[str]:
     return [name for name in names if is_here(name)]
 
 
-def real_peaks(
-    name: str,
-    n_calibration: int,
-    n_questions: int,
-    n_shuffles: int,
-    options: dict,
-    loaded,
-) -> pd.DataFrame:
-    """``peak_table`` of a loaded model on an open question set, with columns model and n_blocks.
+@dataclass(frozen=True)
+class RealStudies:
+    """A study of each real model on the same questions, and the questions' identity."""
+
+    studies: Sequence[SetStudy]
+    identity: dict
+
+
+def real_studies(
+    name: str, models: Sequence, *, n_calibration: int, n_questions: int, options: dict
+) -> RealStudies:
+    """Studies of loaded models on an open question set; nothing runs before it is asked for.
 
     ``options``: eps, ratio, seed and batch_tokens of ``SetStudy``.
     """
     sizes = (("calibration", n_calibration), ("evaluation", n_questions))
-    before, after = (
-        set_events(name, part=part, n_questions=n, wording=PLAIN, seed=options["seed"])[0]
+    (before, identity), (after, _) = (
+        set_events(name, part=part, n_questions=n, wording=PLAIN, seed=options["seed"])
         for part, n in sizes
     )
-    study = SetStudy(loaded, before, after, sites=("residual",), **options)
+    found = [SetStudy(own, before, after, sites=("residual",), **options) for own in models]
+    return RealStudies(found, identity)
+
+
+def real_peaks(study: SetStudy, *, n_shuffles: int) -> pd.DataFrame:
+    """``peak_table`` of a real model, with its name and number of blocks before."""
     table = peak_table(score_profiles(study, n_shuffles=n_shuffles))
-    of_model = {"model": loaded.identity["short"], "n_blocks": loaded.identity["n_blocks"]}
+    identity = study.loaded.identity
+    of_model = {"model": identity["short"], "n_blocks": identity["n_blocks"]}
     return table.assign(**of_model)[[*of_model, *table.columns]]

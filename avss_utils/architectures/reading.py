@@ -9,6 +9,7 @@ from avss_utils.architectures import effects
 from avss_utils.architectures.facts import HELD_OUT, KNOWN, RARE
 from avss_utils.architectures.family import Architecture
 from avss_utils.architectures.peaks import CENTRE, EAVSS, PLACES, SCORES, places
+from avss_utils.statistics import Estimate
 
 PRIMARY = f"hallucination, {HELD_OUT}"
 # name -> (measure, group) in the rows of ``study.member_rows``
@@ -99,6 +100,25 @@ def profile_places(rows: pd.DataFrame, measure: str, group: str = "") -> pd.Data
     return pd.DataFrame(found, columns=["architecture", "seed", "place", "value"])
 
 
-def direction(low: float, high: float) -> str:
-    """rises, falls or undecided: what an interval of a slope says."""
-    return "rises" if low > 0 else "falls" if high < 0 else "undecided"
+def grid(values: pd.DataFrame, family: Sequence[Architecture]) -> pd.DataFrame:
+    """``over_seeds`` of the ``effects.plain`` cells, narrow ones first and then by depth.
+
+    With columns arm ("width ..."), depth and parameters (of the blocks).
+    """
+    rows = sorted(effects.plain(family), key=lambda row: (row.width, row.depth))
+    table = pd.DataFrame(
+        [(r.name, f"width {r.width}", r.depth, r.parameters) for r in rows],
+        columns=["architecture", "arm", "depth", "parameters"],
+    )
+    return table.merge(over_seeds(values), on="architecture")
+
+
+def slope_of(slopes: pd.DataFrame, term: str, outcome: str = PRIMARY) -> Estimate:
+    """One slope of a ``slope_table`` with its interval."""
+    row = slopes[(slopes.outcome == outcome) & (slopes.term == term)].iloc[0]
+    return Estimate(float(row.value), float(row.low), float(row.high), int(row.n))
+
+
+def direction(slope: Estimate) -> str:
+    """rises, falls or undecided: what a slope's interval says."""
+    return "rises" if slope.low > 0 else "falls" if slope.high < 0 else "undecided"
