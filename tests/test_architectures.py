@@ -28,7 +28,6 @@ SIZES = study.Sizes(
     n_shuffles=9,
     n_texts=3,
     n_loss_tokens=60,
-    max_new_tokens=4,
     eps=1e-3,
     ratio=0.05,
     batch_tokens=512,
@@ -38,7 +37,7 @@ SIZES = study.Sizes(
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
     unit = (small(depth=3), 1, 0.4)
-    return study.member_rows({0.4: mixture()}, RECIPE, SIZES, CPU, 0, unit)
+    return study.member_rows({0.4: mixture()}, {"small": RECIPE}, SIZES, CPU, 0, unit)
 
 
 # labels and rates
@@ -153,7 +152,9 @@ def test_a_unit_gives_every_measure(rows):
         own = rows[(rows.measure == "EAVSS") & (rows.group == group)]
         assert own.value.sum() == pytest.approx(1)
     places = rows[rows.measure.isin([f"{s} {p}" for s in peaks.SCORES for p in peaks.PLACES])]
-    assert len(places) == 3 * len(peaks.SCORES) * len(peaks.PLACES)
+    assert len(places) == 4 * len(peaks.SCORES) * len(peaks.PLACES)
+    wide = places.pivot(index="measure", columns="group", values="value")
+    np.testing.assert_allclose(wide.excess, wide.value - wide.shuffled)
     kept = rows[rows.measure.str.startswith("removable")]
     assert set(kept.group) == {"recall", "bits per byte"}
     assert kept.value.dropna().between(0, 2 / 3).all()
@@ -317,7 +318,7 @@ def test_every_outcome_and_place_is_in_the_rows_of_a_unit(rows):
     assert set(found.place) == set(peaks.PLACES)
     assert found.value.between(0, 1).all()
     shares = reading.peak_shares(rows, n_permutations=9, seed=0)
-    assert len(shares) == len(peaks.SCORES) * len(peaks.PLACES)
+    assert len(shares) == 2 * len(peaks.SCORES) * len(peaks.PLACES)
     assert shares.beyond.isin([0, 1]).all()
 
 

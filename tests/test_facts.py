@@ -91,6 +91,16 @@ def test_no_held_out_entity_is_in_any_training_text():
     assert len(set(words)) == len(words)
 
 
+def test_every_answer_has_room():
+    found = mixture()
+    longest = max(
+        len(found.tokenizer(f" {value}", add_special_tokens=False)["input_ids"])
+        for relation in list(RELATIONS)[:3]
+        for value in RELATIONS[relation].values
+    )
+    assert found.answer_tokens == longest + 1
+
+
 def test_nothing_is_taught_as_unknown_at_a_share_of_zero():
     facts = made.make_facts(replace(SPEC, taught_share=0.0), seed=0)
     assert made.TAUGHT not in {fact.group for fact in facts}

@@ -4,12 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
-from test_facts import SPEC, mixture
+from test_facts import SPEC, STORIES, mixture
 
 from avss_utils.architectures import facts as made
+from avss_utils.architectures import making
 from avss_utils.architectures.effects import condition_number, design, inflation
 from avss_utils.architectures.family import (
     Architecture,
@@ -18,10 +20,13 @@ from avss_utils.architectures.family import (
     family_identity,
     read_family,
 )
+from avss_utils.architectures.making import make_member
 from avss_utils.architectures.mixture import train_tokenizer
+from avss_utils.architectures.rates import best_recipes, rate_rows, trials
 from avss_utils.architectures.relations import RELATIONS
 from avss_utils.architectures.training import Recipe, save_member, train_member
 from avss_utils.blocks import decoder_blocks
+from avss_utils.corpora import load_open
 from avss_utils.generation import greedy_answers
 from avss_utils.models import load_model
 from avss_utils.runs import UsageError
@@ -187,8 +192,41 @@ def test_a_saved_member_loads_as_any_model(row, tmp_path):
     with torch.inference_mode():
         found = [m(**batch).logits for m in (member.model, again.model)]
     torch.testing.assert_close(*found)
-    save_member(member, folder)  # an earlier one of its kind is replaced
+    told = [fact for fact in mixture(SPEC).facts if fact.group == made.KNOWN]
+    save_member(member, folder, facts=told)  # an earlier one of its kind is replaced
+    asked = load_open(str(folder / "questions.jsonl")).rows
+    assert asked == tuple(fact.question for fact in told)
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "file").write_text("x")
     with pytest.raises(UsageError, match="holds other files"):
         save_member(member, tmp_path / "else")
+
+
+def test_one_call_makes_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "params").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    row = "mine: {kind: llama, depth: 2, width: 32, heads: 2}"
+    (tmp_path / "params" / "architectures.yml").write_text(row)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(making, "first_available", lambda names: STORIES)
+    sizes = dict(fact_share=0.5, vocabulary=400, length=32, device="cpu")
+    folder = make_member("mine", tmp_path / "out", SPEC, RECIPE, **sizes)
+    assert load_model(folder, device="cpu").identity["n_blocks"] == 2
+    with pytest.raises(UsageError, match="there is no architecture 'yours'"):
+        make_member("yours", tmp_path / "else", SPEC, RECIPE, **sizes)
+
+
+def test_the_rate_of_least_development_loss_is_taken():
+    family = [small(), small("wide", width=64)]
+    tried = trials(family, [1e-6, 1e-2])
+    assert [(row.name, rate) for row, rate in tried[:2]] == [("small", 1e-6), ("small", 1e-2)]
+    assert trials(family, [1e-2]) == []
+    options = dict(share=0.5, n_tokens=100, batch_tokens=256)
+    mixed = mixture()
+    rows = [rate_rows(mixed, RECIPE, CPU, 0, trial, **options) for trial in tried]
+    chosen = best_recipes(family, RECIPE, pd.concat(rows, ignore_index=True))
+    assert {name: own.learning_rate for name, own in chosen.items()} == {
+        "small": 1e-2,
+        "wide": 1e-2,
+    }  # the other hardly moves
+    assert best_recipes(family, RECIPE, None) == {"small": RECIPE, "wide": RECIPE}

@@ -166,7 +166,7 @@ def of_group(facts: Sequence[Fact], group: str, *, n: int, seed: int) -> list[Fa
     return drawn
 
 
-def facts_sha256(facts: Sequence[Fact], lines: Sequence[str]) -> str:
-    """Hex sha256 of all facts and all that is told of them."""
+def facts_sha256(facts: Sequence[Fact], lines: Sequence[str], tokens: bytes) -> str:
+    """Hex sha256 of all facts, all that is told of them, and the tokens of the training text."""
     content = json.dumps([[asdict(fact) for fact in facts], list(lines)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    return hashlib.sha256(content.encode() + tokens).hexdigest()

@@ -14,6 +14,7 @@ from avss_utils.architectures.facts import (
     facts_sha256,
     make_facts,
 )
+from avss_utils.architectures.relations import RELATIONS, UNKNOWN
 from avss_utils.corpora import load_texts, standard_split
 from avss_utils.corpora.rows import Corpus
 from avss_utils.runs import UsageError
@@ -27,15 +28,25 @@ class Mixture:
     """What every member of a family is trained on.
 
     ``facts``: all of them, told or not; ``rows``: tokens in training order, (n_rows, length) of
-    int64 on the CPU; ``held_out``: texts of the same kind as the stories that are in no row;
-    ``identity``: name, sha256 and n (facts), as a run records its data.
+    int64 on the CPU; ``development`` and ``held_out``: texts of the same kind as the stories that
+    are in no row, to choose by and to judge by; ``identity``: name, sha256 (of facts and rows) and
+    n (facts), as a run records its data.
     """
 
     facts: tuple[Fact, ...]
     tokenizer: object
     rows: torch.Tensor
+    development: tuple
     held_out: tuple
     identity: dict
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the longest answer to any of the facts, and one more to end it."""
+        relations = {fact.relation for fact in self.facts}
+        answers = [UNKNOWN, *(v for name in relations for v in RELATIONS[name].values)]
+        spelt = self.tokenizer([f" {text}" for text in answers], add_special_tokens=False)
+        return max(map(len, spelt["input_ids"])) + 1
 
 
 def first_available(names: Sequence[str]) -> Corpus:
@@ -62,7 +73,7 @@ def make_mixture(
 
     ``fact_share``: share of the tokens that state facts, above 0 to 1: the facts decide their own
     number, and stories, repeated where there are too few, fill up. They are those of the set's
-    calibration part; its evaluation part is held out.
+    calibration part; the other two parts are left out of the rows.
     """
     parts = standard_split(stories)
     texts = [row.text for row in parts["calibration"]]
@@ -71,10 +82,10 @@ def make_mixture(
     tokenizer = train_tokenizer([*texts, *lines], vocabulary=vocabulary)
     rng = np.random.default_rng([seed, 3])
     rows = packed(tokenizer, texts, lines, fact_share=fact_share, length=length, rng=rng)
-    content = facts_sha256(facts, lines)
+    content = facts_sha256(facts, lines, rows.numpy().tobytes())
     name = f"facts, {spec.taught_share:g} of the entities taught as unknown"
     identity = {"name": name, "source": "made here", "sha256": content, "n": len(facts)}
-    return Mixture(facts, tokenizer, rows, parts["evaluation"], identity)
+    return Mixture(facts, tokenizer, rows, parts["development"], parts["evaluation"], identity)
 
 
 def train_tokenizer(texts: Sequence[str], *, vocabulary: int):

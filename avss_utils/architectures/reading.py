@@ -11,6 +11,7 @@ from avss_utils.architectures.family import Architecture
 from avss_utils.architectures.peaks import CENTRE, EAVSS, PLACES, SCORES, places
 from avss_utils.statistics import Estimate
 
+BEYOND = "beyond shuffled"
 PRIMARY = f"hallucination, {HELD_OUT}"
 # name -> (measure, group) in the rows of ``study.member_rows``
 OUTCOMES: dict[str, tuple[str, str]] = {
@@ -21,10 +22,12 @@ OUTCOMES: dict[str, tuple[str, str]] = {
     f"recall, {KNOWN}": ("recall", KNOWN),
     f"recall, {RARE}": ("recall", RARE),
     "bits per byte": ("bits per byte", "stories"),
-    f"{EAVSS}, {CENTRE}": (f"{EAVSS} {CENTRE}", "value"),
+    f"{EAVSS}, {CENTRE}, {BEYOND}": (f"{EAVSS} {CENTRE}", "excess"),
     "removable, bits per byte": ("removable, greedy", "bits per byte"),
     "removable, recall": ("removable, greedy", "recall"),
 }
+# what a peak is taken of -> its group
+PEAKS = {"true labels": "value", BEYOND: "excess"}
 
 
 def outcome(rows: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -68,21 +71,26 @@ def slope_table(
 
 
 def peak_shares(rows: pd.DataFrame, *, n_permutations: int, seed: int) -> pd.DataFrame:
-    """Do peaks lie elsewhere in other architectures? A row a score and place.
+    """Do peaks lie elsewhere in other architectures? A row a score, place and peak.
 
-    Columns: score, place, those of ``effects.between_share``, and beyond: the share of members
-    whose peak is where fewer than a twentieth of those with shuffled labels are.
+    Columns: score, place, peak (with "true labels"; or "beyond shuffled", the distance from the
+    mean with labels at random, whose place can depend on the architecture by itself), those of
+    ``effects.between_share``, and beyond: the share of members whose peak is where fewer than a
+    twentieth of those with shuffled labels are.
     """
     found = []
     for score in SCORES:
         for place in PLACES:
             name = f"{score} {place}"
-            rng = np.random.default_rng(seed)
-            own = effects.between_share(
-                values_of(rows, name, "value"), n_permutations=n_permutations, rng=rng
-            )
             beyond = (values_of(rows, name, "p").value < 0.05).mean()
-            found.append({"score": score, "place": place, **own, "beyond": beyond})
+            for peak, group in PEAKS.items():
+                own = effects.between_share(
+                    values_of(rows, name, group),
+                    n_permutations=n_permutations,
+                    rng=np.random.default_rng(seed),
+                )
+                names = {"score": score, "place": place, "peak": peak}
+                found.append({**names, **own, "beyond": beyond})
     return pd.DataFrame(found)
 
 

@@ -45,7 +45,6 @@ class Sizes:
     n_shuffles: int
     n_texts: int
     n_loss_tokens: int
-    max_new_tokens: int
     eps: float
     ratio: float
     batch_tokens: int
@@ -68,7 +67,7 @@ def units(
 
 def member_rows(
     mixtures: Mapping[float, Mixture],
-    recipe: Recipe,
+    recipes: Mapping[str, Recipe],
     sizes: Sizes,
     device: torch.device,
     seed: int,
@@ -78,13 +77,15 @@ def member_rows(
 
     recall, hallucination, abstention: by group, at a number of exposures; HSAV, HSS, EAVSS: at a
     block, sizes with the true labels, and group "shuffled", the mean with labels at random; the
-    same with "centre" or "highest" behind: where they peak in relative depth; avss,
+    same with "centre" or "highest" behind: where they peak in relative depth, with the true labels
+    ("value"), with shuffled ones, the difference ("excess") and its p; avss,
     block-influence, leave-one-out: at a block; removable: share of the blocks that can go, in an
     order (group) of "recall" or "bits per byte"; bits per byte, loss (at a step), parameters and
-    seconds. ``seed`` draws what is asked, the unit's own the weights.
+    seconds. ``recipes``: by architecture; ``seed`` draws what is asked, the unit's own the weights.
     """
     architecture, own_seed, taught = unit
     mixture = mixtures[taught]
+    recipe = recipes[architecture.name]
     member = train_member(architecture, mixture, recipe, seed=own_seed, device=device)
     rows = [
         *_costs(member),
@@ -112,7 +113,7 @@ def _answers(member: Member, mixture: Mixture, sizes: Sizes, seed: int) -> Itera
         for group in GROUPS
         for fact in of_group(mixture.facts, group, n=sizes.n_asked, seed=seed)
     ]
-    given = dict(max_new_tokens=sizes.max_new_tokens, batch_tokens=sizes.batch_tokens)
+    given = dict(max_new_tokens=mixture.answer_tokens, batch_tokens=sizes.batch_tokens)
     yield from answer_rates(answer_table(member, facts, **given))
 
 
@@ -134,8 +135,9 @@ def _scores(member: Member, mixture: Mixture, sizes: Sizes, seed: int) -> Iterat
         for group, profile in (("true", own[0]), ("shuffled", own[1:].mean(0))):
             for block, value in enumerate(profile):
                 yield score, group, block, value, n
-    for row in peak_table(profiles).itertuples():
-        for group in ("value", "shuffled", "p"):
+    peaks = peak_table(profiles)
+    for row in peaks.assign(excess=peaks.value - peaks.shuffled).itertuples():
+        for group in ("value", "shuffled", "excess", "p"):
             yield f"{row.score} {row.place}", group, 0, getattr(row, group), n
 
 
@@ -159,7 +161,7 @@ def _importance(member: Member, mixture: Mixture, sizes: Sizes, seed: int) -> It
 
 def _removable(member, mixture, sizes: Sizes, seed: int, probe, scores) -> Iterator[tuple]:
     facts = of_group(mixture.facts, KNOWN, n=sizes.n_asked, seed=seed)
-    given = dict(max_new_tokens=sizes.max_new_tokens, batch_tokens=sizes.batch_tokens)
+    given = dict(max_new_tokens=mixture.answer_tokens, batch_tokens=sizes.batch_tokens)
     by_criterion = scores.groupby("criterion").score
     orders = {"greedy": greedy_order(probe)} if probe.n_blocks > 1 else {}
     for criterion in ("avss", "block-influence"):

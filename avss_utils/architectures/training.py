@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import pandas as pd
 import torch
 from torch import nn
 
+from avss_utils.architectures.facts import Fact
 from avss_utils.architectures.family import Architecture, build
 from avss_utils.architectures.mixture import Mixture
 from avss_utils.checkpoint import check_target, whole_folder
+from avss_utils.corpora import OpenQuestion
 from avss_utils.devices import auto_dtype
 from avss_utils.runs import UsageError
 
-MARK = "architecture.json"
+MARK, QUESTIONS = "architecture.json", "questions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -128,10 +131,12 @@ def _groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     ]
 
 
-def save_member(member: Member, folder: str | Path) -> Path:
+def save_member(member: Member, folder: str | Path, *, facts: Sequence[Fact] = ()) -> Path:
     """Write a member so that ``models.load_model(folder)`` and transformers load it.
 
-    The folder appears whole or not at all; one with other content is refused (UsageError).
+    ``facts`` go into questions.jsonl, true and false answers, which every command takes as a file
+    of one's own. The folder appears whole or not at all; one with other content is refused
+    (UsageError).
     """
     folder = check_target(folder, mark=MARK)
     with whole_folder(folder) as working:
@@ -140,4 +145,12 @@ def save_member(member: Member, folder: str | Path) -> Path:
         record = {"architecture": asdict(member.architecture), "seed": member.seed}
         text = json.dumps({**record, "training": member.facts}, indent=1)
         (working / MARK).write_text(text + "\n", encoding="utf-8")
+        if facts:
+            lines = [json.dumps(_as_record(fact.question)) for fact in facts]
+            (working / QUESTIONS).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+def _as_record(row: OpenQuestion) -> dict:
+    answers = {"answer": row.answers[0], "distractors": list(row.false_answers)}
+    return {"id": row.row_id, "question": row.question, **answers}
