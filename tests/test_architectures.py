@@ -160,6 +160,13 @@ def test_a_unit_gives_every_measure(rows):
     assert kept.value.dropna().between(0, 2 / 3).all()
 
 
+def test_the_same_unit_gives_the_same_rows(rows):
+    unit = (small(depth=3), 1, 0.4)
+    again = study.member_rows({0.4: mixture()}, {"small": RECIPE}, SIZES, CPU, 0, unit)
+    timed = rows.group.isin(["seconds", "tokens a second"])
+    pd.testing.assert_frame_equal(rows[~timed], again[~timed], check_exact=True)
+
+
 def test_units_go_seed_by_seed_with_controls_never_taught_to_abstain():
     family = [small("a"), small("b")]
     found = study.units(family, ["b"], taught_share=0.4, n_seeds=2)

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from avss_utils.architectures import facts as made
-from avss_utils.architectures.mixture import END, make_mixture, packed, train_tokenizer
+from avss_utils.architectures.mixture import (
+    END,
+    first_available,
+    make_mixture,
+    packed,
+    train_tokenizer,
+)
 from avss_utils.architectures.relations import RELATIONS, UNKNOWN
 from avss_utils.corpora import Corpus, Text, load_texts
 from avss_utils.runs import UsageError
@@ -161,3 +167,15 @@ def test_stories_are_read_up_to_the_last_whole_one(tmp_path, monkeypatch):
     (tmp_path / "tinystories" / "tinystories_4MB.txt").write_text(text)
     monkeypatch.setenv("AVSS_DATA_DIR", str(tmp_path))
     assert [row.text for row in load_texts("tinystories").rows] == ["One day.\nThe end.", "Two."]
+
+
+def test_the_first_set_that_is_there_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("AVSS_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "c4").mkdir()
+    (tmp_path / "c4" / "c4.utf8").write_text("A page.\nAnother page.\n")
+    assert first_available(["tinystories", "c4"]).name == "c4"
+    with pytest.raises(UsageError, match="'tinystories' is nowhere to be had"):
+        first_available(["tinystories"])
+    with pytest.raises(UsageError, match="name a text set"):
+        first_available([])
