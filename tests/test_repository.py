@@ -32,6 +32,7 @@ ROWS = [
     {"evaluation", "options", "retention", "verdicts"},
     {"rights"},
     {"dynamics", "healing", "mitigation", "thresholds"},
+    {"architectures"},
     {"claims", "figures", "report"},
     {"comparison"},
     {"commands"},

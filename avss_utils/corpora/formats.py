@@ -14,6 +14,7 @@ from pathlib import Path
 from avss_utils.corpora.rows import Question, Text, digest, shuffled_question
 from avss_utils.runs import UsageError
 
+STORY_END = "<|endoftext|>"
 DOCUMENT = re.compile(r'^<doc id="([^"]+)"[^\n]*>\n(.*?)^</doc>$', re.DOTALL | re.MULTILINE)
 
 
@@ -84,17 +85,20 @@ def read_documents(path: Path) -> Iterator[dict]:
             yield {"id": row_id, "text": body}
 
 
+def read_stories(path: Path) -> Iterator[dict]:
+    """Texts of several lines, each ended by <|endoftext|>; what stands after the last is cut off.
+
+    A file of a given size ends in the middle of a text.
+    """
+    for text in read_text(path).split(STORY_END)[:-1]:
+        if text.strip():
+            yield {"text": text}
+
+
 def read_pages(path: Path) -> Iterator[dict]:
     """A text a line."""
     for line in _lines(path):
         yield {"text": line}
-
-
-def read_stories(path: Path) -> Iterator[dict]:
-    """Texts with a line <|endoftext|> between them."""
-    for text in read_text(path).split("<|endoftext|>"):
-        if text.strip():
-            yield {"text": text}
 
 
 def read_whole(path: Path) -> Iterator[dict]:

@@ -130,9 +130,9 @@ SPECS: dict[str, Spec] = {
         parse=formats.parse_text,
         files=("tinystories/tinystories_4MB.txt",),
         read=formats.read_stories,
-        hub=Hub("roneneldan/TinyStories", split="train", limit=STREAMED_TEXTS),
+        hub=Hub("roneneldan/TinyStories", limit=5000),
         split="stories",
-        parts=(0.6, 0.1),
+        parts=(0.8, 0.1),
     ),
     "wikitext2": Spec(
         kind="text",
