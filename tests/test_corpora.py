@@ -201,6 +201,12 @@ def test_c4_has_a_page_a_line(data_dir):
     assert rows[0].row_id == hashlib.sha256(b"one page").hexdigest()[:12]
 
 
+def test_stories_are_read_up_to_the_last_whole_one(data_dir):
+    text = "One day.\nThe end.\n<|endoftext|>\nTwo.\n<|endoftext|>\nCut in the mid"
+    write(data_dir, "tinystories/tinystories_4MB.txt", text)
+    assert [row.text for row in load_texts("tinystories").rows] == ["One day.\nThe end.", "Two."]
+
+
 def test_wikitext_is_one_untouched_text_for_evaluation(data_dir):
     text = "\n\n = Title = \n\n\n\n\n Words . \n"
     write(data_dir, "wikitext2/wikitext2_raw_test.txt", text)

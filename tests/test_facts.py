@@ -15,7 +15,7 @@ from avss_utils.architectures.mixture import (
     train_tokenizer,
 )
 from avss_utils.architectures.relations import RELATIONS, UNKNOWN
-from avss_utils.corpora import Corpus, Text, load_texts
+from avss_utils.corpora import Corpus, Text
 from avss_utils.runs import UsageError
 
 SPEC = made.FactSpec((1, 3, 12), entities=3, held_out=4, taught_share=0.4, n_relations=3)
@@ -159,14 +159,6 @@ def test_facts_take_their_share_of_the_tokens():
     assert documents.count("x is y") >= 49  # the last may be cut
     with pytest.raises(UsageError, match="fact_share must be"):
         packed(tokenizer, texts, lines, fact_share=0.0, **options)
-
-
-def test_stories_are_read_up_to_the_last_whole_one(tmp_path, monkeypatch):
-    (tmp_path / "tinystories").mkdir()
-    text = "One day.\nThe end.\n<|endoftext|>\nTwo.\n<|endoftext|>\nCut in the mid"
-    (tmp_path / "tinystories" / "tinystories_4MB.txt").write_text(text)
-    monkeypatch.setenv("AVSS_DATA_DIR", str(tmp_path))
-    assert [row.text for row in load_texts("tinystories").rows] == ["One day.\nThe end.", "Two."]
 
 
 def test_the_first_set_that_is_there_is_taken(tmp_path, monkeypatch):
