@@ -44,17 +44,6 @@ def as_device(device: str | torch.device | None) -> torch.device:
     return device
 
 
-def trainer_options(device: torch.device) -> dict:
-    """What transformers' TrainingArguments need to know of a device; and that it stays silent."""
-    return {
-        "bf16": device.type == "cuda" and auto_dtype(device) == torch.bfloat16,
-        "use_cpu": device.type == "cpu",
-        "dataloader_pin_memory": device.type == "cuda",
-        "report_to": [],
-        "disable_tqdm": True,
-    }
-
-
 def as_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
     """A floating-point dtype from its name, "auto" for ``auto_dtype(device)``, or UsageError."""
     if dtype == "auto":

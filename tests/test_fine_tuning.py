@@ -15,7 +15,6 @@ from avss_utils.dynamics import (
     Recipe,
     StatsCallback,
     TuningTask,
-    collate,
     fine_tune,
     judged,
     tuning_task,
@@ -26,6 +25,7 @@ from avss_utils.models import LoadedModel
 from avss_utils.project import read_csv
 from avss_utils.runs import UsageError
 from avss_utils.sensitivity import Scored
+from avss_utils.trainer import collate
 
 PATTERN = (5, 9, 7, 30, 11, 40)
 ROWS = tuple(Scored((*PATTERN, 50 + i, 60 + i), 2) for i in range(8))
@@ -57,13 +57,6 @@ def changed(before, after) -> list[bool]:
 
 
 # what is learned
-
-
-def test_labels_are_the_answers_tokens_alone():
-    batch = collate([Scored((5, 6, 7, 8), 2), Scored((9, 8, 7), 2)])
-    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [9, 8, 7, 0]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
-    assert batch["labels"].tolist() == [[-100, -100, 7, 8], [-100, 8, 7, -100]]
 
 
 def test_the_losses_are_those_that_training_lowers():

@@ -30,7 +30,7 @@ ROWS = [
     {"hallucination", "pruning", "suites"},
     {"arms", "checkpoint", "forensics", "mechanisms", "stability"},
     {"evaluation", "options", "retention", "verdicts"},
-    {"rights"},
+    {"rights", "trainer"},
     {"dynamics", "healing", "mitigation", "thresholds"},
     {"architectures"},
     {"claims", "figures", "report"},

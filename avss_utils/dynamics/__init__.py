@@ -3,7 +3,7 @@
 from avss_utils.dynamics.looking import undisturbed
 from avss_utils.dynamics.measures import prone_scores, weight_movement
 from avss_utils.dynamics.rows import COLUMNS, FOLLOWED, WHOLE, log_steps
-from avss_utils.dynamics.tasks import Part, TuningTask, collate, judged, tuning_task
+from avss_utils.dynamics.tasks import Part, TuningTask, judged, tuning_task
 from avss_utils.dynamics.training import METHODS, Recipe, fine_tune
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "Recipe",
     "StatsCallback",
     "TuningTask",
-    "collate",
     "fine_tune",
     "judged",
     "log_steps",

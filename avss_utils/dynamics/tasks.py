@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
 from avss_utils.corpora import (
@@ -19,14 +18,13 @@ from avss_utils.corpora import (
     standard_split,
 )
 from avss_utils.evaluation import answer_questions
-from avss_utils.likelihood import choice_units, pad
+from avss_utils.likelihood import choice_units
 from avss_utils.models import LoadedModel
 from avss_utils.runs import UsageError
 from avss_utils.sensitivity import Scored, drop_losses
 from avss_utils.windows import text_windows
 
 PARTS = ("calibration", "development", "evaluation")  # the first is what is trained on
-IGNORED = -100  # the label of a token that the loss does not count
 
 
 @dataclass(frozen=True)
@@ -72,16 +70,6 @@ def tuning_task(
             found[part].append(_part(loaded, set_name, split[part][:n], length))
         identities.append(corpus.identity)
     return TuningTask(name, *(_joined(found[part]) for part in PARTS)), identities
-
-
-def collate(rows: Sequence[Scored]) -> dict[str, torch.Tensor]:
-    """A right-padded batch, (B, T) each: input_ids, attention_mask, and labels of the answers."""
-    ids, mask = pad([row.ids for row in rows], side="right")
-    labels = torch.full_like(ids, IGNORED)
-    for label, row in zip(labels, rows, strict=True):
-        end = len(row.ids)
-        label[end - row.n_scored : end] = torch.tensor(row.ids[end - row.n_scored :])
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 def row_losses(model: nn.Module, part: Part, *, batch_tokens: int) -> np.ndarray:

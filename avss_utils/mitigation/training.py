@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from avss_utils.blocks import decoder_blocks
-from avss_utils.devices import trainer_options
 from avss_utils.mitigation.arms import Arm, rank_of
 from avss_utils.mitigation.losses import CONTRASTS
 from avss_utils.mitigation.reading import Lesson, collate, read_answers
 from avss_utils.runs import UsageError
+from avss_utils.trainer import adapted, training_arguments
 
 
 @dataclass(frozen=True)
@@ -99,21 +99,10 @@ def with_adapters(model: nn.Module, arm: Arm, recipe: Recipe, *, seed: int) -> n
     Rank-stabilised (Kalajdzievski 2023, arXiv 2312.03732), because arms of many blocks have small
     ranks and arms of few large ones. Raises UsageError for blocks that the model does not have.
     """
-    from peft import LoraConfig, get_peft_model  # seconds to import
-    from transformers import set_seed
-    from transformers.pytorch_utils import Conv1D
-
     base = copy.deepcopy(model).float()
-    set_seed(seed)
-    config = LoraConfig(
-        r=rank_of(arm, recipe.ranks),
-        lora_alpha=16,
-        use_rslora=True,
-        target_modules=linear_layers(base, arm.trained),
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(base, config)
+    layers = linear_layers(base, arm.trained)
+    rank = rank_of(arm, recipe.ranks)
+    return adapted(base, rank=rank, alpha=16, seed=seed, layers=layers, stabilised=True)
 
 
 def linear_layers(model: nn.Module, numbers: Sequence[int]) -> list[str]:
@@ -179,27 +168,23 @@ def _trainer_class():
 
 
 def _arguments(recipe: Recipe, device: torch.device, folder: Path, *, seed: int):
-    from transformers import TrainingArguments
-
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.questions,
-        per_device_eval_batch_size=recipe.questions,
+    every = recipe.evaluate_every
+    return training_arguments(
+        folder,
+        device,
+        steps=recipe.steps,
+        batch_rows=recipe.questions,
         learning_rate=recipe.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=max(1, recipe.steps // 10),
         seed=seed,
-        remove_unused_columns=False,
+        per_device_eval_batch_size=recipe.questions,
         eval_strategy="steps",
-        eval_steps=recipe.evaluate_every,
+        eval_steps=every,
         save_strategy="steps",
-        save_steps=recipe.evaluate_every,
+        save_steps=every,
         save_total_limit=2,
         logging_strategy="steps",
-        logging_steps=recipe.evaluate_every,
+        logging_steps=every,
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
-        **trainer_options(device),
     )
