@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from data_sources import write
 
 from avss_utils.architectures import facts as made
 from avss_utils.architectures.mixture import (
@@ -15,7 +16,7 @@ from avss_utils.architectures.mixture import (
     train_tokenizer,
 )
 from avss_utils.architectures.relations import RELATIONS, UNKNOWN
-from avss_utils.corpora import Corpus, Text
+from avss_utils.corpora import Corpus, Text, disjoint_parts, load_texts
 from avss_utils.runs import UsageError
 
 SPEC = made.FactSpec((1, 3, 12), entities=3, held_out=4, taught_share=0.4, n_relations=3)
@@ -171,3 +172,22 @@ def test_the_first_set_that_is_there_is_taken(tmp_path, monkeypatch):
         first_available(["tinystories"])
     with pytest.raises(UsageError, match="name a text set"):
         first_available([])
+    with pytest.raises(UsageError, match="there is no text set 'tinystory'"):
+        first_available(["tinystory", "c4"])  # a slip of the pen is not a set that is missing
+    write(tmp_path, "tinystories/tinystories_4MB.txt", "One story, and no mark at its end.")
+    with pytest.raises(UsageError, match="holds no rows"):
+        first_available(["tinystories", "c4"])
+
+
+def test_members_are_never_judged_by_texts_that_they_are_trained_on(tmp_path):
+    parts = disjoint_parts(STORIES)
+    found = mixture()
+    assert (found.development, found.held_out) == (parts["development"], parts["evaluation"])
+    text = found.tokenizer.decode(found.rows.flatten().tolist())
+    assert not any(row.text in text for row in (*found.development, *found.held_out))
+    assert sum(row.text in text for row in parts["calibration"]) > 10
+    own = tmp_path / "mine.txt"
+    own.write_text("A page.\n\nAnother page.\n")
+    for corpus in (load_texts(str(own)), Corpus("wikitext2", (Text("a", "b"),), STORIES.identity)):
+        with pytest.raises(UsageError, match="rows: choose a set that is split"):
+            make_mixture(corpus, SPEC, seed=0, **MIXED)

@@ -15,8 +15,7 @@ from avss_utils.architectures.facts import (
     make_facts,
 )
 from avss_utils.architectures.relations import RELATIONS, UNKNOWN
-from avss_utils.corpora import load_texts, standard_split
-from avss_utils.corpora.rows import Corpus
+from avss_utils.corpora import Corpus, NowhereError, check_set, disjoint_parts, load_texts
 from avss_utils.runs import UsageError
 
 PAD, END = "<pad>", "<|endoftext|>"
@@ -50,14 +49,21 @@ class Mixture:
 
 
 def first_available(names: Sequence[str]) -> Corpus:
-    """The first of these text sets that is to be had; UsageError says why none is."""
+    """The first of these text sets that is to be had.
+
+    Raises UsageError where none is, for an unknown name, and for a file that is there but broken.
+    """
+    if not names:
+        raise UsageError("name a text set to train on, such as tinystories")
+    for name in names:
+        check_set(name, text=True)
     reasons = []
     for name in names:
         try:
             return load_texts(name)
-        except UsageError as error:
-            reasons.append(str(error))
-    raise UsageError(reasons[0] if reasons else "name a text set to train on, such as tinystories")
+        except NowhereError as error:
+            reasons.append(error)
+    raise reasons[0]
 
 
 def make_mixture(
@@ -73,9 +79,10 @@ def make_mixture(
 
     ``fact_share``: share of the tokens that state facts, above 0 to 1: the facts decide their own
     number, and stories, repeated where there are too few, fill up. They are those of the set's
-    calibration part; the other two parts are left out of the rows.
+    calibration part; the other two parts are left out of the rows. Raises UsageError for a set
+    that is not split.
     """
-    parts = standard_split(stories)
+    parts = disjoint_parts(stories)
     texts = [row.text for row in parts["calibration"]]
     facts = make_facts(spec, seed=seed)
     lines = fact_lines(facts, spec, seed=seed)

@@ -12,15 +12,14 @@ from avss_utils.corpora import (
     Question,
     Text,
     answer_prompt,
+    disjoint_parts,
     load_open,
     load_questions,
     load_texts,
-    standard_split,
 )
 from avss_utils.evaluation import answer_questions
 from avss_utils.likelihood import choice_units
 from avss_utils.models import LoadedModel
-from avss_utils.runs import UsageError
 from avss_utils.sensitivity import Scored, drop_losses
 from avss_utils.windows import text_windows
 
@@ -63,10 +62,8 @@ def tuning_task(
     identities = []
     for set_name in sets:
         corpus = _load(set_name)
-        split = standard_split(corpus)
+        split = disjoint_parts(corpus)
         for part, n in zip(PARTS, sizes, strict=True):
-            if not split[part]:
-                raise UsageError(f"{set_name!r} has no {part} rows: choose a set that is split")
             found[part].append(_part(loaded, set_name, split[part][:n], length))
         identities.append(corpus.identity)
     return TuningTask(name, *(_joined(found[part]) for part in PARTS)), identities
