@@ -11,6 +11,7 @@ from test_facts import SPEC, mixture
 from test_family import CPU, RECIPE, small
 from tiny import FAMILIES, save_tiny
 
+from avss_utils.activations import text_batches
 from avss_utils.architectures import effects, measures, peaks, reading, study
 from avss_utils.architectures import facts as made
 from avss_utils.architectures.family import build
@@ -158,6 +159,32 @@ def test_a_unit_gives_every_measure(rows):
     kept = rows[rows.measure.str.startswith("removable")]
     assert set(kept.group) == {"recall", "bits per byte"}
     assert kept.value.dropna().between(0, 2 / 3).all()
+
+
+def test_blocks_are_ranked_on_other_stories_than_those_that_judge_the_ranking(monkeypatch):
+    seen: dict[str, list] = {"ranked": [], "judged": []}
+
+    def ranked(model, rows, **options):
+        seen["ranked"] += [row.ids for row in rows]
+        return Sensitivity(model, rows, **options)
+
+    def judged(model, rows, order, **_) -> int:
+        seen["judged"] += [row.ids for row in rows]
+        return 0
+
+    def statistics(tokenizer, texts, **options):
+        seen["texts"] = list(texts)
+        return text_batches(tokenizer, texts, **options)
+
+    monkeypatch.setattr(study, "Sensitivity", ranked)
+    monkeypatch.setattr(study, "text_drops", judged)
+    monkeypatch.setattr(study, "text_batches", statistics)
+    mixed = mixture()
+    study.member_rows({0.4: mixed}, {"small": RECIPE}, SIZES, CPU, 0, (small(), 0, 0.4))
+    assert seen["ranked"]
+    assert seen["judged"]
+    assert not set(seen["ranked"]) & set(seen["judged"])
+    assert set(seen["texts"]) <= set(mixed.development)
 
 
 def test_the_same_unit_gives_the_same_rows(rows):

@@ -15,8 +15,16 @@ from avss_utils.architectures.facts import (
     make_facts,
 )
 from avss_utils.architectures.relations import RELATIONS, UNKNOWN
-from avss_utils.corpora import Corpus, NowhereError, check_set, disjoint_parts, load_texts
+from avss_utils.corpora import (
+    Corpus,
+    NowhereError,
+    Text,
+    check_set,
+    disjoint_parts,
+    load_texts,
+)
 from avss_utils.runs import UsageError
+from avss_utils.windows import Window, text_windows
 
 PAD, END = "<pad>", "<|endoftext|>"
 LEAST_VOCABULARY = 260  # the bytes and the special tokens
@@ -35,8 +43,8 @@ class Mixture:
     facts: tuple[Fact, ...]
     tokenizer: object
     rows: torch.Tensor
-    development: tuple
-    held_out: tuple
+    development: tuple[Text, ...]
+    held_out: tuple[Text, ...]
     identity: dict
 
     @property
@@ -46,6 +54,11 @@ class Mixture:
         answers = [UNKNOWN, *(v for name in relations for v in RELATIONS[name].values)]
         spelt = self.tokenizer([f" {text}" for text in answers], add_special_tokens=False)
         return max(map(len, spelt["input_ids"])) + 1
+
+    def windows(self, texts: Sequence[Text], *, n_tokens: int) -> list[Window]:
+        """Windows as long as the training rows, of which at most ``n_tokens`` are scored."""
+        length = self.rows.shape[1]
+        return text_windows(self.tokenizer, texts, context=length, max_tokens=n_tokens)
 
 
 def first_available(names: Sequence[str]) -> Corpus:

@@ -10,7 +10,6 @@ from avss_utils.architectures.family import Architecture
 from avss_utils.architectures.mixture import Mixture
 from avss_utils.architectures.training import Recipe, train_member
 from avss_utils.likelihood import window_likelihoods
-from avss_utils.windows import text_windows
 
 
 def trials(
@@ -40,8 +39,7 @@ def rate_rows(
     fewer = replace(mixture, rows=mixture.rows[: round(share * len(mixture.rows))])
     own = replace(recipe, learning_rate=rate)
     member = train_member(architecture, fewer, own, seed=seed, device=device)
-    given = dict(context=mixture.rows.shape[1], max_tokens=n_tokens)
-    windows = text_windows(member.tokenizer, mixture.development, **given)
+    windows = mixture.windows(mixture.development, n_tokens=n_tokens)
     scored = window_likelihoods(member.model, windows, batch_tokens=batch_tokens)
     loss = scored.nll.sum() / scored.n_tokens.sum()
     names = ["architecture", "rate", "development"]

@@ -21,9 +21,10 @@ from avss_utils.architectures.mixture import Mixture
 from avss_utils.architectures.peaks import fact_events, peak_table, score_profiles
 from avss_utils.architectures.training import Member, Recipe, train_member
 from avss_utils.arms import Calibration, scores_table
+from avss_utils.evaluation import bits_per_byte
 from avss_utils.hallucination.study import SetStudy
+from avss_utils.likelihood import window_likelihoods
 from avss_utils.sensitivity import Scored, Sensitivity
-from avss_utils.windows import text_windows
 
 CRITERIA = ("avss", "block-influence", "leave-one-out")
 COLUMNS = ["measure", "group", "at", "value", "n"]
@@ -35,8 +36,9 @@ class Sizes:
     """How much each member is measured on, and by which thresholds.
 
     ``n_asked``: facts of each group; ``n_contrast``: known facts that blocks' scales, and as many
-    that their scores, are taken on; ``n_shuffles`` of labels; ``n_texts`` and ``n_loss_tokens``:
-    held-out stories for statistics and for losses; ``keep``: the share of recall and of bits per
+    that their scores, are taken on; ``n_shuffles`` of labels; ``n_texts``: development stories for
+    statistics; ``n_loss_tokens``: of development stories for the losses that blocks are ranked by,
+    and of held-out ones for those that are reported; ``keep``: the share of recall and of bits per
     byte that pruning has to keep.
     """
 
@@ -142,35 +144,50 @@ def _scores(member: Member, mixture: Mixture, sizes: Sizes, seed: int) -> Iterat
 
 
 def _importance(member: Member, mixture: Mixture, sizes: Sizes, seed: int) -> Iterator[tuple]:
-    model, length = member.model, mixture.rows.shape[1]
-    given = dict(context=length, max_tokens=sizes.n_loss_tokens)
-    windows = text_windows(member.tokenizer, mixture.held_out, **given)
-    rows = [Scored.window(window) for window in windows]
-    n_blocks, tokens = member.architecture.depth, sizes.batch_tokens
-    probe = Sensitivity(model, rows, n_greedy=n_blocks - 1, batch_tokens=tokens)
-    texts = mixture.held_out[: sizes.n_texts]
+    """Scores and orders from development stories, and what they are worth on held-out ones."""
+    model, tokens, length = member.model, sizes.batch_tokens, mixture.rows.shape[1]
+    chosen, held = (
+        mixture.windows(texts, n_tokens=sizes.n_loss_tokens)
+        for texts in (mixture.development, mixture.held_out)
+    )
+    bits = bits_per_byte(window_likelihoods(model, held, batch_tokens=tokens))
+    yield "bits per byte", "stories", 0, bits, len(held)
+    n_greedy = member.architecture.depth - 1
+    rows = [Scored.window(window) for window in chosen]
+    probe = Sensitivity(model, rows, n_greedy=n_greedy, batch_tokens=tokens)
+    texts = mixture.development[: sizes.n_texts]
     options = dict(length=length, batch_size=max(1, tokens // length))
     collect = Calibration(model, text_batches(member.tokenizer, texts, **options), eps=(sizes.eps,))
     scores = scores_table(collect(), CRITERIA, eps=sizes.eps, sensitivity=probe)
     for row in scores.itertuples():
         yield row.criterion, "", row.block, row.score, len(rows)
-    nll, n_bytes = probe.losses.nll[0].sum(), sum(window.n_bytes for window in windows)
-    yield "bits per byte", "stories", 0, nll / np.log(2) / n_bytes, len(rows)
-    yield from _removable(member, mixture, sizes, seed, probe, scores)
+    judging = [Scored.window(window) for window in held]
+    yield from _removable(member, mixture, sizes, seed, judging, _orders(scores, probe))
 
 
-def _removable(member, mixture, sizes: Sizes, seed: int, probe, scores) -> Iterator[tuple]:
-    facts = of_group(mixture.facts, KNOWN, n=sizes.n_asked, seed=seed)
-    given = dict(max_new_tokens=mixture.answer_tokens, batch_tokens=sizes.batch_tokens)
-    by_criterion = scores.groupby("criterion").score
+def _orders(scores: pd.DataFrame, probe: Sensitivity) -> dict[str, tuple[int, ...]]:
+    """Orders in which blocks can be removed, by name: lowest score first, or greedily."""
     orders = {"greedy": greedy_order(probe)} if probe.n_blocks > 1 else {}
+    by_criterion = scores.groupby("criterion").score
     for criterion in ("avss", "block-influence"):
         own = by_criterion.get_group(criterion).to_numpy()
         orders[criterion] = tuple(int(i) for i in np.argsort(own, kind="stable"))
+    return orders
+
+
+def _removable(
+    member: Member,
+    mixture: Mixture,
+    sizes: Sizes,
+    seed: int,
+    rows: Sequence[Scored],
+    orders: Mapping[str, tuple[int, ...]],
+) -> Iterator[tuple]:
+    facts = of_group(mixture.facts, KNOWN, n=sizes.n_asked, seed=seed)
+    tokens, depth = sizes.batch_tokens, member.architecture.depth
+    given = dict(max_new_tokens=mixture.answer_tokens, batch_tokens=tokens)
     for name, order in orders.items():
-        kept = text_drops(
-            member.model, probe.rows, order, share=sizes.keep, batch_tokens=sizes.batch_tokens
-        )
-        yield f"removable, {name}", "bits per byte", 0, kept / probe.n_blocks, len(probe.rows)
-        kept = recall_drops(member, facts, order, sizes.keep, **given)
-        yield f"removable, {name}", "recall", 0, kept / probe.n_blocks, len(facts)
+        gone = text_drops(member.model, rows, order, share=sizes.keep, batch_tokens=tokens)
+        yield f"removable, {name}", "bits per byte", 0, gone / depth, len(rows)
+        gone = recall_drops(member, facts, order, sizes.keep, **given)
+        yield f"removable, {name}", "recall", 0, gone / depth, len(facts)
