@@ -5,6 +5,7 @@ import random
 from contextlib import nullcontext, suppress
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
@@ -308,6 +309,17 @@ def test_steps_are_even_in_the_logarithm():
     assert log_steps(5, 2) == [0, 5]
     with pytest.raises(UsageError, match="1 or more"):
         log_steps(0, 5)
+
+
+def test_criteria_do_not_depend_on_the_sites_that_are_shown(tmp_path):
+    found = {}
+    for sites in (("residual", "update"), ("mlp",)):
+        callback = StatsCallback(probe(), tmp_path / f"{sites[0]}.csv", steps=[0], sites=sites)
+        found[sites[0]] = callback.measured(with_dropout().eval())
+        assert set(found[sites[0]].site) == {*sites, ""}
+    one, other = (table[table.site == ""].reset_index(drop=True) for table in found.values())
+    pd.testing.assert_frame_equal(one, other)
+    assert len(one) == 3 * 4
 
 
 def test_a_number_of_steps_reaches_to_the_end(tmp_path):

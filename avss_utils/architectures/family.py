@@ -117,7 +117,7 @@ def build(row: Architecture, tokenizer, *, context: int, seed: int):
 
     config = _config(row, tokenizer, context)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would change GPUs' as well
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     size = block_parameters(model)
     if row.parameters not in (0, size):

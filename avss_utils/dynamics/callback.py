@@ -17,7 +17,15 @@ from avss_utils.activations import check_sites, collect_block_stats
 from avss_utils.block_stats import BlockStats
 from avss_utils.blocks import unwrapped
 from avss_utils.dynamics.looking import undisturbed
-from avss_utils.dynamics.rows import COLUMNS, FOLLOWED, N_STEPS, WHOLE, Measure, log_steps
+from avss_utils.dynamics.rows import (
+    COLUMNS,
+    FOLLOWED,
+    N_STEPS,
+    SITES,
+    WHOLE,
+    Measure,
+    log_steps,
+)
 from avss_utils.importance import CRITERIA, floored_sparsity, score_blocks, wanted_options
 from avss_utils.project import read_csv, write_csv
 from avss_utils.runs import UsageError
@@ -35,7 +43,8 @@ class StatsCallback(TrainerCallback):
     model, a number (block WHOLE) or an array of shape (n_blocks,) under a name.
 
     The training's losses are the same, bit for bit, as without it (``undisturbed``). A step that
-    the file has is not collected again, so that an interrupted training goes on with its file.
+    the file has is not collected again, so that an interrupted training goes on with its file. Of
+    several processes the first one measures: it has to hold the whole model, not a shard of it.
     Raises UsageError for steps below 0, an unknown site, a criterion that needs more than these
     statistics, a file of other columns, or activations that are not finite.
     """
@@ -46,7 +55,7 @@ class StatsCallback(TrainerCallback):
         file: str | Path,
         *,
         steps: int | Iterable[int] = N_STEPS,
-        sites: Sequence[str] = ("residual", "update"),
+        sites: Sequence[str] = SITES,
         criteria: Sequence[str] = FOLLOWED,
         eps: float = 1e-5,
         ratio: float = 1e-3,
@@ -102,10 +111,11 @@ class StatsCallback(TrainerCallback):
 
     def measured(self, model: nn.Module) -> pd.DataFrame:
         """One set of rows (block, site, measure, value) of a causal language model as it is now."""
+        sites = tuple(dict.fromkeys((*self.sites, *SITES)))  # what criteria read, shown or not
         stats = collect_block_stats(
-            model, self.batches, sites=self.sites, eps=(self.eps,), histogram=True
+            model, self.batches, sites=sites, eps=(self.eps,), histogram=True
         )
-        found = _of_statistics(stats, self.criteria, eps=self.eps, ratio=self.ratio)
+        found = self._of_statistics(stats)
         for measure in self.measures:
             found |= {("", name): value for name, value in measure(model).items()}
         parts = []
@@ -117,21 +127,19 @@ class StatsCallback(TrainerCallback):
             )
         return pd.concat(parts, ignore_index=True)
 
-
-def _of_statistics(
-    stats: BlockStats, criteria: Sequence[str], *, eps: float, ratio: float
-) -> dict[tuple[str, str], np.ndarray]:
-    found = {}
-    for site in stats.sites:
-        found[site, "variance"] = stats.variance(site)
-        found[site, "sparsity"] = floored_sparsity(stats, site, eps=eps)
-        least = 0.5 / stats.n_entries(site)
-        found[site, "relative sparsity"] = np.maximum(
-            stats.relative_sparsity(site, ratio=ratio), least
-        )
-    for name in criteria:
-        found["", name] = score_blocks(name, stats, eps=eps, ratio=ratio)
-    return found
+    def _of_statistics(self, stats: BlockStats) -> dict[tuple[str, str], np.ndarray]:
+        found, eps, ratio = {}, self.eps, self.ratio
+        for site in self.sites:
+            found[site, "variance"] = stats.variance(site)
+            found[site, "sparsity"] = floored_sparsity(stats, site, eps=eps)
+            relative, least = (
+                stats.relative_sparsity(site, ratio=ratio),
+                0.5 / stats.n_entries(site),
+            )
+            found[site, "relative sparsity"] = np.maximum(relative, least)
+        for name in self.criteria:
+            found["", name] = score_blocks(name, stats, eps=eps, ratio=ratio)
+        return found
 
 
 def _checked_steps(steps: Iterable[int]) -> list[int]:

@@ -9,6 +9,7 @@ from avss_utils.runs import UsageError
 
 COLUMNS = ["step", "block", "site", "measure", "value"]
 WHOLE = -1  # the block of what is measured on the whole model
+SITES = ("residual", "update")
 FOLLOWED = ("avss", "block-influence", "relative-update-variance")
 N_STEPS = 12
 # A number, or an array of shape (n_blocks,), under each name, from a model as it is.

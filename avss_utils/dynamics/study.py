@@ -11,7 +11,7 @@ import pandas as pd
 from avss_utils.dynamics.measures import weight_movement
 from avss_utils.dynamics.movement import UNIT, WEIGHTS
 from avss_utils.dynamics.plans import chosen, pruned_losses
-from avss_utils.dynamics.rows import FOLLOWED, WHOLE, Measure
+from avss_utils.dynamics.rows import FOLLOWED, SITES, WHOLE, Measure
 from avss_utils.dynamics.tasks import TuningTask, judged
 from avss_utils.dynamics.training import Recipe, fine_tune
 from avss_utils.models import LoadedModel
@@ -19,7 +19,6 @@ from avss_utils.runs import UsageError
 
 PRUNED = "pruned loss"
 KEYS = ["step", "site", "measure"]
-SITES = ("residual", "update")
 MEASURES = ("variance", "relative sparsity", "sparsity")
 SCORES = (*(f"{site} {m}" for site in SITES for m in MEASURES), *FOLLOWED, "eavss", WEIGHTS)
 
