@@ -44,6 +44,14 @@ def as_device(device: str | torch.device | None) -> torch.device:
     return device
 
 
+def trains_in_bfloat16(device: torch.device) -> bool:
+    """Whether passes of a training run in bfloat16 there, weights staying in float32.
+
+    On a GPU that computes it natively; on a CPU autocast costs more than it saves.
+    """
+    return device.type == "cuda" and auto_dtype(device) == torch.bfloat16
+
+
 def as_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
     """A floating-point dtype from its name, "auto" for ``auto_dtype(device)``, or UsageError."""
     if dtype == "auto":

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from avss_utils.devices import auto_dtype
+from avss_utils.devices import trains_in_bfloat16
 from avss_utils.likelihood import pad, within_logits
 from avss_utils.sensitivity import Scored
 
@@ -72,7 +72,7 @@ def train_on(
     """Train what requires gradients, in place, to predict what is scored of ``rows``.
 
     ``steps`` of ``batch_rows`` each, in an order drawn by ``seed``; a batch whose logits would be
-    too many goes through the model in equal parts.
+    too many goes through the model in equal parts. The model keeps its own forward pass.
     """
     from transformers import PrinterCallback, Trainer  # seconds to import
 
@@ -98,6 +98,8 @@ def train_on(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+    if "_original_forward" in vars(model):  # accelerate's would go on to run it under autocast
+        del model.forward, model._original_forward
 
 
 def _fits(batch_rows: int, n_parts: int, at_once: int) -> bool:
@@ -131,7 +133,7 @@ def training_arguments(
         warmup_steps=max(1, steps // 10),
         seed=seed,
         remove_unused_columns=False,
-        bf16=device.type == "cuda" and auto_dtype(device) == torch.bfloat16,
+        bf16=trains_in_bfloat16(device),
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
         **quiet | more,

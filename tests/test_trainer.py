@@ -50,6 +50,20 @@ def test_the_rate_rises_for_a_tenth_and_falls_to_nothing(tmp_path):
     assert rates[-1] == pytest.approx(0, abs=1e-9)
 
 
+def test_a_trained_model_computes_in_float32_again(monkeypatch):
+    model = tiny_model("llama")
+    monkeypatch.setattr("avss_utils.trainer.trains_in_bfloat16", lambda device: True)
+    rows = [Scored((5, 9, 7 + i), 1) for i in range(8)]
+    seen = []
+    hook = model.lm_head.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
+    train_on(model, rows, **SIZES | dict(steps=2))
+    assert set(seen) == {torch.bfloat16}
+    seen.clear()
+    model(**collate(rows))
+    assert seen == [torch.float32]
+    hook.remove()
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_adapters_alone_are_trained_and_change_nothing_at_first(family):
     model, batch = tiny_model(family), collate([Scored((5, 9, 7), 1)])

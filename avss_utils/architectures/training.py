@@ -15,7 +15,7 @@ from avss_utils.architectures.family import Architecture, build
 from avss_utils.architectures.mixture import Mixture
 from avss_utils.checkpoint import check_target, whole_folder
 from avss_utils.corpora import OpenQuestion
-from avss_utils.devices import auto_dtype
+from avss_utils.devices import trains_in_bfloat16
 from avss_utils.runs import UsageError
 
 MARK, QUESTIONS = "architecture.json", "questions.jsonl"
@@ -103,8 +103,7 @@ def _run(model, batches: torch.Tensor, recipe: Recipe, rate: float, log_every: i
     optimiser = torch.optim.AdamW(_groups(model, recipe), lr=rate, betas=(0.9, 0.95), fused=fused)
     n_warm = max(1, round(recipe.warm_up * n_steps))
     schedule = get_cosine_schedule_with_warmup(optimiser, n_warm, n_steps)
-    # on a CPU autocast costs more than it saves at these widths
-    cast = device.type == "cuda" and auto_dtype(device) == torch.bfloat16
+    cast = trains_in_bfloat16(device)
     total, since, rows = torch.zeros((), device=device), 0, []
     for step, ids in enumerate(batches, 1):
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=cast):

@@ -66,7 +66,7 @@ def fine_tune(
         seed=seed,
         callbacks=callbacks,
     )
-    tuned = model.merge_and_unload() if recipe.method == LORA else _without_wrapper(model)
+    tuned = model.merge_and_unload() if recipe.method == LORA else model
     return replace(loaded, model=tuned.eval())
 
 
@@ -75,10 +75,3 @@ def freeze(model: nn.Module, numbers: Sequence[int]) -> None:
     blocks = decoder_blocks(unwrapped(model))
     for number in checked_numbers(numbers, len(blocks)):
         blocks[number].requires_grad_(False)
-
-
-def _without_wrapper(model: nn.Module) -> nn.Module:
-    """The model with its own forward: accelerate's would go on to run it under autocast."""
-    if "_original_forward" in vars(model):
-        del model.forward, model._original_forward
-    return model
