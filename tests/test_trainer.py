@@ -27,16 +27,7 @@ def test_one_gpu_takes_the_whole_batch_however_many_are_visible(tmp_path):
     assert arguments.n_gpu == 1
 
 
-def test_the_rate_rises_for_a_tenth_and_falls_to_nothing(tmp_path):
-    arguments = training_arguments(tmp_path, torch.device("cpu"), **SIZES)
-    assert arguments.warmup_steps == 2
-    assert (arguments.save_strategy, arguments.logging_strategy) == ("no", "no")
-    assert (
-        training_arguments(
-            tmp_path, torch.device("cpu"), **SIZES, save_strategy="steps", save_steps=5
-        ).save_steps
-        == 5
-    )
+def test_the_rate_rises_for_a_tenth_and_falls_to_nothing():
     rates = []
 
     class Rates(TrainerCallback):
