@@ -331,6 +331,8 @@ def test_hub_texts_become_the_same_kind_of_rows(hub):
     assert corpus.identity["n"] == 2000
     assert corpus.rows[7] == Text("7", "T\n\nBody 7")
     assert hub.asked[-1][2]["streaming"] is True
+    hub.rows = [{"text": "One day.\n"}, {"text": " "}, {"text": "Two."}]
+    assert [row.text for row in load_texts("tinystories").rows] == ["One day.", "Two."]
 
 
 def test_the_data_folder_comes_before_the_wheel(data_dir):
