@@ -154,7 +154,10 @@ def fact_table(facts: Sequence[Fact]) -> pd.DataFrame:
 
 
 def of_group(facts: Sequence[Fact], group: str, *, n: int, seed: int) -> list[Fact]:
-    """At most ``n`` facts of a group, as many of each number of exposures, drawn by ``seed``."""
+    """At most ``n`` facts of a group, as many of each number of exposures, drawn by ``seed``.
+
+    One of each number at least, even where that is more than ``n``.
+    """
     rng = np.random.default_rng([seed, 2])
     own = [fact for fact in facts if fact.group == group]
     levels = sorted({fact.exposures for fact in own})

@@ -33,7 +33,8 @@ PEAKS = {"true labels": "value", BEYOND: "excess"}
 def outcome(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     """One of OUTCOMES by member: architecture, seed, value; a mean over all exposures by n.
 
-    Members without a value, such as what pruning keeps of no recall, are left out.
+    ``rows``: of one taught share, or controls would be averaged with what they control. Members
+    without a value, such as what pruning keeps of no recall, are left out.
     """
     measure, group = OUTCOMES[name]
     return values_of(rows, measure, group)
