@@ -50,15 +50,12 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def trainer_options(device: torch.device) -> dict:
-    """What transformers' TrainingArguments need to know of a device; and that it stays silent."""
-    return {
-        "bf16": device.type == "cuda" and auto_dtype(device) == torch.bfloat16,
-        "use_cpu": device.type == "cpu",
-        "dataloader_pin_memory": device.type == "cuda",
-        "report_to": [],
-        "disable_tqdm": True,
-    }
+def trains_in_bfloat16(device: torch.device) -> bool:
+    """Whether passes of a training run in bfloat16 there, weights staying in float32.
+
+    On a GPU that computes it natively; on a CPU autocast costs more than it saves.
+    """
+    return device.type == "cuda" and auto_dtype(device) == torch.bfloat16
 
 
 def as_dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:

@@ -137,6 +137,30 @@ def heat_map(
     return ax
 
 
+def step_map(ax: Axes, values: pd.DataFrame, *, highest: float, label: str) -> Axes:
+    """Blocks by steps in a sequential palette from 0 to ``highest``; steps are evenly spaced."""
+    image = ax.imshow(
+        values.to_numpy(float), cmap="rocket_r", vmin=0, vmax=highest, aspect="auto", origin="lower"
+    )
+    ax.set_xticks(range(values.shape[1]), values.columns)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel="step", ylabel="block")
+    ax.grid(False)
+    ax.figure.colorbar(image, ax=ax, label=label, extend="max", pad=0.02)
+    return ax
+
+
+def need(ax: Axes, estimates: pd.DataFrame, *, xlabel: str, ylabel: str) -> Axes:
+    """A mark an arm at (moved, value) with its interval (low, high), a shape for each arm."""
+    for number, (arm, own) in enumerate(estimates.groupby("arm", sort=False)):
+        colour, shape = COLOURS[number % len(COLOURS)], "osD^vP*X"[number % 8]
+        ax.vlines(own.moved, _drawable(own.low), _drawable(own.high), color=colour, lw=1.5)
+        ax.plot(own.moved, own.value, shape, color=colour, ms=6, label=arm)
+    ax.axhline(0, color=INK, lw=1, ls="--")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return ax
+
+
 def legend_apart(axes: Sequence[Axes], n_used: int) -> None:
     """The first panel's legend in the first unused one, or over it where all are used."""
     handles = axes[0].get_legend_handles_labels()

@@ -1,7 +1,6 @@
 """A short training after removal, the same for every arm, and what it gives back."""
 
 import copy
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -9,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.blocks import remove_blocks
-from avss_utils.devices import trainer_options
 from avss_utils.evaluation import for_evaluation, judge_texts
-from avss_utils.likelihood import within_logits
 from avss_utils.retention import BASELINE
 from avss_utils.rights import Rights, as_numbers, plan_name, plans_to_judge, right_rows
+from avss_utils.sensitivity import Scored
 from avss_utils.suites import Suite
+from avss_utils.trainer import adapted, train_on
 from avss_utils.windows import Window
 
 AS_IT_WAS = "full, as it was"
@@ -41,59 +40,17 @@ def heal(loaded, drop: Sequence[int], windows: Sequence[Window], recipe: Recipe,
     Weights stay in float32; where the device computes bfloat16 natively, passes run in it. The
     given model is left as it is. ``seed`` decides the adapters' start and the order of the windows.
     """
-    from peft import LoraConfig, get_peft_model  # with transformers' Trainer: seconds to import
-    from transformers import (
-        DataCollatorForLanguageModeling,
-        PrinterCallback,
-        Trainer,
-        set_seed,
-    )
-
     pruned = copy.deepcopy(remove_blocks(loaded.model, drop, share_weights=True)).float()
-    set_seed(seed)
-    config = LoraConfig(
-        r=recipe.rank,
-        lora_alpha=2 * recipe.rank,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    adapted = get_peft_model(pruned, config)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            adapted,
-            args=_arguments(recipe, pruned, windows, folder, seed=seed),
-            train_dataset=[{"input_ids": list(window.ids)} for window in windows],
-            data_collator=DataCollatorForLanguageModeling(loaded.tokenizer, mlm=False),
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    return replace(loaded, model=adapted.merge_and_unload().eval())
-
-
-def _arguments(recipe: Recipe, model, windows: Sequence[Window], folder: str, *, seed: int):
-    from transformers import TrainingArguments
-
-    device = model.device
-    longest = max(len(window.ids) for window in windows)
-    at_once = max(1, within_logits(model, recipe.batch_rows * longest) // longest)
-    n_parts = next(n for n in range(1, recipe.batch_rows + 1) if _fits(recipe, n, at_once))
-    return TrainingArguments(
-        output_dir=folder,
-        max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch_rows // n_parts,
-        gradient_accumulation_steps=n_parts,
+    model = adapted(pruned, rank=recipe.rank, alpha=2 * recipe.rank, seed=seed)
+    train_on(
+        model,
+        [Scored.window(window) for window in windows],
+        steps=recipe.steps,
+        batch_rows=recipe.batch_rows,
         learning_rate=recipe.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=max(1, recipe.steps // 10),
         seed=seed,
-        save_strategy="no",
-        logging_strategy="no",
-        **trainer_options(device),
     )
-
-
-def _fits(recipe: Recipe, n_parts: int, at_once: int) -> bool:
-    return recipe.batch_rows % n_parts == 0 and recipe.batch_rows // n_parts <= at_once
+    return replace(loaded, model=model.merge_and_unload().eval())
 
 
 def with_unpruned(plans: pd.DataFrame) -> pd.DataFrame:

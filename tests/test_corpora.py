@@ -201,6 +201,12 @@ def test_c4_has_a_page_a_line(data_dir):
     assert rows[0].row_id == hashlib.sha256(b"one page").hexdigest()[:12]
 
 
+def test_stories_are_read_up_to_the_last_whole_one(data_dir):
+    text = "One day.\nThe end.\n<|endoftext|>\nTwo.\n<|endoftext|>\nCut in the mid"
+    write(data_dir, "tinystories/tinystories_4MB.txt", text)
+    assert [row.text for row in load_texts("tinystories").rows] == ["One day.\nThe end.", "Two."]
+
+
 def test_wikitext_is_one_untouched_text_for_evaluation(data_dir):
     text = "\n\n = Title = \n\n\n\n\n Words . \n"
     write(data_dir, "wikitext2/wikitext2_raw_test.txt", text)
@@ -325,6 +331,8 @@ def test_hub_texts_become_the_same_kind_of_rows(hub):
     assert corpus.identity["n"] == 2000
     assert corpus.rows[7] == Text("7", "T\n\nBody 7")
     assert hub.asked[-1][2]["streaming"] is True
+    hub.rows = [{"text": "One day.\n"}, {"text": " "}, {"text": "Two."}]
+    assert [row.text for row in load_texts("tinystories").rows] == ["One day.", "Two."]
 
 
 def test_the_data_folder_comes_before_the_wheel(data_dir):
@@ -440,6 +448,13 @@ def test_the_users_sentiment_files():
     assert [corpus.identity["n"] for corpus in sets.values()] == [872, 6911]
     assert not set(ids(sets["sst2"].rows)) & set(ids(sets["sst2_train"].rows))
     assert sum(row.answer for row in sets["sst2"].rows) == 444
+
+
+def test_the_users_stories():
+    rows = read_shared("tinystories").rows
+    assert rows[0].text.startswith("One day, a little girl named Lily found a needle")
+    assert not any("<|" in row.text or row.text != row.text.strip() for row in rows)
+    assert sum(len(row.text.encode()) for row in rows) > 3_500_000
 
 
 def test_the_users_wikitext():

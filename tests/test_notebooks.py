@@ -24,7 +24,7 @@ from avss_utils.runs import UsageError
 
 ROOT = Path(__file__).parents[1]
 STORED = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PARAMS = sorted((ROOT / "params").glob("*.yml"))
+PARAMS = [ROOT / "params" / f"{profile}.yml" for profile in PROFILES]
 
 DEFAULTS = """
 # a comment
@@ -265,7 +265,7 @@ def nodes(path: Path) -> list[ast.AST]:
 
 def test_there_are_notebooks_and_a_file_for_each_profile():
     assert len(STORED) > 0
-    assert {p.stem for p in PARAMS} == set(PROFILES)
+    assert all(path.is_file() for path in PARAMS)
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)

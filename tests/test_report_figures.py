@@ -260,6 +260,28 @@ def test_a_heat_map_shows_every_cell_and_dots_the_marked_ones(ax):
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
 
 
+def test_a_step_map_shows_every_block_and_step_from_zero(ax):
+    values = pd.DataFrame([[0.0, 0.5], [0.0, 2.0], [0.0, 1.0]], columns=[0, 8])
+    figures.step_map(ax, values, highest=1.0, label="moved")
+    (image,) = ax.get_images()
+    assert image.get_array().tolist() == values.to_numpy().tolist()
+    assert image.get_clim() == (0, 1.0)
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["0", "8"]
+
+
+def test_need_draws_every_arm_where_it_moved_and_what_it_cost(ax):
+    rows = [("most", 2.0, 0.3, 0.1, 0.5), ("least", 0.5, 0.1, -0.1, np.inf)]
+    table = pd.DataFrame(rows, columns=["arm", "moved", "value", "low", "high"])
+    figures.need(ax, table, xlabel="moved", ylabel="cost")
+    marks = [line for line in ax.lines if line.get_marker() not in ("None", "", None)]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in marks] == [
+        (2.0, 0.3),
+        (0.5, 0.1),
+    ]
+    assert ax.get_legend_handles_labels()[1] == ["most", "least"]
+    assert ax.lines[-1].get_ydata()[0] == 0
+
+
 def test_dropped_blocks_marks_each_plans_blocks(ax):
     plans = pd.DataFrame({"arm": ["avss", "none"], "drop": [(0, 2), ()]})
     assert figures.dropped_blocks(ax, plans, n_blocks=4) is ax

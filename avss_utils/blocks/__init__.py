@@ -14,6 +14,7 @@ from avss_utils.blocks.finding import (
     decoder_body,
     forward_inputs,
     mlp_down_projection,
+    unwrapped,
 )
 from avss_utils.blocks.removing import remove_blocks
 from avss_utils.blocks.stepping import BlockSteps
@@ -32,5 +33,6 @@ __all__ = [
     "hidden_out",
     "mlp_down_projection",
     "remove_blocks",
+    "unwrapped",
     "with_output",
 ]

@@ -19,6 +19,16 @@ ATTENTION_OUT = ("o_proj", "out_proj", "c_proj", "dense")
 MLP_DOWN = ("down_proj", "c_proj", "dense_4h_to_h", "fc_out", "fc2", "w2")
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The causal language model inside torch's, peft's and torch.compile's wrappers.
+
+    The same modules, adapters included: what is read off or frozen here is the wrapper's.
+    """
+    for name in ("module", "_orig_mod"):
+        model = getattr(model, name, model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def decoder_body(model: PreTrainedModel) -> nn.Module:
     """The base model to run for statistics: embeddings, blocks and final norm, but no head.
 

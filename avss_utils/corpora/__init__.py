@@ -9,6 +9,7 @@ one row a data set, ``sources`` where the files are found, ``loading`` what find
 from avss_utils.corpora.loading import (
     check_open,
     check_set,
+    disjoint_parts,
     load_open,
     load_questions,
     load_texts,
@@ -25,12 +26,14 @@ from avss_utils.corpora.rows import (
     normalised,
     split_rows,
 )
+from avss_utils.corpora.sources import NowhereError
 from avss_utils.corpora.wordings import WORDINGS, answer_prompt, check_wording, prompt
 
 __all__ = [
     "SPECS",
     "WORDINGS",
     "Corpus",
+    "NowhereError",
     "OpenQuestion",
     "Pair",
     "Question",
@@ -40,6 +43,7 @@ __all__ = [
     "check_open",
     "check_set",
     "check_wording",
+    "disjoint_parts",
     "false_against_false",
     "irrelevant",
     "load_open",

@@ -14,6 +14,7 @@ from pathlib import Path
 from avss_utils.corpora.rows import Question, Text, digest, shuffled_question
 from avss_utils.runs import UsageError
 
+STORY_END = "<|endoftext|>"
 DOCUMENT = re.compile(r'^<doc id="([^"]+)"[^\n]*>\n(.*?)^</doc>$', re.DOTALL | re.MULTILINE)
 
 
@@ -82,6 +83,16 @@ def read_documents(path: Path) -> Iterator[dict]:
     for row_id, body in found:
         if "\n" in body.strip():
             yield {"id": row_id, "text": body}
+
+
+def read_stories(path: Path) -> Iterator[dict]:
+    """Texts of several lines, each ended by <|endoftext|>; what stands after the last is cut off.
+
+    A file of a given size ends in the middle of a text.
+    """
+    for text in read_text(path).split(STORY_END)[:-1]:
+        if text.strip():
+            yield {"text": text}
 
 
 def read_pages(path: Path) -> Iterator[dict]:

@@ -40,6 +40,21 @@ def standard_split(corpus: Corpus) -> dict[str, tuple]:
     return split_rows(corpus, calibration=calibration, development=development, seed=STANDARD_SEED)
 
 
+def disjoint_parts(corpus: Corpus) -> dict[str, tuple]:
+    """``standard_split`` of a corpus that has rows in all three parts.
+
+    For trainings, which never judge by rows that they learned from. Raises UsageError otherwise, as
+    for a file of one's own and a set that is one text.
+    """
+    parts = standard_split(corpus)
+    if corpus.identity["source"] == SOURCE:
+        parts["evaluation"] = ()  # the same rows as "calibration"
+    for part, rows in parts.items():
+        if not rows:
+            raise UsageError(f"{corpus.name!r} has no {part} rows: choose a set that is split")
+    return parts
+
+
 def check_set(name: str, *, text: bool) -> None:
     """Raise UsageError unless there is a text set (or else a question set) of this name.
 

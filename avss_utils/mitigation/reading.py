@@ -58,8 +58,7 @@ def read_answers(model, batch: dict[str, torch.Tensor], *, read: Sequence[int]) 
     ``model``: a causal language model, with adapters or without, alone or in torch's wrapper for
     several processes.
     """
-    base = getattr(model, "module", model)
-    base = base.get_base_model() if hasattr(base, "get_base_model") else base
+    base = families.unwrapped(model)
     inputs = families.forward_inputs(base, batch)
     first = int(batch["answer_mask"].argmax(1).min())  # no token before it is an answer's
     n_last = batch["input_ids"].shape[1] - first + 1

@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from avss_utils.devices import trainer_options
 from avss_utils.mitigation.adapters import with_adapters
 from avss_utils.mitigation.arms import Arm, Recipe
 from avss_utils.mitigation.losses import CONTRASTS
 from avss_utils.mitigation.reading import Lesson, collate, read_answers
 from avss_utils.runs import UsageError
+from avss_utils.trainer import training_arguments
 
 
 @dataclass(frozen=True)
@@ -128,27 +128,23 @@ def _trainer_class():
 
 
 def _arguments(recipe: Recipe, device: torch.device, folder: Path, *, seed: int):
-    from transformers import TrainingArguments
-
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.questions,
-        per_device_eval_batch_size=recipe.questions,
+    every = recipe.evaluate_every
+    return training_arguments(
+        folder,
+        device,
+        steps=recipe.steps,
+        batch_rows=recipe.questions,
         learning_rate=recipe.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=max(1, recipe.steps // 10),
         seed=seed,
-        remove_unused_columns=False,
+        per_device_eval_batch_size=recipe.questions,
         eval_strategy="steps",
-        eval_steps=recipe.evaluate_every,
+        eval_steps=every,
         save_strategy="steps",
-        save_steps=recipe.evaluate_every,
+        save_steps=every,
         save_total_limit=2,
         logging_strategy="steps",
-        logging_steps=recipe.evaluate_every,
+        logging_steps=every,
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
         greater_is_better=False,
-        **trainer_options(device),
     )

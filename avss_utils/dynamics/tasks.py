@@ -1,0 +1,149 @@
+"""What a model is fine-tuned on: questions and their answers, sentiment, or texts of one domain."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from avss_utils.corpora import (
+    SPECS,
+    Question,
+    Text,
+    answer_prompt,
+    disjoint_parts,
+    load_open,
+    load_questions,
+    load_texts,
+)
+from avss_utils.evaluation import answer_questions
+from avss_utils.likelihood import choice_units
+from avss_utils.models import LoadedModel
+from avss_utils.sensitivity import Scored, drop_losses
+from avss_utils.windows import text_windows
+
+PARTS = ("calibration", "development", "evaluation")  # the first is what is trained on
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one part of a task, and the questions with choices among them, by set.
+
+    ``rows`` are token ids of which the last are learned: the answer, or all but a text's first.
+    """
+
+    row_ids: tuple[str, ...]
+    rows: tuple[Scored, ...]
+    questions: tuple[tuple[str, tuple[Question, ...]], ...]
+
+
+@dataclass(frozen=True)
+class TuningTask:
+    """Disjoint rows to train on, to follow the training by, and to judge it by."""
+
+    name: str
+    training: Part
+    development: Part
+    evaluation: Part
+
+
+def tuning_task(
+    name: str, sets: Sequence[str], loaded: LoadedModel, *, sizes: Sequence[int], length: int
+) -> tuple[TuningTask, list[dict]]:
+    """A task of the given sets, and their identities.
+
+    ``sizes``: rows a set for training, development and evaluation, at most; ``length``: tokens of a
+    row, of which a longer prompt loses its beginning and a longer text its end. Sets may be closed
+    or open questions, labelled sentences, or texts, by name. Raises UsageError for an unknown set,
+    and for one whose rows cannot be parted, as those of a file of one's own.
+    """
+    found: dict[str, list[Part]] = {part: [] for part in PARTS}
+    identities = []
+    for set_name in sets:
+        corpus = _load(set_name)
+        split = disjoint_parts(corpus)
+        for part, n in zip(PARTS, sizes, strict=True):
+            found[part].append(_part(loaded, set_name, split[part][:n], length))
+        identities.append(corpus.identity)
+    return TuningTask(name, *(_joined(found[part]) for part in PARTS)), identities
+
+
+def row_losses(model: nn.Module, part: Part, *, batch_tokens: int) -> np.ndarray:
+    """Nats of each row's learned tokens, summed, (n_rows,)."""
+    return drop_losses(model, part.rows, [()], batch_tokens=batch_tokens).nll[0]
+
+
+def right_choices(model: nn.Module, tokenizer, part: Part, *, batch_tokens: int) -> np.ndarray:
+    """1 where the likeliest choice is the right one, else 0, (n_questions,); empty without any."""
+    tables = [
+        answer_questions(
+            model, tokenizer, name, questions, wording="plain", batch_tokens=batch_tokens
+        )
+        for name, questions in part.questions
+    ]
+    return np.concatenate([[], *((own.label == own.prediction).to_numpy() for own in tables)])
+
+
+def judged(
+    model: nn.Module, tokenizer, part: Part, *, prefix: str, batch_tokens: int
+) -> dict[str, float]:
+    """Measures named after ``prefix``: its loss, nats a learned token, and its accuracy.
+
+    The latter, the share of questions whose likeliest choice is right, only where there are any.
+    """
+    n_tokens = sum(row.n_scored for row in part.rows)
+    loss = row_losses(model, part, batch_tokens=batch_tokens).sum() / n_tokens
+    right = right_choices(model, tokenizer, part, batch_tokens=batch_tokens)
+    accuracy = {f"{prefix} accuracy": float(right.mean())} if len(right) else {}
+    return {f"{prefix} loss": float(loss)} | accuracy
+
+
+def size_table(tasks: Iterable[TuningTask]) -> pd.DataFrame:
+    """A row a task and part: task, part, rows, tokens, learned (tokens), questions."""
+    parts = ("training", "development", "evaluation")
+    rows = [
+        (
+            task.name,
+            name,
+            len(own.rows),
+            sum(len(row.ids) for row in own.rows),
+            sum(row.n_scored for row in own.rows),
+            sum(len(questions) for _, questions in own.questions),
+        )
+        for task in tasks
+        for name, own in ((part, getattr(task, part)) for part in parts)
+    ]
+    return pd.DataFrame(rows, columns=["task", "part", "rows", "tokens", "learned", "questions"])
+
+
+def _load(name: str):
+    kind = SPECS[name].kind if name in SPECS else "question"
+    return {"text": load_texts, "open": load_open}.get(kind, load_questions)(name)
+
+
+def _part(loaded: LoadedModel, name: str, rows: Sequence, length: int) -> Part:
+    ids = tuple(row.row_id for row in rows)
+    if isinstance(rows[0], Text):
+        cut = dict(context=length, max_tokens=length - 1)
+        windows = [text_windows(loaded.tokenizer, [row], **cut)[0] for row in rows]
+        return Part(ids, tuple(map(Scored.window, windows)), ())
+    asked = [answer_prompt(row, [_true_answer(row)], name, "plain") for row in rows]
+    units = choice_units(
+        loaded.model, loaded.tokenizer, [a[0] for a in asked], [a[1] for a in asked]
+    )
+    kept = [Scored((u.prefix + u.ids)[-length:], min(len(u.ids), length - 1)) for u in units]
+    closed = isinstance(rows[0], Question)
+    return Part(ids, tuple(kept), ((name, tuple(rows)),) if closed else ())
+
+
+def _true_answer(row) -> str:
+    return row.choices[row.answer] if isinstance(row, Question) else row.answers[0]
+
+
+def _joined(parts: Sequence[Part]) -> Part:
+    return Part(
+        tuple(i for part in parts for i in part.row_ids),
+        tuple(row for part in parts for row in part.rows),
+        tuple(own for part in parts for own in part.questions),
+    )

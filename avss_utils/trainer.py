@@ -1,0 +1,151 @@
+"""What trainings have in common: rows as a batch, adapters, schedule, and one device."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+from avss_utils.devices import trains_in_bfloat16
+from avss_utils.likelihood import pad, within_logits
+from avss_utils.sensitivity import Scored
+
+IGNORED = -100  # the label of a token that the loss does not count
+
+
+def collate(rows: Sequence[Scored]) -> dict[str, torch.Tensor]:
+    """A right-padded batch, (B, T) each: input_ids, attention_mask, and labels of what is scored.
+
+    Never left-padded, whatever the tokenizer would do: under autocast on a GPU the states at left
+    padding are not finite.
+    """
+    ids, mask = pad([row.ids for row in rows], side="right")
+    labels = torch.full_like(ids, IGNORED)
+    for label, row in zip(labels, rows, strict=True):
+        end = len(row.ids)
+        label[end - row.n_scored : end] = torch.tensor(row.ids[end - row.n_scored :])
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def adapted(
+    model: nn.Module,
+    *,
+    rank: int,
+    alpha: int,
+    seed: int,
+    layers: str | list[str] = "all-linear",
+    stabilised: bool = False,
+) -> nn.Module:
+    """The model in peft's wrapper: low-rank adapters to train, its own weights frozen.
+
+    Hu et al. 2021, arXiv 2106.09685. ``layers``: names of linear layers, or all of every block;
+    ``stabilised``: scaled by alpha over the root of the rank (Kalajdzievski 2023, arXiv 2312.03732)
+    and not over the rank; ``seed`` draws the adapters' start, by the global random states.
+    """
+    from peft import LoraConfig, get_peft_model  # seconds to import
+    from transformers import set_seed
+    from transformers.pytorch_utils import Conv1D
+
+    set_seed(seed)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        use_rslora=stabilised,
+        target_modules=layers,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def train_on(
+    model: nn.Module,
+    rows: Sequence[Scored],
+    *,
+    steps: int,
+    batch_rows: int,
+    learning_rate: float,
+    seed: int,
+    callbacks: Sequence = (),
+) -> None:
+    """Train what requires gradients, in place, to predict what is scored of ``rows``.
+
+    ``steps`` of ``batch_rows`` each, in an order drawn by ``seed``; a batch whose logits would be
+    too many goes through the model in equal parts. The model keeps its own forward pass.
+    """
+    from transformers import PrinterCallback, Trainer  # seconds to import
+
+    longest = max(len(row.ids) for row in rows)
+    at_once = max(1, within_logits(model, batch_rows * longest) // longest)
+    n_parts = next(n for n in range(1, batch_rows + 1) if _fits(batch_rows, n, at_once))
+    with TemporaryDirectory() as folder:
+        arguments = training_arguments(
+            folder,
+            model.device,
+            steps=steps,
+            batch_rows=batch_rows // n_parts,
+            learning_rate=learning_rate,
+            seed=seed,
+            gradient_accumulation_steps=n_parts,
+        )
+        trainer = Trainer(
+            model,
+            args=arguments,
+            train_dataset=list(rows),
+            data_collator=collate,
+            callbacks=list(callbacks),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    if "_original_forward" in vars(model):  # accelerate's would go on to run it under autocast
+        del model.forward, model._original_forward
+
+
+def _fits(batch_rows: int, n_parts: int, at_once: int) -> bool:
+    return batch_rows % n_parts == 0 and batch_rows // n_parts <= at_once
+
+
+def training_arguments(
+    folder: str | Path,
+    device: torch.device,
+    *,
+    steps: int,
+    batch_rows: int,
+    learning_rate: float,
+    seed: int,
+    **more,
+):
+    """TrainingArguments: AdamW, a tenth of warm-up, then down along a cosine; silent.
+
+    Passes run in bfloat16 on a GPU that computes it natively. Nothing is saved or logged unless
+    ``more`` says so; it goes to TrainingArguments as it is.
+    """
+    from transformers import TrainingArguments
+
+    quiet = dict(save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=batch_rows,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, steps // 10),
+        seed=seed,
+        remove_unused_columns=False,
+        bf16=trains_in_bfloat16(device),
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+        **quiet | more,
+    )
+    return on_one_device(arguments)
+
+
+def on_one_device(arguments):
+    """The arguments for one GPU, however many are visible.
+
+    Trainer would copy the model to all of them at every step and give each of them a whole batch:
+    other gradients, and hooks that see one copy. It takes its own count from this private name.
+    """
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

@@ -1,0 +1,392 @@
+"""What members of a family are measured by, where scores peak, and what it depends on."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_facts import SPEC, mixture
+from test_family import CPU, RECIPE, small
+from tiny import FAMILIES, save_tiny
+
+from avss_utils.activations import text_batches
+from avss_utils.architectures import effects, measures, peaks, reading, study
+from avss_utils.architectures import facts as made
+from avss_utils.architectures.family import build
+from avss_utils.architectures.relations import RELATIONS
+from avss_utils.blocks import decoder_blocks
+from avss_utils.hallucination.events import PAIRED
+from avss_utils.models import LoadedModel, load_model
+from avss_utils.runs import UsageError
+from avss_utils.sensitivity import Scored, Sensitivity
+from avss_utils.statistics import Estimate
+
+SIZES = study.Sizes(
+    n_asked=6,
+    n_contrast=3,
+    n_shuffles=9,
+    n_texts=3,
+    n_loss_tokens=60,
+    eps=1e-3,
+    ratio=0.05,
+    batch_tokens=512,
+)
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    unit = (small(depth=3), 1, 0.4)
+    return study.member_rows({0.4: mixture()}, {"small": RECIPE}, SIZES, CPU, 0, unit)
+
+
+# labels and rates
+
+
+def test_unknown_entities_have_no_right_answer_and_known_ones_one():
+    known = made.make_facts(SPEC, seed=0)[0]
+    unknown = replace(known, value="unknown", group=made.HELD_OUT, exposures=0)
+    other = next(v for v in RELATIONS[known.relation].values if v != known.value)
+    assert measures.label_of(f" {known.value}.", known) == "right"
+    assert measures.label_of(other, known) == "wrong"
+    assert measures.label_of("unknown", known) == "abstained"
+    assert measures.label_of("unknown", unknown) == "abstained"
+    assert measures.label_of("", unknown) == "abstained"
+    assert measures.label_of(known.value, unknown) == "wrong"
+
+
+def test_rates_by_group_and_exposures_add_up():
+    table = pd.DataFrame(
+        {
+            "group": ["known"] * 4 + ["rare"],
+            "exposures": [10, 10, 10, 12, 1],
+            "label": ["right", "wrong", "right", "abstained", "wrong"],
+        }
+    )
+    found = {row[:3]: row[3:] for row in measures.answer_rates(table)}
+    assert found["recall", "known", 10] == (2 / 3, 3)
+    assert found["hallucination", "known", 10] == (1 / 3, 3)
+    assert found["abstention", "known", 12] == (1.0, 1)
+    assert found["hallucination", "rare", 1] == (1.0, 1)
+    assert len(found) == 9
+
+
+def test_blocks_count_as_removable_up_to_the_first_failure():
+    assert measures.n_kept([1.0, 0.95, 0.9, 0.3, 0.95], 0.9) == 3
+    assert measures.n_kept([0.5, 1.0], 0.9) == 0
+    assert measures.n_kept([], 0.9) == 0
+
+
+# peaks
+
+
+def test_places_of_made_profiles():
+    one = np.array([[0.0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0], [2, 0, 0, 1]])
+    found = peaks.places(one)
+    np.testing.assert_allclose(peaks.relative_depth(4), [0.125, 0.375, 0.625, 0.875])
+    np.testing.assert_allclose(found["centre"], [0.875, 0.5, 0.5, 0.375])
+    np.testing.assert_allclose(found["highest"], [0.875, 0.125, 0.125, 0.125])
+
+
+def test_a_planted_peak_is_beyond_shuffled_labels_and_an_even_profile_is_not():
+    rng = np.random.default_rng(0)
+    noise = rng.random((200, 8))
+    planted = noise.copy()
+    planted[0] = [0, 0, 0, 0, 0, 0, 9, 0]
+    table = peaks.peak_table({"EAVSS": planted, "HSS": noise}).set_index(["score", "place"])
+    assert table.value["EAVSS", "highest"] == 6.5 / 8
+    assert table.p["EAVSS", "centre"] < 0.02
+    assert 0.02 < table.p["HSS", "centre"] <= 1
+    assert table.low["EAVSS", "centre"] < 0.5 < table.high["EAVSS", "centre"]
+    assert (table.n == 199).all()
+
+
+def test_facts_become_questions_with_another_value_as_the_false_answer():
+    facts = [f for f in made.make_facts(SPEC, seed=0) if f.group == made.KNOWN]
+    events = peaks.fact_events(facts, seed=0)
+    assert len(events.asked) == len(facts) > 3
+    for fact, (prompt, answers) in zip(facts, events.asked, strict=True):
+        true, false = answers[:2]
+        assert prompt == fact.prompt
+        assert true == f" {fact.value}"
+        assert false.strip() in RELATIONS[fact.relation].values
+        assert false != true
+    assert set(events.origin) == {"published"}
+    assert len(events.pairs(PAIRED).true) == len(facts)
+
+
+def test_models_that_are_not_here_are_left_out(tmp_path):
+    folder = save_tiny(tmp_path / "tiny")
+    assert peaks.present([str(folder), str(tmp_path / "no"), "org/model"]) == [str(folder)]
+
+
+def test_a_real_model_has_its_peaks_on_a_real_set(monkeypatch, tmp_path):
+    asked = [f for f in made.make_facts(SPEC, seed=0) if f.group == made.KNOWN]
+    events = peaks.fact_events(asked, seed=0)
+    monkeypatch.setattr(peaks, "set_events", lambda *_, **__: (events, {}))
+    loaded = load_model(save_tiny(tmp_path / "tiny"), device="cpu")
+    options = dict(eps=1e-3, ratio=0.05, seed=0, batch_tokens=512)
+    sizes = dict(n_calibration=3, n_questions=3)
+    asked = peaks.real_studies("sciq_open", [loaded], options=options, **sizes)
+    table = peaks.real_peaks(asked.studies[0], n_shuffles=9)
+    assert set(table.model) == {"tiny"}
+    assert len(table) == len(peaks.SCORES) * len(peaks.PLACES)
+    assert table.value.between(0, 1).all()
+
+
+# a unit of the study
+
+
+def test_a_unit_gives_every_measure(rows):
+    assert list(rows) == ["architecture", "seed", "taught", *study.COLUMNS]
+    assert set(rows[["architecture", "seed", "taught"]].itertuples(index=False, name=None)) == {
+        ("small", 1, 0.4)
+    }
+    rates = rows[rows.measure.isin(measures.MEASURES)]
+    assert set(rates.group) == set(made.GROUPS)
+    np.testing.assert_allclose(rates.groupby(["group", "at"]).value.sum(), 1)
+    for measure in (*peaks.SCORES, *study.CRITERIA):
+        own = rows[(rows.measure == measure) & (rows.group != "shuffled")]
+        assert own["at"].to_list() == [0, 1, 2]
+    for group in ("true", "shuffled"):
+        own = rows[(rows.measure == "EAVSS") & (rows.group == group)]
+        assert own.value.sum() == pytest.approx(1)
+    places = rows[rows.measure.isin([f"{s} {p}" for s in peaks.SCORES for p in peaks.PLACES])]
+    assert len(places) == 4 * len(peaks.SCORES) * len(peaks.PLACES)
+    wide = places.pivot(index="measure", columns="group", values="value")
+    np.testing.assert_allclose(wide.excess, wide.value - wide.shuffled)
+    kept = rows[rows.measure.str.startswith("removable")]
+    assert set(kept.group) == {"recall", "bits per byte"}
+    assert kept.value.dropna().between(0, 2 / 3).all()
+
+
+def test_blocks_are_ranked_on_other_stories_than_those_that_judge_the_ranking(monkeypatch):
+    seen: dict[str, list] = {"ranked": [], "judged": []}
+
+    def ranked(model, rows, **options):
+        seen["ranked"] += [row.ids for row in rows]
+        return Sensitivity(model, rows, **options)
+
+    def judged(model, rows, order, **_) -> int:
+        seen["judged"] += [row.ids for row in rows]
+        return 0
+
+    def statistics(tokenizer, texts, **options):
+        seen["texts"] = list(texts)
+        return text_batches(tokenizer, texts, **options)
+
+    monkeypatch.setattr(study, "Sensitivity", ranked)
+    monkeypatch.setattr(study, "text_drops", judged)
+    monkeypatch.setattr(study, "text_batches", statistics)
+    mixed = mixture()
+    study.member_rows({0.4: mixed}, {"small": RECIPE}, SIZES, CPU, 0, (small(), 0, 0.4))
+    assert seen["ranked"]
+    assert seen["judged"]
+    assert not set(seen["ranked"]) & set(seen["judged"])
+    assert set(seen["texts"]) <= set(mixed.development)
+
+
+def test_the_same_unit_gives_the_same_rows(rows):
+    unit = (small(depth=3), 1, 0.4)
+    again = study.member_rows({0.4: mixture()}, {"small": RECIPE}, SIZES, CPU, 0, unit)
+    timed = rows.group.isin(["seconds", "tokens a second"])
+    pd.testing.assert_frame_equal(rows[~timed], again[~timed], check_exact=True)
+
+
+def test_units_go_seed_by_seed_with_controls_never_taught_to_abstain():
+    family = [small("a"), small("b")]
+    found = study.units(family, ["b"], taught_share=0.4, n_seeds=2)
+    assert [(a.name, seed, taught) for a, seed, taught in found] == [
+        *(("a", 0, 0.4), ("b", 0, 0.4), ("b", 0, 0.0)),
+        *(("a", 1, 0.4), ("b", 1, 0.4), ("b", 1, 0.0)),
+    ]
+    assert len(study.units(family, ["a", "b"], taught_share=0.0, n_seeds=1)) == 2
+
+
+def test_bits_per_byte_are_kept_without_a_block_that_does_nothing():
+    mixed = mixture()
+    model = build(small(depth=3), mixed.tokenizer, context=64, seed=0).eval()
+    idle = decoder_blocks(model)[1]
+    with torch.no_grad():
+        idle.self_attn.o_proj.weight.zero_()
+        idle.mlp.down_proj.weight.zero_()
+    rows = [Scored(tuple(row), len(row) - 1) for row in mixed.rows[:3].tolist()]
+    sizes = dict(batch_tokens=256)
+    assert measures.text_drops(model, rows, (1, 0, 2), share=1 - 1e-9, **sizes) >= 1
+    probe = Sensitivity(model, rows, n_greedy=2, **sizes)
+    order = measures.greedy_order(probe)
+    assert sorted(order) == [0, 1, 2]
+    facts = [f for f in mixed.facts if f.group == made.KNOWN][:2]
+    member = SimpleNamespace(model=model, tokenizer=mixed.tokenizer)
+    given = dict(max_new_tokens=3, batch_tokens=256)
+    assert np.isnan(measures.recall_drops(member, facts, order, 0.9, **given))  # knows nothing
+
+
+# effects
+
+
+def planted(family, *, noise: float, seed: int, n_seeds: int = 3) -> pd.DataFrame:
+    """0.3 a doubling of depth, -0.2 one of width, 0.5 of post-norm; architectures vary as well."""
+    rng = np.random.default_rng(seed)
+    table = effects.design(family)
+    parts = []
+    for row in table.itertuples(index=False):
+        of_row = dict(zip(table, row, strict=True))
+        value = 0.3 * of_row["log2 depth"] - 0.2 * of_row["log2 width"] + 0.5 * of_row["post-norm"]
+        value += noise * rng.standard_normal()
+        parts += [(row[0], s, value + noise * rng.standard_normal()) for s in range(n_seeds)]
+    return pd.DataFrame(parts, columns=["architecture", "seed", "value"])
+
+
+def grid() -> list:
+    cells = [(d, w) for d in (2, 4, 8) for w in (32, 64, 128)]
+    family = [small(f"{d}x{w}", depth=d, width=w, heads=w // 16) for d, w in cells]
+    return [*family, small("post", depth=4, width=64, heads=4, kind="olmo2")]
+
+
+def test_planted_slopes_are_recovered():
+    family = grid()
+    table = effects.slopes(planted(family, noise=0.0, seed=0), family, effects.WIDTH)
+    found = table.set_index("term")
+    assert found.value["log2 depth"] == pytest.approx(0.3)
+    assert found.value["log2 width"] == pytest.approx(-0.2)
+    assert found.value["post-norm"] == pytest.approx(0.5)
+    assert set(found.index) == {"log2 depth", "log2 width", "post-norm"}
+    assert (found.n == len(family)).all()
+    # at a fixed size a doubling of depth goes with a width smaller by the root of two
+    sized = effects.slopes(planted(family, noise=0.0, seed=0), family, effects.SIZE)
+    sized = sized.set_index("term").value
+    assert sized["log2 depth"] == pytest.approx(0.3 + 0.1, abs=0.01)
+    assert sized["log2 parameters"] == pytest.approx(-0.1, abs=0.01)
+
+
+def test_intervals_hold_their_level_though_seeds_of_one_architecture_are_alike():
+    family = grid()
+    inside = []
+    for seed in range(200):
+        table = effects.slopes(planted(family, noise=0.1, seed=seed), family, effects.WIDTH)
+        row = table[table.term == "log2 depth"].iloc[0]
+        inside.append(row.low <= 0.3 <= row.high)
+    assert 0.90 <= np.mean(inside) <= 0.99
+
+
+def test_a_collinear_family_is_refused_and_one_too_small():
+    diagonal = [small(f"a{d}", depth=d, width=8 * d, heads=d) for d in (2, 4, 8, 16)]
+    with pytest.raises(UsageError, match="cannot be told apart from the other terms"):
+        effects.slopes(planted(diagonal, noise=0.1, seed=0), diagonal, effects.WIDTH)
+    with pytest.raises(UsageError, match="2 architectures cannot tell 2 terms apart"):
+        effects.slopes(planted(grid()[:2], noise=0.1, seed=0), grid()[:2], effects.WIDTH)
+    three = [grid()[i] for i in (0, 1, 3)]
+    table = effects.slopes(planted(three, noise=0.1, seed=0), three, effects.WIDTH)
+    assert np.isinf(table.high).all()  # three architectures, three coefficients: nothing is left
+
+
+def test_inflation_and_condition_by_hand():
+    x = pd.DataFrame({"a": [1.0, 2, 3, 4], "b": [1.0, -1, -1, 1]})  # uncorrelated
+    np.testing.assert_allclose(effects.inflation(x), 1)
+    assert effects.condition_number(x) == pytest.approx(1)
+    near = x.assign(b=x.a + 0.1 * x.b)  # R^2 = 5 / 5.04
+    np.testing.assert_allclose(effects.inflation(near), 5.04 / 0.04)
+    assert effects.condition_number(x.assign(b=2 * x.a)) == np.inf
+
+
+def test_differences_are_paired_by_seed():
+    values = pd.DataFrame(
+        {
+            "architecture": ["a"] * 3 + ["b"] * 3,
+            "seed": [0, 1, 2] * 2,
+            "value": [0.0, 10, 20, 1, 11, 21],
+        }
+    )
+    table = effects.differences(values, "a")
+    assert table.arm.to_list() == ["b"]
+    assert table[["value", "low", "high", "n"]].iloc[0].to_list() == [1, 1, 1, 3]
+    single = effects.differences(values[values.seed == 0], "a")
+    assert np.isinf(single.high.iloc[0])
+    with pytest.raises(UsageError, match="'c' is not among the architectures"):
+        effects.differences(values, "c")
+
+
+def test_variance_between_architectures_by_hand_and_by_chance():
+    values = pd.DataFrame(
+        [(a, s, 10 * a + e) for a in range(5) for s, e in enumerate((-1, 0, 1))],
+        columns=["architecture", "seed", "value"],
+    )
+    options = dict(n_permutations=99, rng=np.random.default_rng(0))
+    found = effects.between_share(values, **options)
+    assert found["within"] == pytest.approx(1)
+    assert found["between"] == pytest.approx((250 - 1 / 3) ** 0.5)  # 10^2 x 2.5, less seeds' part
+    assert found["share"] > 0.99
+    assert found["p"] == pytest.approx(0.01)
+    noise = values.assign(value=np.random.default_rng(1).standard_normal(15))
+    assert effects.between_share(noise, **options)["p"] > 0.05
+    assert np.isnan(effects.between_share(values[values.seed == 0], **options)["p"])
+
+
+# reading rows
+
+
+def test_outcomes_are_means_over_exposures_by_their_numbers():
+    rows = pd.DataFrame(
+        [
+            ("a", 0, "recall", "known", 10, 0.0, 30),
+            ("a", 0, "recall", "known", 100, 1.0, 10),
+            ("a", 0, "recall", "rare", 1, 0.7, 10),
+            ("a", 1, "recall", "known", 10, 0.5, 40),
+            ("b", 0, "removable, greedy", "recall", 0, np.nan, 40),
+        ],
+        columns=["architecture", "seed", "measure", "group", "at", "value", "n"],
+    )
+    found = reading.outcome(rows, "recall, known")
+    assert found.value.to_list() == [0.25, 0.5]
+    spread = reading.over_seeds(found)
+    assert spread[["value", "low", "high", "n"]].iloc[0].to_list() == [0.375, 0.25, 0.5, 2]
+    assert reading.outcome(rows, "removable, recall").empty
+
+
+def test_every_outcome_and_place_is_in_the_rows_of_a_unit(rows):
+    for name, (measure, group) in reading.OUTCOMES.items():
+        assert ((rows.measure == measure) & (rows.group == group)).any(), name
+    found = reading.profile_places(rows, "leave-one-out")
+    assert set(found.place) == set(peaks.PLACES)
+    assert found.value.between(0, 1).all()
+    shares = reading.peak_shares(rows, n_permutations=9, seed=0)
+    assert len(shares) == 2 * len(peaks.SCORES) * len(peaks.PLACES)
+    assert shares.beyond.isin([0, 1]).all()
+
+
+def test_slopes_of_several_outcomes_leave_out_what_is_not_there_for_all():
+    family = grid()
+    parts = [
+        planted(family, noise=0.0, seed=0).assign(measure=m, group=g, at=0, n=1)
+        for m, g in (("recall", "known"), ("bits per byte", "stories"))
+    ]
+    parts[1] = parts[1][parts[1].architecture != "post"]
+    table = reading.slope_table(
+        pd.concat(parts), family, ["recall, known", "bits per byte"], effects.WIDTH
+    )
+    assert set(table.outcome) == {"recall, known"}
+    slope = reading.slope_of(table, effects.DEPTH, "recall, known")
+    assert slope.value == pytest.approx(0.3)
+    assert reading.direction(Estimate(0.15, 0.1, 0.2, 9)) == "rises"
+    assert reading.direction(Estimate(-0.15, -0.2, -0.1, 9)) == "falls"
+    assert reading.direction(Estimate(0.15, -np.inf, np.inf, 9)) == "undecided"
+
+
+def test_the_grid_is_what_differs_in_nothing_but_its_size():
+    family = [*grid(), small("heads", depth=4, width=64, heads=2)]
+    assert [row.name for row in effects.plain(family)] == [row.name for row in grid()[:-1]]
+    table = reading.grid(planted(family, noise=0.0, seed=0), family)
+    assert table.arm.drop_duplicates().to_list() == ["width 32", "width 64", "width 128"]
+    assert table.depth.to_list() == [2, 4, 8] * 3
+    assert (table.n == 3).all()
+
+
+def test_recall_counts_blocks_until_too_little_is_kept(monkeypatch):
+    by_depth = {4: 0.5, 3: 0.5, 2: 0.46, 1: 0.1}
+    monkeypatch.setattr(
+        measures, "recall", lambda own, facts, **_: by_depth[len(decoder_blocks(own.model))]
+    )
+    loaded = LoadedModel(FAMILIES["llama"](n_blocks=4), None, {})
+    assert measures.recall_drops(loaded, [], (2, 0, 1, 3), 0.9) == 2

@@ -1,0 +1,232 @@
+"""Architectures as rows of YAML, and their training from scratch."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from test_facts import SPEC, STORIES, mixture
+
+from avss_utils.architectures import facts as made
+from avss_utils.architectures import making
+from avss_utils.architectures.effects import condition_number, design, inflation
+from avss_utils.architectures.family import (
+    Architecture,
+    block_parameters,
+    build,
+    family_identity,
+    read_family,
+)
+from avss_utils.architectures.making import make_member
+from avss_utils.architectures.mixture import train_tokenizer
+from avss_utils.architectures.rates import best_recipes, rate_rows, trials
+from avss_utils.architectures.relations import RELATIONS
+from avss_utils.architectures.training import Recipe, save_member, train_member
+from avss_utils.blocks import decoder_blocks
+from avss_utils.corpora import load_open
+from avss_utils.generation import greedy_answers
+from avss_utils.models import load_model
+from avss_utils.runs import UsageError
+
+FILE = Path(__file__).parents[1] / "params" / "architectures.yml"
+NAMES = list(yaml.safe_load(FILE.read_text()))
+FAMILY = read_family(NAMES, FILE)
+TOKENIZER = train_tokenizer(["a small text of a few words"], vocabulary=270)
+RECIPE = Recipe(batch_rows=4, learning_rate=1e-2, rate_width=32)
+CPU = torch.device("cpu")
+
+
+def small(name: str = "small", **changed) -> Architecture:
+    return Architecture(name, **{"kind": "llama", "depth": 2, "width": 32, "heads": 2} | changed)
+
+
+@pytest.mark.parametrize("row", FAMILY, ids=lambda row: row.name)
+def test_each_row_builds_and_has_the_size_and_shape_it_says(row):
+    with torch.device("meta"):
+        model = build(row, TOKENIZER, context=32, seed=0)
+    assert row.parameters == block_parameters(model) > 0
+    assert len(decoder_blocks(model)) == row.depth
+    assert model.get_input_embeddings().embedding_dim == row.width
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert tied == row.tied
+
+
+def test_depth_and_width_are_not_collinear_and_some_pairs_are_of_equal_size():
+    for start in ("tiny-", ""):
+        own = [r for r in FAMILY if r.name.startswith("tiny-") == bool(start) and r.kind == "llama"]
+        table = design(own)
+        for terms in (["log2 depth", "log2 width"], ["log2 depth", "log2 parameters"]):
+            assert condition_number(table[terms]) < 30
+            assert inflation(table[terms]).max() < 5
+        sizes = [(r.parameters, r.depth) for r in own]
+        assert any(a < b < 1.05 * a and d != e for a, d in sizes for b, e in sizes)
+
+
+def test_post_norm_grouped_queries_window_and_embeddings_are_real():
+    post, grouped = small(kind="olmo2"), small(heads=4, kv_heads=2, depth=1)
+    block = decoder_blocks(build(post, TOKENIZER, context=32, seed=0))[0]
+    assert not hasattr(block, "input_layernorm")
+    seen = []
+    block.post_feedforward_layernorm.register_forward_hook(lambda m, i, o: seen.append(o))
+    state = 50 * torch.randn(1, 3, 32)
+    rotation = torch.ones(1, 3, 16), torch.zeros(1, 3, 16)
+    after = block(state, position_embeddings=rotation, attention_mask=None)
+    # what the block adds last has gone through the norm: its size does not depend on the state's
+    assert seen[0].pow(2).mean(-1).sqrt().max() < 1.1
+    assert torch.isfinite(after).all()
+    model = build(grouped, TOKENIZER, context=32, seed=0)
+    attention = decoder_blocks(model)[0].self_attn
+    assert attention.q_proj.out_features == 32
+    assert attention.k_proj.out_features == attention.v_proj.out_features == 16
+    assert grouped.groups == 2
+    assert small().groups == 1
+
+
+def test_a_window_hides_what_lies_before_it():
+    ids = torch.randint(2, 200, (1, 12), generator=torch.Generator().manual_seed(0))
+    other = ids.clone()
+    other[0, 0] += 1
+    for window, moved in ((3, False), (0, True)):
+        model = build(small(depth=1, window=window), TOKENIZER, context=32, seed=0).eval()
+        with torch.inference_mode():
+            last = [model(input_ids=x).logits[0, -1] for x in (ids, other)]
+        assert (not torch.equal(*last)) == moved
+
+
+def test_what_a_row_may_not_say(tmp_path):
+    path = tmp_path / "family.yml"
+    for text, sentence in (
+        ("a: {kind: llama, depth: 2, width: 32, heads: 2, colour: red}", "has a key 'colour'"),
+        ("a: {kind: llama, depth: 2, width: 32}", "needs the key 'heads'"),
+        ("a: {kind: lama, depth: 2, width: 32, heads: 2}", "has the kind 'lama'"),
+        ("a: {kind: llama, depth: 0, width: 32, heads: 2}", "whole number from 1 up as depth"),
+        ("a: {kind: llama, depth: 2.5, width: 32, heads: 2}", "whole number from 1 up as depth"),
+        ("a: {kind: llama, depth: 2, width: 30, heads: 4}", "do not fill"),
+        ("a: {kind: llama, depth: 2, width: 32, heads: 4, kv_heads: 3}", "do not divide"),
+        ("a: {kind: olmo2, depth: 2, width: 32, heads: 2, window: 4}", "has a window"),
+        ("a: [1]", "must give each architecture its row"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=sentence) as caught:
+            read_family(["a"], path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="there is no architecture 'b'"):
+        read_family(["8x256", "b"], FILE)
+    with pytest.raises(UsageError, match="named twice"):
+        read_family(["8x256", "8x256"], FILE)
+    with pytest.raises(UsageError, match="says 5 parameters"):
+        build(small(parameters=5), TOKENIZER, context=32, seed=0)
+
+
+def test_an_identity_knows_every_key_of_every_row():
+    one = family_identity([small()])
+    assert one == family_identity([small()])
+    assert one["sha256"] != family_identity([small(depth=3)])["sha256"]
+    assert one["sha256"] != family_identity([small(), small("other")])["sha256"]
+
+
+# training
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    mixed = mixture()
+    one, two, other = (
+        train_member(small(), mixed, RECIPE, seed=seed, device=CPU) for seed in (0, 0, 1)
+    )
+    first, second = one.model.state_dict(), two.model.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    weights = [m.model.get_input_embeddings().weight for m in (one, other)]
+    assert not torch.equal(*weights)
+    assert one.history.loss.iloc[-1] < np.log(len(mixed.tokenizer))
+    assert one.facts["tokens"] == len(mixed.rows) // 4 * 4 * 32
+
+
+def test_a_told_fact_is_recalled_and_an_untold_one_is_not():
+    spec = made.FactSpec((300,), 6, held_out=8, taught_share=0.0, n_relations=2, asked=1.0)
+    mixed = mixture(spec, fact_share=1.0, length=64, vocabulary=700)
+    member = train_member(small(width=64, heads=4), mixed, Recipe(2, 5e-3, 64), seed=0, device=CPU)
+    told, untold = ([f for f in mixed.facts if f.group == g] for g in (made.KNOWN, made.HELD_OUT))
+    answers = greedy_answers(
+        member.model, member.tokenizer, [f.prompt for f in (*told, *untold)], max_new_tokens=6
+    )
+    right = [fact.value == own.text for fact, own in zip(told, answers, strict=False)]
+    assert np.mean(right) == 1.0
+    # never taught to abstain, it names a value of the relation for people it has never seen
+
+    invented = [
+        own.text in RELATIONS[fact.relation].values
+        for fact, own in zip(untold, answers[len(told) :], strict=True)
+    ]
+    assert np.mean(invented) > 0.8
+
+
+def test_the_rate_falls_with_the_root_of_the_width():
+    assert RECIPE.rate(small()) == pytest.approx(1e-2)
+    assert RECIPE.rate(small(width=128)) == pytest.approx(5e-3)
+    huge, mixed = replace(RECIPE, batch_rows=10_000), mixture()
+    with pytest.raises(UsageError, match="fewer than the 10000 of one step"):
+        train_member(small(), mixed, huge, seed=0, device=CPU)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        small(),
+        small("post", kind="olmo2"),
+        small("old", kind="gpt2"),
+        small("windowed", window=8),
+        small("untied", tied=False),
+    ],
+    ids=lambda row: row.name,
+)
+def test_a_saved_member_loads_as_any_model(row, tmp_path):
+    member = train_member(row, mixture(SPEC), RECIPE, seed=0, device=CPU)
+    folder = save_member(member, tmp_path / "member")
+    again = load_model(folder, device="cpu")
+    assert again.identity["n_blocks"] == row.depth
+    assert again.identity["bos"] == "added by the tokenizer"
+    batch = member.tokenizer("Question: what?", return_tensors="pt")
+    with torch.inference_mode():
+        found = [m(**batch).logits for m in (member.model, again.model)]
+    torch.testing.assert_close(*found)
+    told = [fact for fact in mixture(SPEC).facts if fact.group == made.KNOWN]
+    save_member(member, folder, facts=told)  # an earlier one of its kind is replaced
+    asked = load_open(str(folder / "questions.jsonl")).rows
+    assert asked == tuple(fact.question for fact in told)
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "file").write_text("x")
+    with pytest.raises(UsageError, match="holds other files"):
+        save_member(member, tmp_path / "else")
+
+
+def test_one_call_makes_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "params").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    row = "mine: {kind: llama, depth: 2, width: 32, heads: 2}"
+    (tmp_path / "params" / "architectures.yml").write_text(row)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(making, "first_available", lambda names: STORIES)
+    sizes = dict(fact_share=0.5, vocabulary=400, length=32, device="cpu")
+    folder = make_member("mine", tmp_path / "out", SPEC, RECIPE, **sizes)
+    assert load_model(folder, device="cpu").identity["n_blocks"] == 2
+    with pytest.raises(UsageError, match="there is no architecture 'yours'"):
+        make_member("yours", tmp_path / "else", SPEC, RECIPE, **sizes)
+
+
+def test_the_rate_of_least_development_loss_is_taken():
+    family = [small(), small("wide", width=64)]
+    tried = trials(family, [1e-6, 1e-2])
+    assert [(row.name, rate) for row, rate in tried[:2]] == [("small", 1e-6), ("small", 1e-2)]
+    assert trials(family, [1e-2]) == []
+    options = dict(share=0.5, n_tokens=100, batch_tokens=256)
+    mixed = mixture()
+    rows = [rate_rows(mixed, RECIPE, CPU, 0, trial, **options) for trial in tried]
+    chosen = best_recipes(family, RECIPE, pd.concat(rows, ignore_index=True))
+    assert {name: own.learning_rate for name, own in chosen.items()} == {
+        "small": 1e-2,
+        "wide": 1e-2,
+    }  # the other hardly moves
+    assert best_recipes(family, RECIPE, None) == {"small": RECIPE, "wide": RECIPE}

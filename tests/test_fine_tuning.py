@@ -1,0 +1,211 @@
+"""Fine-tuning: what is learned, what stays, and how far the weights go."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+from avss_utils.blocks import decoder_blocks
+from avss_utils.dynamics import (
+    METHODS,
+    Part,
+    Recipe,
+    StatsCallback,
+    TuningTask,
+    fine_tune,
+    judged,
+    tuning_task,
+    weight_movement,
+)
+from avss_utils.dynamics.tasks import right_choices, row_losses, size_table
+from avss_utils.models import LoadedModel
+from avss_utils.project import read_csv
+from avss_utils.runs import UsageError
+from avss_utils.sensitivity import Scored
+from avss_utils.trainer import collate
+
+PATTERN = (5, 9, 7, 30, 11, 40)
+ROWS = tuple(Scored((*PATTERN, 50 + i, 60 + i), 2) for i in range(8))
+RATES = {"full": 3e-3, "lora": 3e-2}
+
+
+def loaded(family: str = "llama") -> LoadedModel:
+    tokenizer = tiny_tokenizer()
+    return LoadedModel(tiny_model(family, vocab_size=len(tokenizer)), tokenizer, {})
+
+
+def recipe(method: str, steps: int = 12) -> Recipe:
+    return Recipe(method, steps, batch_rows=4, learning_rate=RATES[method], rank=4)
+
+
+def loss(model) -> float:
+    return row_losses(model, Part((), ROWS, ()), batch_tokens=64).sum() / 16
+
+
+def changed(before, after) -> list[bool]:
+    pairs = zip(decoder_blocks(before), decoder_blocks(after), strict=True)
+    return [
+        any(
+            not torch.equal(old, new)
+            for old, new in zip(one.parameters(), two.parameters(), strict=True)
+        )
+        for one, two in pairs
+    ]
+
+
+# what is learned
+
+
+def test_the_losses_are_those_that_training_lowers():
+    model = loaded().model
+    batch = collate(ROWS)
+    assert model(**batch).loss.item() == pytest.approx(loss(model), rel=1e-5)
+
+
+QA, SENTIMENT, TEXTS = (["sciq", "nq_open"], ["sst2"], ["wikipedia"])
+
+
+@pytest.mark.parametrize("sets", [QA, SENTIMENT, TEXTS], ids=["qa", "sentiment", "texts"])
+def test_the_parts_of_a_task_share_no_row(sets):
+    task, identities = tuning_task("t", sets, loaded(), sizes=(9, 7, 5), length=24)
+    parts = (task.training, task.development, task.evaluation)
+    assert [len(part.rows) for part in parts] == [n * len(sets) for n in (9, 7, 5)]
+    ids = [i for part in parts for i in part.row_ids]
+    assert len(set(ids)) == len(ids) == 21 * len(sets)
+    assert [d["name"] for d in identities] == sets
+    assert all(1 < len(r.ids) <= 24 and 0 < r.n_scored < len(r.ids) for p in parts for r in p.rows)
+    asked = {name: len(questions) for name, questions in task.evaluation.questions}
+    assert asked == {"sciq": {"sciq": 5}, "sst2": {"sst2": 5}}.get(sets[0], {})
+    again, _ = tuning_task("t", sets, loaded(), sizes=(9, 7, 5), length=24)
+    assert again == task
+
+
+def test_a_row_is_a_prompt_with_its_right_answer():
+    task, _ = tuning_task("t", ["sciq"], loaded(), sizes=(3, 1, 1), length=400)
+    question = task.training.questions[0][1][0]
+    row, tokenizer = task.training.rows[0], tiny_tokenizer()
+    answer = question.choices[question.answer]
+    assert tokenizer.decode(row.ids) == f"Question: {question.question}\nAnswer: {answer}"
+    assert tokenizer.decode(row.ids[-row.n_scored :]) == f" {answer}"
+
+
+def test_sizes_are_counted_by_part():
+    part = Part(("a", "b"), (Scored((1, 2, 3), 1), Scored((1, 2, 3, 4), 2)), ())
+    table = size_table([TuningTask("t", part, part, Part((), (), ()))])
+    assert table.to_numpy().tolist() == [
+        ["t", "training", 2, 7, 3, 0],
+        ["t", "development", 2, 7, 3, 0],
+        ["t", "evaluation", 0, 0, 0, 0],
+    ]
+
+
+def test_sets_that_are_not_split_are_refused(tmp_path):
+    file = tmp_path / "questions.csv"
+    file.write_text("question,answer,distractors\nIs it?,yes,no\nWas it?,no,yes\n")
+    for name, part in ((str(file), "development"), ("wikitext2", "calibration")):
+        with pytest.raises(UsageError, match=f"has no {part} rows: choose a set that is split"):
+            tuning_task("t", [name], loaded(), sizes=(1, 1, 1), length=8)
+    with pytest.raises(UsageError, match="there is no question set 'nothing'"):
+        tuning_task("t", ["nothing"], loaded(), sizes=(1, 1, 1), length=8)
+
+
+def test_accuracy_is_the_share_of_likeliest_choices_that_are_right():
+    task, _ = tuning_task("t", ["sciq"], loaded(), sizes=(1, 1, 30), length=400)
+    ours = loaded()
+    found = judged(ours.model, ours.tokenizer, task.evaluation, prefix="held", batch_tokens=512)
+    right = right_choices(ours.model, ours.tokenizer, task.evaluation, batch_tokens=512)
+    assert set(right) <= {0.0, 1.0}
+    assert found["held accuracy"] == right.mean()
+    n_tokens = sum(row.n_scored for row in task.evaluation.rows)
+    nll = row_losses(ours.model, task.evaluation, batch_tokens=512)
+    assert found["held loss"] == pytest.approx(nll.sum() / n_tokens)
+    texts, _ = tuning_task("t", ["c4"], ours, sizes=(1, 1, 2), length=16)
+    found = judged(ours.model, ours.tokenizer, texts.evaluation, prefix="a", batch_tokens=64)
+    assert set(found) == {"a loss"}
+
+
+# training
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize("method", METHODS)
+def test_training_lowers_the_loss_and_leaves_the_given_model_alone(family, method):
+    ours = loaded(family)
+    before = copy.deepcopy(ours.model.state_dict())
+    tuned = fine_tune(ours, ROWS, recipe(method), seed=0)
+    assert loss(tuned.model) < loss(ours.model) - 0.3
+    assert not tuned.model.training
+    assert type(tuned.model) is type(ours.model)
+    assert all(torch.equal(before[name], t) for name, t in ours.model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_frozen_blocks_do_not_change_and_the_others_do(method):
+    ours = loaded()
+    tuned = fine_tune(ours, ROWS, recipe(method, 3), seed=0, frozen=[0, 2])
+    assert changed(ours.model, tuned.model) == [False, True, False, True]
+    assert changed(ours.model, fine_tune(ours, ROWS, recipe(method, 3), seed=0).model) == [True] * 4
+
+
+def test_a_seed_gives_the_same_weights_and_another_does_not():
+    for method in METHODS:
+        one, same, other = (
+            fine_tune(loaded(), ROWS, recipe(method, 3), seed=s).model.state_dict()
+            for s in (0, 0, 1)
+        )
+        assert all(torch.equal(one[name], same[name]) for name in one)
+        assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_being_followed_changes_no_weight(tmp_path, method):
+    batches = [{"input_ids": torch.tensor([row.ids for row in ROWS])}]
+    callback = StatsCallback(batches, tmp_path / "stats.csv", steps=range(4))
+    plain = fine_tune(loaded(), ROWS, recipe(method, 3), seed=0).model.state_dict()
+    own = fine_tune(loaded(), ROWS, recipe(method, 3), seed=0, callbacks=[callback])
+    assert all(torch.equal(t, plain[name]) for name, t in own.model.state_dict().items())
+
+
+def test_what_cannot_be_trained_is_refused():
+    with pytest.raises(UsageError, match="unknown method 'half': choose from full, lora"):
+        Recipe("half", 1, 1, 1e-3)
+    with pytest.raises(UsageError, match="needs rows"):
+        fine_tune(loaded(), [], recipe("full"), seed=0)
+    with pytest.raises(UsageError, match="leave at least one block"):
+        fine_tune(loaded(), ROWS, recipe("full"), seed=0, frozen=range(4))
+
+
+# how far the weights go
+
+
+def test_weight_movement_by_hand():
+    before = loaded().model
+    after = copy.deepcopy(before)
+    with torch.no_grad():
+        for parameter in decoder_blocks(after)[1].parameters():
+            parameter *= 1.25
+        weight = decoder_blocks(after)[3].mlp.down_proj.weight
+        weight[0, 0] += 3.0
+    size = math.sqrt(sum(float((p**2).sum()) for p in decoder_blocks(before)[3].parameters()))
+    moved = weight_movement(before)(after)["weights"]
+    np.testing.assert_allclose(moved, [0, 0.25, 0, 3.0 / size], rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("method", METHODS)
+def test_movement_during_training_is_that_of_the_trained_model(tmp_path, family, method):
+    ours, file = loaded(family), tmp_path / "stats.csv"
+    batches = [{"input_ids": torch.tensor([row.ids for row in ROWS])}]
+    callback = StatsCallback(batches, file, steps=[0, 2, 4], measures=[weight_movement(ours.model)])
+    options = dict(seed=0, frozen=[2], callbacks=[callback])
+    tuned = fine_tune(ours, ROWS, recipe(method, 4), **options)
+    table = read_csv(file)
+    moved = table[table.measure == "weights"].pivot(index="step", columns="block", values="value")
+    assert moved.loc[0].eq(0).all()
+    assert moved[2].eq(0).all()
+    assert (moved.loc[4, [0, 1, 3]] > 1e-4).all()
+    wanted = weight_movement(ours.model)(tuned.model)["weights"]
+    np.testing.assert_allclose(moved.loc[4], wanted, rtol=1e-4)
