@@ -1,5 +1,9 @@
 """Devices and dtypes by name, and which dtype a device computes natively."""
 
+import statistics
+import time
+from collections.abc import Callable
+
 import torch
 
 from avss_utils.runs import UsageError
@@ -44,8 +48,22 @@ def as_device(device: str | torch.device | None) -> torch.device:
     return device
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait until a device has done what it was given, so that a clock can be read."""
+def median_seconds(run: Callable[[], object], device: torch.device, *, repeats: int) -> float:
+    """Median wall-clock seconds of ``repeats`` calls, after one that warms up and does not count.
+
+    A device is waited for before and after each call: it goes on after the call has returned.
+    """
+    seconds = []
+    for _ in range(repeats + 1):
+        _synchronise(device)
+        start = time.perf_counter()
+        run()
+        _synchronise(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -1,9 +1,9 @@
 """Plan x tasks -> one tidy row per question: what notebooks and the command line share."""
 
 import copy
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ import torch
 from avss_utils import blocks as families
 from avss_utils.blocks import remove_blocks
 from avss_utils.corpora import Question, prompt
-from avss_utils.devices import as_dtype, synchronise
+from avss_utils.devices import as_dtype, median_seconds
 from avss_utils.likelihood import score_choices, window_likelihoods
 from avss_utils.pruning import as_text, plan_random
 from avss_utils.suites import Suite
@@ -176,21 +176,16 @@ def cost_row(
     model = remove_blocks(loaded.model, drop, share_weights=True)
     ids = torch.arange(n_tokens)[None] % model.config.get_text_config().vocab_size
     inputs = families.forward_inputs(model, {"input_ids": ids})
-    seconds = []
     with torch.inference_mode():
-        for _ in range(repeats + 1):  # the first warms up and does not count
-            synchronise(model.device)
-            start = time.perf_counter()
-            model(**inputs, use_cache=False)
-            synchronise(model.device)
-            seconds.append(time.perf_counter() - start)
+        one_pass = partial(model, **inputs, use_cache=False)
+        seconds = median_seconds(one_pass, model.device, repeats=repeats)
     n_parameters = sum(p.numel() for p in model.parameters())
     return pd.DataFrame(
         [
             {
                 "arm": name,
                 "n_parameters": n_parameters,
-                "forward_seconds": float(np.median(seconds[1:])),
+                "forward_seconds": seconds,
             }
         ]
     )
