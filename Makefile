@@ -14,6 +14,8 @@ BENCH    := .venv-bench
 BENCH_PY := $(BENCH)/bin/python
 EXECUTED := _build/executed
 RUN      := $(PY) -m avss_utils run
+# Tests of one file stay in one of two processes, each of one thread: what they share is made once.
+PYTEST   := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 # The ledger goes with every choice: the book's first page shows its verdicts.
 CHOSEN   := $(if $(filter all,$(NOTEBOOK)),all,$(sort $(NOTEBOOK) 07_claims))
 # Models beside the primary one with committed records: their chapters come after its own.
@@ -54,7 +56,7 @@ lint: setup ## ruff, style and format
 	$(PY) -m ruff format --check .
 
 unit: setup ## the unit tests
-	$(PY) -m pytest
+	$(PYTEST)
 
 smoke: setup ## run every notebook in the smoke profile, a proof of the code and nothing else
 	$(RUN) --profile smoke --results _build/smoke --out $(EXECUTED)/smoke/smollm2-135m
@@ -67,7 +69,7 @@ book: setup ## build the published book from the committed records; needs no mod
 	$(PY) book/build.py --profile full --model smollm2-135m --others $(OTHERS:%=$(EXECUTED)/full/%)
 
 browser: book ## open every page of the published book in Chromium, which the system provides
-	$(PY) -m pytest -rs tests/browser
+	$(PYTEST) -rs --dist load tests/browser
 
 $(BENCH)/.installed: benchmarks/requirements.txt requirements.lock assets.lock
 	$(PYTHON) -m venv $(BENCH)
