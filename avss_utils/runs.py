@@ -2,7 +2,8 @@
 
 A run folder holds ``run.json`` and tidy CSV files. It is filled under a temporary name and renamed
 when complete, so a folder under its final name is always finished. Its key is made of parameters,
-weights, data and a version raised by hand when a computation changes meaning.
+weights, data and a version raised by hand when a computation changes meaning. Large tables are
+gzipped; the noted sha256 is of the CSV inside.
 """
 
 import hashlib
@@ -22,6 +23,8 @@ from avss_utils.progress import progress
 from avss_utils.project import (
     UsageError,
     cache_dir,
+    compress,
+    content_sha256,
     file_sha256,
     plain_write_errors,
     project_root,
@@ -47,6 +50,8 @@ __all__ = [
     "run_key",
     "write_json",
 ]
+
+LARGE = 200_000  # bytes of a table from which it is gzipped in a finished run
 
 
 def run_key(parameters: dict, model: dict, data: Iterable[dict], collect_version: int) -> str:
@@ -111,7 +116,7 @@ class Run:
         """Files of the tables that are gone or are not what the run wrote."""
         noted = {self._path(name): note["sha256"] for name, note in self.record["tables"].items()}
         return [
-            path for path, sha in noted.items() if not path.exists() or file_sha256(path) != sha
+            path for path, sha in noted.items() if not path.exists() or content_sha256(path) != sha
         ]
 
     def finish(self) -> "Run":
@@ -119,9 +124,13 @@ class Run:
         if self.finished:
             return self
         tables = {
-            p.stem: {"rows": len(read_csv(p)), "sha256": file_sha256(p)}
-            for p in sorted(self._working.glob("*.csv"))
+            p.name.partition(".")[0]: {"rows": len(read_csv(p)), "sha256": content_sha256(p)}
+            for p in sorted(self._working.glob("*.csv*"))
+            if p.suffix in (".csv", ".gz")
         }
+        for path in self._working.glob("*.csv"):
+            if path.stat().st_size > LARGE:
+                compress(path)
         self.record = {**self.record, "seconds": self._seconds(), "tables": tables}
         write_json(self._working / "run.json", self.record)
         for stray in (*self._working.glob("*.writing"), *self._working.glob("*.parts")):
@@ -151,7 +160,10 @@ class Run:
         return table
 
     def _path(self, name: str) -> Path:
-        return (self.folder if self.finished else self._working) / f"{name}.csv"
+        """Where a table is, gzipped or not, or will be."""
+        plain = (self.folder if self.finished else self._working) / f"{name}.csv"
+        gzipped = plain.with_name(f"{name}.csv.gz")
+        return gzipped if gzipped.exists() and not plain.exists() else plain
 
     def _seconds(self) -> dict:
         """Seconds by table so far; run.json under the working name holds them until the end."""

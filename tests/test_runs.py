@@ -1,9 +1,12 @@
 """Run folders: key, atomicity, resume, rereading, and what they refuse."""
 
 import getpass
+import gzip
+import hashlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -453,6 +456,59 @@ def test_running_again_really_renews_an_edited_table():
     again.table("scores", small_table)
     again.finish()
     assert recorded().read("scores").score[0] == 0.1
+
+
+def large_table() -> pd.DataFrame:
+    return pd.DataFrame({"score": np.random.default_rng(0).random(40_000)})
+
+
+def finished_large() -> Run:
+    run = opened()
+    run.table("answers", large_table)
+    return run.finish()
+
+
+def test_a_large_table_is_gzipped_and_reads_as_before(project):
+    run = opened()
+    before = run.table("answers", large_table)
+    text = (run._working / "answers.csv").read_bytes()
+    run.table("scores", small_table)
+    folder = run.finish().folder
+    assert sorted(p.name for p in folder.iterdir()) == ["answers.csv.gz", "run.json", "scores.csv"]
+    assert gzip.decompress((folder / "answers.csv.gz").read_bytes()) == text
+    assert recorded().record["tables"]["answers"]["sha256"] == hashlib.sha256(text).hexdigest()
+    pd.testing.assert_frame_equal(recorded().read("answers"), before)
+    assert opened().finished
+
+
+def test_a_large_table_is_the_same_file_each_time():
+    first = (finished_large().folder / "answers.csv.gz").read_bytes()
+    shutil.rmtree(finished_large().folder)
+    assert (finished_large().folder / "answers.csv.gz").read_bytes() == first
+
+
+@pytest.mark.parametrize("keep", [0, 100, -1])
+def test_a_broken_gzipped_table_is_refused(keep):
+    path = finished_large().folder / "answers.csv.gz"
+    path.write_bytes(path.read_bytes()[:keep])
+    refused("answers.csv.gz is not what the run wrote")
+
+
+def test_an_end_that_was_interrupted_while_gzipping_can_be_repeated(project, monkeypatch):
+    run = opened()
+    run.table("answers", large_table)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.finish()
+    again = opened()
+    again.table("answers", never)
+    assert [p.name for p in again.finish().folder.glob("answers*")] == ["answers.csv.gz"]
+    recorded()
 
 
 def test_a_table_that_a_record_lacks_is_refused_with_the_renewing_command():
