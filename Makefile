@@ -62,10 +62,10 @@ smoke: setup ## run every notebook in the smoke profile, a proof of the code and
 	$(RUN) --profile smoke --results _build/smoke --out $(EXECUTED)/smoke/smollm2-135m
 
 book: setup ## build the published book from the committed records; needs no model and no data
-	$(RUN) --profile full --records results/full --model smollm2-135m
-	for model in $(OTHERS); do \
+	for model in smollm2-135m $(OTHERS); do \
 	  $(RUN) --profile full --records results/full --model $$model --notebook $$(ls results/full/$$model) || exit; \
 	done
+	$(RUN) --profile full --records results/full --model smollm2-135m --notebook 07_claims
 	$(PY) book/build.py --profile full --model smollm2-135m --others $(OTHERS:%=$(EXECUTED)/full/%)
 
 browser: book ## open every page of the published book in Chromium, which the system provides
