@@ -259,7 +259,9 @@ def test_statistics_on_the_real_model_equal_a_float64_computation():
     assert stats.n_blocks == 30
     for i, (a, b) in enumerate(zip(seen["in"], seen["out"], strict=True)):
         cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
-        assert stats.influence[i] == pytest.approx((1 - cosine).mean(), rel=1e-5)
+        # lengths are float32: where the first token grows a hundredfold, digits of its angle
+        # go, and how many depends on the order in which a processor adds
+        assert stats.influence[i] == pytest.approx((1 - cosine).mean(), rel=1e-4)
         update = (b.astype(np.float32) - a.astype(np.float32)).astype(float)
         for site, x in (("residual", b), ("update", update)):
             assert stats.variance(site)[i] == pytest.approx(x.var(), rel=1e-6)
