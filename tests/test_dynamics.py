@@ -115,6 +115,19 @@ def test_movement_along_steps_follows_the_loss():
     assert np.isnan(none.rho)
 
 
+def test_movement_along_steps_follows_accuracy_where_there_is_any():
+    steps = range(7)
+    growing = {s: [np.exp(0.1 * s), 1.0] for s in steps}
+    accuracies = losses_of({s: 0.1 * s for s in steps}).assign(measure="development accuracy")
+    falling = losses_of({s: 5.0 - s for s in steps}, task="u")
+    rows = pd.concat([rows_of(growing), rows_of(growing, task="u"), accuracies, falling])
+    options = dict(seed=0, outcome=movement.ACCURACY)
+    scores = ["update variance"]
+    found = movement.along_steps(rows, movement.moved(rows), scores, **options)
+    assert found.task.tolist() == ["t"]
+    assert found.rho.tolist() == pytest.approx([1.0])
+
+
 def test_weights_and_tasks_are_compared_over_blocks():
     rng = np.random.default_rng(0)
     profile = rng.uniform(0.1, 1, 12)
@@ -325,6 +338,12 @@ def test_blocks_are_frozen_by_a_score_and_method_that_are_followed():
         study.check_choice("variance", "full", ["full"])
     with pytest.raises(UsageError, match="not followed in method 'full': choose from lora"):
         study.check_choice("eavss", "full", ["lora"])
+
+
+def test_statistics_are_not_taken_on_what_is_trained_on():
+    study.check_probe("c4", ["sciq", "wikipedia"])
+    with pytest.raises(UsageError, match="'c4' cannot be both trained on and probed"):
+        study.check_probe("c4", ["sciq", "c4"])
 
 
 def test_a_training_gives_every_row_that_the_tables_need(tmp_path):

@@ -11,7 +11,7 @@ from avss_utils.profiles import autoregressive_p, kendall_w, rank_correlation
 
 UNIT = ["task", "method", "seed"]  # what names one training in a table of several
 WEIGHTS = "weights"
-LOSS = "development loss"
+LOSS, ACCURACY = "development loss", "development accuracy"
 LEAST_POINTS = 5  # below which smoothness cannot be told
 
 
@@ -89,17 +89,24 @@ def _agreement(profiles: np.ndarray) -> float:
 
 
 def along_steps(
-    rows: pd.DataFrame, table: pd.DataFrame, scores: Sequence[str], *, seed: int
+    rows: pd.DataFrame,
+    table: pd.DataFrame,
+    scores: Sequence[str],
+    *,
+    seed: int,
+    outcome: str = LOSS,
 ) -> pd.DataFrame:
     """Does the movement of a score go with the development loss over the steps after step 0?
 
     A row a UNIT and score: rho (Spearman, of the movement averaged over blocks with the loss), n
     steps, and two p-values that mind how smooth both are: by circular shifts (p_shift) and against
     profiles as smooth (p_smooth). NaN where one of both does not vary, or with fewer steps than
-    LEAST_POINTS.
+    LEAST_POINTS. ``outcome``: LOSS or ACCURACY; trainings without it have no row.
     """
-    losses = rows[rows.measure == LOSS].set_index([*UNIT, "step"]).value.sort_index()
+    followed = rows[rows.measure == outcome]
+    losses = followed.set_index([*UNIT, "step"]).value.sort_index()
     later = table[table.score.isin(list(scores)) & (table.step > 0)]
+    later = later.merge(followed[UNIT].drop_duplicates(), on=UNIT)
     means = later.groupby([*UNIT, "score", "step"], sort=False)
     found = []
     for key, own in means.moved.mean().groupby([*UNIT, "score"], sort=False):

@@ -55,6 +55,12 @@ def check_choice(score: str, method: str, methods: Sequence[str]) -> None:
         )
 
 
+def check_probe(probe: str, sets: Sequence[str]) -> None:
+    """Raise UsageError where statistics would be taken on a set that is trained on."""
+    if probe in sets:
+        raise UsageError(f"{probe!r} cannot be both trained on and probed: choose another set")
+
+
 def trainings(
     tasks: Sequence[TuningTask], methods: Sequence[str], *, seeds: Sequence[int]
 ) -> list[tuple[TuningTask, str, int]]:
