@@ -390,3 +390,23 @@ def test_recall_counts_blocks_until_too_little_is_kept(monkeypatch):
     )
     loaded = LoadedModel(FAMILIES["llama"](n_blocks=4), None, {})
     assert measures.recall_drops(loaded, [], (2, 0, 1, 3), 0.9) == 2
+
+
+def test_a_mean_profile_weighs_all_members_alike_and_leaves_out_empty_ones():
+    rows = pd.DataFrame(
+        [
+            (name, 0, "avss", "", at, value)
+            for name, own in (("a", (1.0, 3.0)), ("b", (30.0, 10.0)), ("c", (-1.0, 0.0)))
+            for at, value in enumerate(own)
+        ],
+        columns=["architecture", "seed", "measure", "group", "at", "value"],
+    )
+    np.testing.assert_allclose(reading.mean_profile(rows, "avss", "", ["a"]), [0.5, 1.5])
+    np.testing.assert_allclose(reading.mean_profile(rows, "avss", "", ["a", "b", "c"]), [1.0, 1.0])
+    assert np.isnan(reading.mean_profile(rows, "avss", "", ["c"])).all()
+
+
+def test_a_further_model_is_part_of_what_a_run_is_known_by():
+    identity = {"short": "m", "source": "hub", "weights_sha256": "0f", "n_blocks": 4}
+    own = peaks.as_data(LoadedModel(None, None, identity))
+    assert own == {"name": "m", "source": "hub", "sha256": "0f", "n": 4}

@@ -17,6 +17,7 @@ from avss_utils.architectures.family import (
     Architecture,
     block_parameters,
     build,
+    check_members,
     family_identity,
     read_family,
 )
@@ -230,3 +231,9 @@ def test_the_rate_of_least_development_loss_is_taken():
         "wide": 1e-2,
     }  # the other hardly moves
     assert best_recipes(family, RECIPE, None) == {"small": RECIPE, "wide": RECIPE}
+
+
+def test_who_is_not_trained_cannot_be_a_centre_or_control():
+    check_members(["small"], [small(), small("other")])
+    with pytest.raises(UsageError, match="'wide' is not among the architectures that are trained"):
+        check_members(["small", "wide"], [small()])

@@ -95,6 +95,15 @@ def read_family(names: Sequence[str], path: Path | None = None) -> list[Architec
     return [_architecture(name, rows[name]) for name in names]
 
 
+def check_members(names: Iterable[str], family: Iterable[Architecture]) -> None:
+    """Raise UsageError unless all names are those of rows of the family."""
+    known = [row.name for row in family]
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(
+            f"{unknown[0]!r} is not among the architectures that are trained: {', '.join(known)}"
+        )
+
+
 def _architecture(name: str, row: dict) -> Architecture:
     known = [field.name for field in fields(Architecture)[1:]]
     if unknown := [key for key in row if key not in known]:

@@ -106,6 +106,20 @@ def present(names: Sequence[str]) -> list[str]:
     return [name for name in names if is_here(name)]
 
 
+def as_data(loaded) -> dict:
+    """A further loaded model as a run records its data: name, source, sha256 (weights), n (blocks).
+
+    Which models a machine has decides what a run shows, so they belong to its key.
+    """
+    identity = loaded.identity
+    return {
+        "name": identity["short"],
+        "source": identity["source"],
+        "sha256": identity["weights_sha256"],
+        "n": identity["n_blocks"],
+    }
+
+
 @dataclass(frozen=True)
 class RealStudies:
     """A study of each real model on the same questions, and the questions' identity."""

@@ -109,6 +109,22 @@ def profile_places(rows: pd.DataFrame, measure: str, group: str = "") -> pd.Data
     return pd.DataFrame(found, columns=["architecture", "seed", "place", "value"])
 
 
+def mean_profile(rows: pd.DataFrame, measure: str, group: str, names: Sequence[str]) -> np.ndarray:
+    """Mean over members of a profile over blocks as multiples of an even one, (n_blocks,).
+
+    ``names``: architectures of one depth. Blocks below 0 count as 0; a member whose profile has no
+    mass is left out, and NaN stands where none has any.
+    """
+    own = rows[(rows.measure == measure) & (rows.group == group) & rows.architecture.isin(names)]
+    wide = own.pivot(index=["architecture", "seed"], columns="at", values="value")
+    profiles = np.maximum(wide.to_numpy(float), 0)
+    mass = profiles.mean(1, keepdims=True)
+    some = mass[:, 0] > 0
+    if not some.any():
+        return np.full(profiles.shape[1], np.nan)
+    return (profiles[some] / mass[some]).mean(0)
+
+
 def grid(values: pd.DataFrame, family: Sequence[Architecture]) -> pd.DataFrame:
     """``over_seeds`` of the ``effects.plain`` cells, narrow ones first and then by depth.
 
