@@ -1,4 +1,4 @@
-"""``python -m avss_utils``: score, prune, evaluate, mitigate, run, compare, assets.
+"""``python -m avss_utils``: score, prune, evaluate, mitigate, run, compare, verify, assets.
 
 A user's mistake ends with one sentence on standard error and exit code 2.
 """
@@ -24,11 +24,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.command(arguments)
+        code = arguments.command(arguments)
         sys.stdout.flush()
     except UsageError as error:
         return _say(str(error), 2)
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        code = 0
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open until the interpreter is gone
     except OSError as error:
         return _say(f"{error.filename or 'the output'} {disk_reason(error)}", 2)
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         if not _memory_ran_out(error):
             raise
         return _say("memory ran out: take a smaller model, or fewer or shorter texts", 2)
-    return 0
+    return code or 0
 
 
 def _memory_ran_out(error: Exception) -> bool:
@@ -112,6 +113,12 @@ def _parser() -> argparse.ArgumentParser:
         ),
         ("run", commands.run, "execute notebooks with papermill", _run_arguments),
         ("compare", commands.compare, "two run folders side by side", _compare_arguments),
+        (
+            "verify",
+            commands.verify,
+            "recompute a sample of every table of committed records; exit code 1 if any differs",
+            _verify_arguments,
+        ),
         ("assets", commands.assets, "convert an installed model once", _assets_arguments),
     ):
         command = subparsers.add_parser(name, help=help_text, description=help_text)
@@ -124,6 +131,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _compare_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="folder of a finished run")
+
+
+def _verify_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--notebook", nargs="+", default=["all"], help="names, or all")
+    command.add_argument("--records", default="results/full", help="folder of records by model")
 
 
 def _assets_arguments(command: argparse.ArgumentParser) -> None:

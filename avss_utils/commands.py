@@ -198,3 +198,28 @@ def compare(arguments: argparse.Namespace) -> None:
 
     first, second = map(read_run, arguments.runs)
     print(side_by_side(first, second))
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Recompute a sample of every committed table; returns 1 where anything differs, else 0."""
+    from collections import Counter
+
+    from transformers.utils import logging
+
+    from avss_utils.models import short_name
+    from avss_utils.runs import project_root
+    from avss_utils.verification import CHECKS, DIFFERS, HEAD, as_line, verify_records
+
+    logging.disable_progress_bar()
+    folder = project_root() / arguments.records / short_name(arguments.model)
+    names = None if arguments.notebook == ["all"] else arguments.notebook
+    print(HEAD)
+    rows = []
+    for row in verify_records(folder, CHECKS, names):
+        rows.append(row)
+        print(as_line(row), flush=True)
+    verdicts = Counter(row.verdict for row in rows)
+    seconds = sum(row.seconds for row in rows)
+    found = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items())
+    print(f"{len(rows)} checks in {seconds:.0f} s: {found}")
+    return int(DIFFERS in verdicts)
