@@ -219,3 +219,6 @@ def _run_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--records", default="", help="show committed records, run no model")
     command.add_argument("--out", type=Path, default=None, help="folder of executed notebooks")
     command.add_argument("--timeout", type=_count, default=3600, help="seconds a cell")
+    command.add_argument(
+        "--processes", type=_count, default=1, help="that share the trainings of a notebook"
+    )

@@ -150,6 +150,7 @@ def run(arguments: argparse.Namespace) -> None:
     from avss_utils.notebooks import execute, notebook_names, notebook_parameters
     from avss_utils.progress import TERMINAL, terminal_name
     from avss_utils.runs import project_root
+    from avss_utils.sharing import helpers
 
     if terminal := terminal_name():  # a kernel has none of its own
         os.environ[TERMINAL] = terminal
@@ -168,7 +169,16 @@ def run(arguments: argparse.Namespace) -> None:
     }
     for name, parameters in chosen.items():
         print(f"{name} ({arguments.profile}, {short}) ...", flush=True)
-        print(execute(name, folder / f"{name}.ipynb", parameters, timeout=arguments.timeout))
+        with helpers(_helping(name, arguments), arguments.processes - 1):
+            print(execute(name, folder / f"{name}.ipynb", parameters, timeout=arguments.timeout))
+
+
+def _helping(name: str, arguments: argparse.Namespace) -> list[str]:
+    """The command of a helper with one notebook, but for the folder of its own output."""
+    options = ("profile", "model", "results", "timeout")
+    words = [f"--{option}={getattr(arguments, option)}" for option in options]
+    extra = ["--set", *arguments.set] if arguments.set else []
+    return ["run", "--notebook", name, *words, *extra]
 
 
 def _assignment(text: str) -> tuple[str, object]:

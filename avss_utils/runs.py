@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from avss_utils import locks
+from avss_utils import locks, sharing
 from avss_utils.progress import progress
 from avss_utils.project import (
     UsageError,
@@ -81,6 +81,8 @@ class Run:
 
     def table(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """The table ``name``, computed once. Needs no model when the run is finished."""
+        if self._helping:
+            return self._made_by_owner(name)
         return self._once(name, partial(self._timed, name, compute))
 
     def read(self, name: str) -> pd.DataFrame:
@@ -91,21 +93,48 @@ class Run:
         return read_csv(path)
 
     def rows(self, name: str, keys: Iterable, compute: Callable[..., pd.DataFrame]) -> pd.DataFrame:
-        """A table built key by key; interrupted work resumes after the last finished key."""
+        """A table built key by key; interrupted work resumes after the last finished key.
 
-        def gather() -> pd.DataFrame:
-            parts = self._working / f"{name}.parts"
-            with plain_write_errors(parts):
-                parts.mkdir(exist_ok=True)
-            for number, key in enumerate(progress(keys, name)):
-                if not (part := parts / f"{number:05d}.csv").exists():
-                    write_csv(self._timed(name, partial(compute, key)), part)
-            return pd.concat(map(read_csv, sorted(parts.glob("*.csv"))), ignore_index=True)
-
-        table = self._once(name, gather)
+        Several processes can build it together (``sharing``).
+        """
+        if not self.finished:
+            self._make_parts(name, list(keys), compute)
+        if self._helping:
+            return self._made_by_owner(name)
+        table = self._once(name, partial(self._joined, name))
         if not self.finished:
             shutil.rmtree(self._working / f"{name}.parts", ignore_errors=True)
         return table
+
+    def _make_parts(self, name: str, keys: list, compute: Callable[..., pd.DataFrame]) -> None:
+        folder = self._working / f"{name}.parts"
+        if self._path(name).exists():
+            return
+        if self._helping and not self._working.exists():
+            raise sharing.Helped
+        with plain_write_errors(folder):
+            folder.mkdir(exist_ok=True)
+        paths = [folder / f"{number:05d}.csv" for number in range(len(keys))]
+        bar = iter(progress(range(len(keys)), name))
+
+        def make(number: int) -> None:
+            next(bar, None)
+            write_csv(self._timed(name, partial(compute, keys[number])), paths[number])
+
+        sharing.make_parts(paths, make, done=self._path(name))
+        list(bar)
+
+    def _joined(self, name: str) -> pd.DataFrame:
+        parts = sorted((self._working / f"{name}.parts").glob("*.csv"))
+        return pd.concat(map(read_csv, parts), ignore_index=True)
+
+    def _made_by_owner(self, name: str) -> pd.DataFrame:
+        sharing.wait_for(self._path(name), ended=lambda: not self._working.exists())
+        return self.read(name)
+
+    @property
+    def _helping(self) -> bool:
+        return not self.finished and sharing.is_helper()
 
     def check(self) -> None:
         """Raise UsageError unless every table is what the run wrote."""
@@ -123,6 +152,8 @@ class Run:
         """Write run.json and give the folder its final name; a no-op on a finished run."""
         if self.finished:
             return self
+        if self._helping:
+            raise sharing.Helped
         tables = {
             p.name.partition(".")[0]: {"rows": len(read_csv(p)), "sha256": content_sha256(p)}
             for p in sorted(self._working.glob("*.csv*"))
@@ -154,9 +185,11 @@ class Run:
         """
         start = time.perf_counter()
         table = compute()
-        spent, noted = time.perf_counter() - start, self._seconds()
-        noted[name] = round(noted.get(name, 0.0) + spent, 2)
-        write_json(self._working / "run.json", {**self.record, "seconds": noted})
+        spent = time.perf_counter() - start
+        with FileLock(self._working / "seconds.writing"):
+            noted = self._seconds()
+            noted[name] = round(noted.get(name, 0.0) + spent, 2)
+            write_json(self._working / "run.json", {**self.record, "seconds": noted})
         return table
 
     def _path(self, name: str) -> Path:
@@ -188,16 +221,20 @@ def open_run(
     data = list(data)
     key = run_key(parameters, model, data, collect_version)
     folder = project_root() / results / profile / model["short"] / notebook
-    if run := _finished(folder, key):
-        return run
     working = folder.with_name(f".{notebook}-{key[:12]}.partial")
-    with plain_write_errors(working):
-        working.mkdir(parents=True, exist_ok=True)
-    lock = locks.hold(working)
-    if run := _finished(folder, key):  # another process has written it while this one waited
-        shutil.rmtree(working, ignore_errors=True)
-        locks.release(lock)
-        return run
+    if sharing.is_helper():
+        sharing.wait_for(working, ended=lambda: _finished(folder, key))
+        lock = None
+    else:
+        if run := _finished(folder, key):
+            return run
+        with plain_write_errors(working):
+            working.mkdir(parents=True, exist_ok=True)
+        lock = locks.hold(working)
+        if run := _finished(folder, key):  # another process has written it while this one waited
+            shutil.rmtree(working, ignore_errors=True)
+            locks.release(lock)
+            return run
     record = {
         "notebook": notebook,
         "profile": profile,

@@ -15,7 +15,7 @@ MODULES = sorted((ROOT / "avss_utils").rglob("*.py"))
 # A module imports only from rows above its own; names in one row do not import each other.
 ROWS = [
     {"project", "progress"},
-    {"locks"},
+    {"locks", "sharing"},
     {"runs"},
     {"notebooks", "published", "statistics", "windows"},
     {"blocks", "block_stats", "confidence", "profiles"},

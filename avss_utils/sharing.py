@@ -1,0 +1,140 @@
+"""One run, several processes: each makes the next part that nobody has made.
+
+A run's owner holds its folder, writes its tables and ends it. A helper is a further process that
+runs the same notebook with HELPING set: it makes parts of tables that are built key by key, waits
+for the tables themselves, and leaves where the run would end. Many small trainings keep a GPU busy
+only so, for each of them waits for its processor more than for the GPU.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+HELPING = "AVSS_HELPING"
+PAUSE = 0.2  # seconds between two looks at what others do
+PATIENCE = 10.0  # seconds for a helper to end by itself
+
+
+class Helped(Exception):  # noqa: N818
+    """A helper has come to the end of what it can do: not an error."""
+
+
+def is_helper() -> bool:
+    """Whether this process was started to help with a run."""
+    return bool(os.environ.get(HELPING))
+
+
+def make_parts(paths: Sequence[Path], make: Callable[[int], None], done: Path) -> None:
+    """``make(i)`` for every path that is not there, until all are or the file ``done`` is.
+
+    Several processes may do this at once. A part belongs to whoever holds its lock, which ends with
+    its process: what a killed one has left is made by another.
+    """
+    while not done.exists():
+        missing = [number for number, path in enumerate(paths) if not path.exists()]
+        if not missing:
+            return
+        made = [_made_one(paths[number], make, number) for number in missing]
+        if not any(made):
+            if not done.parent.exists():
+                raise Helped  # the run ended meanwhile
+            time.sleep(PAUSE)
+
+
+def _made_one(path: Path, make: Callable[[int], None], number: int) -> bool:
+    if path.exists():
+        return False
+    with _claimed(path.with_suffix(".lock")) as mine:
+        if mine and not path.exists():
+            make(number)
+            return True
+    return False
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[bool]:
+    """Whether this process now holds the lock; not where another does, or the folder has gone.
+
+    FileLock would make the folder anew, behind a run that has ended.
+    """
+    try:
+        import fcntl
+    except ImportError:  # a system without it has one process a run
+        yield True
+        return
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(file)
+
+
+def wait_for(path: Path, *, ended: Callable[[], object]) -> None:
+    """Until another process has made a file or folder. Raises Helped once the run has ``ended``."""
+    while not path.exists():
+        if ended():
+            raise Helped
+        time.sleep(PAUSE)
+
+
+@contextmanager
+def helpers(command: Sequence[str], n: int) -> Iterator[None]:
+    """``n`` helpers that run ``python -m avss_utils COMMAND`` while the context is open.
+
+    GPUs that are visible are dealt out to them in turn, the owner having the first one; processor
+    cores likewise, where OMP_NUM_THREADS says nothing. Their output goes nowhere: what fails in a
+    helper is made by the owner, where it is seen.
+    """
+    gpus = _visible_gpus() if n else []
+    if n:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (n + 1))))
+    with TemporaryDirectory() as folder:
+        started = []
+        try:
+            for number in range(1, n + 1):
+                own = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+                words = [sys.executable, "-m", "avss_utils", *command]
+                started.append(
+                    subprocess.Popen(
+                        [*words, "--out", f"{folder}/{number}"],
+                        env={**os.environ, HELPING: "1", **own},
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                        start_new_session=True,
+                    )
+                )
+            yield
+        finally:
+            for process in started:
+                _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGINT)  # its kernel ends with it
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _visible_gpus() -> list[str]:
+    if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return named.split(",")
+    import torch  # a second, and only for this
+
+    return [str(number) for number in range(torch.cuda.device_count())]

@@ -1,0 +1,176 @@
+"""One run made by several processes: the tables of one, whoever made which part or was killed."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from avss_utils import cli, sharing
+from avss_utils.runs import open_record, open_run
+
+N_KEYS = 8
+
+
+@pytest.fixture(autouse=True)
+def empty_project(tmp_path, monkeypatch) -> Path:
+    for folder in ("notebooks", "params"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def one_part(key: int) -> pd.DataFrame:
+    with open("makers", "a") as file:
+        file.write(f"{os.getpid()} {key}\n")
+    time.sleep(0.05)
+    return pd.DataFrame({"key": key, "value": np.random.default_rng(key).normal(size=20)})
+
+
+def work(results: str) -> None:
+    run = open_run(
+        "01_x",
+        parameters={"seed": 0},
+        profile="full",
+        results=results,
+        model={"short": "tiny", "weights_sha256": "aa"},
+        data=[],
+        collect_version=1,
+        device="cpu",
+    )
+    run.rows("first", range(N_KEYS), one_part)
+    run.table("second", lambda: one_part(99))
+    run.rows("third", range(N_KEYS), one_part)
+    run.finish()
+
+
+def help_with(results: str) -> int:
+    """Process id of a helper, a fork; it exits with 7 when it was of help to the end."""
+    if (pid := os.fork()) == 0:
+        code = 1
+        try:
+            os.environ[sharing.HELPING] = "1"
+            work(results)
+        except sharing.Helped:
+            code = 7
+        finally:
+            os._exit(code)
+    return pid
+
+
+def tables(results: str) -> dict[str, bytes]:
+    folder = Path(results) / "full" / "tiny" / "01_x"
+    assert {p.name for p in folder.iterdir()} == {
+        *(f"{name}.csv" for name in ("first", "second", "third")),
+        "run.json",
+    }
+    assert [p.name for p in folder.parent.iterdir()] == ["01_x"]
+    return {path.name: path.read_bytes() for path in folder.glob("*.csv")}
+
+
+def made() -> list[tuple[int, int]]:
+    """(process, key) of every part, in the order in which they were begun."""
+    return [tuple(map(int, line.split())) for line in Path("makers").read_text().splitlines()]
+
+
+def test_a_shared_run_has_the_tables_of_one_process():
+    work("alone")
+    Path("makers").unlink()
+    helpers = [help_with("shared") for _ in range(2)]
+    work("shared")
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in helpers]
+    assert set(codes) == {7}
+    assert tables("shared") == tables("alone")
+    keys = sorted(key for _, key in made())
+    assert keys == sorted([*range(N_KEYS), *range(N_KEYS), 99])  # none twice
+    assert len({pid for pid, _ in made()}) == 3
+    seconds = open_record("01_x", records="shared/full", model="tiny").record["seconds"]
+    assert seconds["first"] >= 0.05 * N_KEYS  # of all processes together
+    assert seconds["third"] >= 0.05 * N_KEYS
+
+
+def test_what_a_killed_helper_has_left_is_made_by_another():
+    work("alone")
+    Path("makers").unlink()
+    if (owner := os.fork()) == 0:
+        try:
+            work("shared")
+        finally:
+            os._exit(0)
+    helper = help_with("shared")
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up:  # until it is in the middle of a part
+        if Path("makers").exists() and helper in dict(made()):
+            break
+        time.sleep(0.002)
+    os.kill(helper, signal.SIGKILL)
+    _, status = os.waitpid(helper, 0)
+    assert os.WIFSIGNALED(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(owner, 0)[1]) == 0
+    assert tables("shared") == tables("alone")
+
+
+def test_a_helper_of_a_finished_run_leaves_at_once():
+    work("shared")
+    before = made()
+    assert os.waitstatus_to_exitcode(os.waitpid(help_with("shared"), 0)[1]) == 7
+    assert made() == before
+
+
+def test_a_helper_that_comes_late_leaves_nothing_behind():
+    """It looks for the run just before the owner ends it."""
+    helper = help_with("shared")
+    time.sleep(0.5)  # it has seen that there is no run
+    work("shared")
+    assert os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1]) == 7
+    tables("shared")
+
+
+def test_who_waits_for_a_run_that_has_ended_leaves(tmp_path):
+    with pytest.raises(sharing.Helped):
+        sharing.wait_for(tmp_path / "table.csv", ended=lambda: True)
+
+
+NOTEBOOK = """
+import os, time
+from pathlib import Path
+import pandas as pd
+from avss_utils.runs import open_run
+
+def part(key):
+    Path(f"made-by-{os.getpid()}").touch()
+    give_up = time.monotonic() + 120
+    while len(list(Path().glob("made-by-*"))) < 2 and time.monotonic() < give_up:
+        time.sleep(0.05)  # until the other process has a part as well
+    return pd.DataFrame({"key": [key], "process": [os.getpid()]})
+
+run = open_run(
+    "01_tiny", parameters={}, profile=profile, results=results,
+    model={"short": "tiny", "weights_sha256": "aa"}, data=[], collect_version=1, device="cpu",
+)
+run.rows("parts", range(12), part)
+run.finish()
+"""
+
+
+def test_the_command_shares_a_notebook_and_leaves_no_process(empty_project, capsys):
+    parameters = 'model = "tiny"\nprofile = "quick"\nresults = "results"\nrecords = ""'
+    cells = [new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_code_cell(NOTEBOOK)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    made = new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(made, empty_project / "notebooks" / "01_tiny.ipynb")
+    (empty_project / "params" / "quick.yml").write_text("01_tiny: {}\n")
+    words = ["run", "--notebook", "01_tiny", "--model", "tiny", "--processes", "2"]
+    assert cli.main([*words, "--out", "executed"]) == 0
+    assert [p.name for p in Path("executed").iterdir()] == ["01_tiny.ipynb"]
+    table = open_record("01_tiny", records="results/quick", model="tiny").read("parts")
+    assert table.key.to_list() == list(range(12))
+    assert table.process.nunique() == 2
+    for process in set(table.process):
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
