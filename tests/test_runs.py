@@ -79,6 +79,10 @@ def never() -> pd.DataFrame:
     raise AssertionError("a finished table was computed again")
 
 
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
 def folder_of(project: Path) -> Path:
     return project / "results" / "full" / "tiny" / NOTEBOOK
 
@@ -208,9 +212,6 @@ def test_an_interrupted_end_keeps_the_older_run_and_can_be_repeated(project, mon
     finished()
     newer = opened({**PARAMETERS, "seed": 1})
     newer.table("scores", lambda: small_table(2.0))
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(runs, "replace_folder", interrupted)
@@ -497,9 +498,6 @@ def test_a_broken_gzipped_table_is_refused(keep):
 def test_an_end_that_was_interrupted_while_gzipping_can_be_repeated(project, monkeypatch):
     run = opened()
     run.table("answers", large_table)
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", interrupted)
