@@ -287,6 +287,13 @@ def test_a_stored_notebook_takes_what_the_command_line_gives_to_all(path):
     assert {"model", "profile", "results", "records"} <= default_parameters(path).keys()
 
 
+def test_a_figure_has_a_name_of_its_own_in_the_whole_book():
+    cells = [cell for path in STORED for cell in nbformat.read(path, as_version=4).cells]
+    figures = [cell.metadata.get("mystnb", {}).get("figure", {}) for cell in cells]
+    names = [figure["name"] for figure in figures if figure]
+    assert len(names) > 20 and len(set(names)) == len(names)
+
+
 @pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
 def test_a_stored_notebook_holds_no_outputs(path):
     for cell in nbformat.read(path, as_version=4).cells:

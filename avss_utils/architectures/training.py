@@ -15,7 +15,7 @@ from avss_utils.architectures.family import Architecture, build
 from avss_utils.architectures.mixture import Mixture
 from avss_utils.checkpoint import check_target, whole_folder
 from avss_utils.corpora import OpenQuestion
-from avss_utils.devices import trains_in_bfloat16
+from avss_utils.devices import replayed
 from avss_utils.runs import UsageError
 
 MARK, QUESTIONS = "architecture.json", "questions.jsonl"
@@ -69,8 +69,8 @@ def train_member(
 ) -> Member:
     """Train on every row of the mixture once; ``seed`` draws the initial weights and nothing else.
 
-    Weights stay in float32; where the device computes bfloat16 natively, a GPU's passes run in it.
-    Raises UsageError for a mixture of fewer rows than one step takes.
+    Everything is computed in float32. Raises UsageError for a mixture of fewer rows than one step
+    takes.
     """
     n_steps = len(mixture.rows) // recipe.batch_rows
     if n_steps == 0:
@@ -99,24 +99,37 @@ def _run(model, batches: torch.Tensor, recipe: Recipe, rate: float, log_every: i
     from transformers import get_cosine_schedule_with_warmup  # seconds to import
 
     device, n_steps = batches.device, len(batches)
-    fused = device.type == "cuda"
-    optimiser = torch.optim.AdamW(_groups(model, recipe), lr=rate, betas=(0.9, 0.95), fused=fused)
+    on_gpu = device.type == "cuda"
+    optimiser = torch.optim.AdamW(
+        _groups(model, recipe),
+        lr=torch.tensor(rate, device=device) if on_gpu else rate,  # a number would be recorded
+        betas=(0.9, 0.95),
+        fused=on_gpu,
+        capturable=on_gpu,
+    )
     n_warm = max(1, round(recipe.warm_up * n_steps))
     schedule = get_cosine_schedule_with_warmup(optimiser, n_warm, n_steps)
-    cast = trains_in_bfloat16(device)
-    total, since, rows = torch.zeros((), device=device), 0, []
-    for step, ids in enumerate(batches, 1):
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=cast):
-            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+    ids, total = torch.empty_like(batches[0]), torch.zeros((), device=device)
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
+        total.add_(loss.detach())
+
+    run, since, rows = replayed(step, device), 0, []
+    for number, batch in enumerate(batches, 1):
+        ids.copy_(batch)
+        run()
         schedule.step()
-        optimiser.zero_grad(set_to_none=True)
-        total, since = total + loss.detach(), since + 1
-        if step % log_every == 0 or step == n_steps:  # reading it any oftener would stall a GPU
-            rows.append((step, float(total) / since))
-            total, since = torch.zeros((), device=device), 0
+        since += 1
+        if number % log_every == 0 or number == n_steps:  # any oftener would stall a GPU
+            rows.append((number, float(total) / since))
+            total.zero_()
+            since = 0
+    optimiser.zero_grad(set_to_none=True)
     return pd.DataFrame(rows, columns=["step", "loss"])
 
 
