@@ -291,7 +291,8 @@ def test_a_figure_has_a_name_of_its_own_in_the_whole_book():
     cells = [cell for path in STORED for cell in nbformat.read(path, as_version=4).cells]
     figures = [cell.metadata.get("mystnb", {}).get("figure", {}) for cell in cells]
     names = [figure["name"] for figure in figures if figure]
-    assert len(names) > 20 and len(set(names)) == len(names)
+    assert len(names) > 20
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
