@@ -6,13 +6,15 @@ in its prose, and needs no book package where a notebook is only run.
 
 import html
 import re
+from collections.abc import Sequence
 
 import pandas as pd
-from IPython.display import HTML, display
+from IPython.display import HTML, Markdown, display
 
 from avss_utils.statistics import Estimate
 
 _INSIDE = re.compile(r"(?<=\S) (?=\[)|(?<=,) (?=[−∞\d.,e]+\])")
+_MARKUP = re.compile(r"([!-/:-@\[-`{-~])")
 _MIME = "application/papermill.record/"
 
 
@@ -86,6 +88,27 @@ def as_html(table: pd.DataFrame, *, caption: str = "") -> HTML:
     text = body.to_html(index=False, escape=True, border=0, classes="dataframe", justify="left")
     head = f"<p><em>{html.escape(caption)}</em></p>" if caption else ""
     return HTML(f'<div class="table-scroll" tabindex="0">{head}{text}</div>')
+
+
+def as_markdown(table: pd.DataFrame, *, links: Sequence[str] = ()) -> Markdown:
+    """A table as MyST text, for a cell with ``mystnb: {markdown_format: myst}`` in its metadata.
+
+    The columns ``links`` hold roles, which the book's build resolves or refuses; every other cell
+    is escaped.
+    """
+    shown = {
+        name: column.map(str) if name in links else column.map(_plain)
+        for name, column in table.items()
+    }
+    rows = [list(shown), ["---"] * len(shown), *zip(*shown.values(), strict=True)]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return Markdown("\n".join([":::{div} long-table", "", *lines, "", ":::"]))
+
+
+def _plain(cell: object) -> str:
+    """A cell's text in one line, with no character that would be markup."""
+    text = number(cell) if isinstance(cell, float) else _unbroken(str(cell))
+    return _MARKUP.sub(r"\\\1", " ".join(text.splitlines()))
 
 
 def budget(

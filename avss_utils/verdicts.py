@@ -37,7 +37,10 @@ def verdict_below(estimate: Estimate, *, threshold: float, testable: bool = True
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of the ledger: a claim, what was measured, and the verdict by the rule."""
+    """One row of the ledger: a claim, what was measured, and the verdict by the rule.
+
+    ``below``: the claim says that the quantity lies below the threshold.
+    """
 
     claim: str
     measure: str
@@ -46,6 +49,7 @@ class Finding:
     verdict: str
     primary: bool
     note: str = ""
+    below: bool = False
 
 
 def finding(
@@ -62,7 +66,7 @@ def finding(
     """Judge one measurement; ``below`` turns the claim around (a p-value is to be small)."""
     judge = verdict_below if below else verdict
     decided = judge(estimate, threshold=threshold, testable=testable)
-    return Finding(claim, measure, estimate, threshold, decided, primary, note)
+    return Finding(claim, measure, estimate, threshold, decided, primary, note, below)
 
 
 def ledger(findings: Iterable[Finding]) -> pd.DataFrame:

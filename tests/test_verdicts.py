@@ -272,7 +272,7 @@ def test_pruning_findings_read_the_tables_of_a_run(monkeypatch):
 
 def test_every_claim_of_the_papers_is_worded():
     assert list(claims.CLAIMS) == [f"C{i}" for i in range(1, 12)]
-    assert all(text.endswith(".") for text in claims.CLAIMS.values())
+    assert all(claim.text.endswith(".") for claim in claims.CLAIMS.values())
 
 
 def test_the_readme_states_the_verdicts_of_the_committed_records(monkeypatch):

@@ -1,4 +1,4 @@
-"""Tables of a run -> findings on the claims C1-C11 of the papers, one function a notebook.
+"""Tables of a run -> findings on the papers' claims C1-C11, answers to their questions Q1-Q3.
 
 Each claim has one primary measurement, declared here before it is run; the others are exploratory.
 """
@@ -19,9 +19,13 @@ from avss_utils.claims.mitigation import (
     rate_findings,
     signature,
 )
+from avss_utils.claims.papers import CLAIMS, Claim
 from avss_utils.claims.pruning import null_findings, pruning_findings, retention_findings
+from avss_utils.claims.questions import ANSWERS, QUESTIONS, Answer, Question
+from avss_utils.claims.records import read_records, recorded_models
 from avss_utils.claims.thresholds import (
     CLAIMED_ARM,
+    DROPPED,
     ERROR_BINS,
     ERROR_FALL,
     GUIDED,
@@ -35,20 +39,6 @@ from avss_utils.claims.thresholds import (
 from avss_utils.runs import Run
 from avss_utils.verdicts import Finding
 
-CLAIMS = {
-    "C1": "Pruning the lowest 25 % of layers by AVSS keeps over 90 % of question answering.",
-    "C2": "The same for language modelling.",
-    "C3": "The same for sentiment classification.",
-    "C4": "AVSS chooses layers better than chance.",
-    "C5": "A high-variance layer is an important layer.",
-    "C6": "A high-sparsity layer is a redundant layer.",
-    "C7": "Hallucination has its own pattern of variance and sparsity.",
-    "C8": "HSAV and HSS identify hallucination-prone layers precisely.",
-    "C9": "Contrastive learning on those layers lowers the hallucination rate by up to 12 %.",
-    "C10": "ECE falls by 34 % on NQ, SciQ and WikiQA.",
-    "C11": "Choosing the layers by EAVSS is what helps.",
-}
-
 FINDINGS: dict[str, Callable[[Run], list[Finding]]] = {
     "01_avss_pruning": pruning_findings,
     "02_hallucination_metrics": hallucination_findings,
@@ -57,8 +47,10 @@ FINDINGS: dict[str, Callable[[Run], list[Finding]]] = {
 }
 
 __all__ = [
+    "ANSWERS",
     "CLAIMED_ARM",
     "CLAIMS",
+    "DROPPED",
     "ERROR_BINS",
     "ERROR_FALL",
     "FINDINGS",
@@ -66,9 +58,13 @@ __all__ = [
     "KEPT",
     "LEVEL",
     "PRIMARY_TASK",
+    "QUESTIONS",
     "RATE_FALL",
     "SENTIMENT",
     "SMALL_EFFECT",
+    "Answer",
+    "Claim",
+    "Question",
     "answer_findings",
     "choice_findings",
     "error_findings",
@@ -80,6 +76,8 @@ __all__ = [
     "pattern_findings",
     "pruning_findings",
     "rate_findings",
+    "read_records",
+    "recorded_models",
     "retention_findings",
     "signature",
 ]

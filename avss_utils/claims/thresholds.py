@@ -1,6 +1,7 @@
 """What the claims are measured against: the papers' thresholds, and ours where they give none."""
 
 KEPT, LEVEL = 0.9, 0.05  # "over 90 %" of performance; better than chance at the 5 % level
+DROPPED = 0.25  # of the layers
 SMALL_EFFECT = 0.2  # Cohen's: what is called a pattern has to reach it
 PRIMARY_TASK, SENTIMENT, CLAIMED_ARM = "sciq", "sst2", "avss"
 RATE_FALL, ERROR_FALL = 0.12, 0.34  # of the hallucination rate and of ECE, read as relative

@@ -1,0 +1,146 @@
+"""C1-C11: what the papers claim, the number that they give, where it is tested, what would turn it.
+
+The first paper is arXiv 2411.02117 (AVSS), the second 2411.10069 (EAVSS).
+"""
+
+from dataclasses import dataclass
+
+from avss_utils.claims.thresholds import ERROR_FALL, KEPT, RATE_FALL
+
+PRUNING, ANSWERS = "01_avss_pruning", "02_hallucination_metrics"
+TRAINING, LIMITS = "03_contrastive_mitigation", "04_pruning_thresholds"
+_KEPT, _NO_NUMBER = f"over {100 * KEPT:g} % kept", "stated, no number"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the papers.
+
+    ``short``: for axes and narrow columns; ``reported``: the papers' number, or that there is none;
+    ``where`` it stands; ``notebook`` and ``figure``: the chapter that tests it, and the name of the
+    figure that shows its primary measurement; ``turn``: what would change our mind.
+    """
+
+    text: str
+    short: str
+    reported: str
+    where: str
+    notebook: str
+    figure: str
+    turn: str
+
+
+CLAIMS = {
+    "C1": Claim(
+        "Pruning the lowest 25 % of layers by AVSS keeps over 90 % of question answering.",
+        "question answering kept",
+        _KEPT,
+        "abstract, both papers",
+        PRUNING,
+        "fig-retention",
+        "A model that keeps more than nine tenths of its SciQ accuracy with its whole interval, "
+        "with the same blocks removed by the same rule and nothing trained.",
+    ),
+    "C2": Claim(
+        "The same for language modelling.",
+        "language modelling kept",
+        _KEPT,
+        "abstract, both papers",
+        PRUNING,
+        "fig-bits",
+        "A model whose bits per byte grow by less than a ninth with the whole interval, or the "
+        "papers' own measure of performance here, if it is another one.",
+    ),
+    "C3": Claim(
+        "The same for sentiment classification.",
+        "sentiment kept",
+        _KEPT,
+        "abstract, both papers",
+        PRUNING,
+        "fig-retention",
+        "A model that is clearly above chance on SST-2 and keeps more than nine tenths of its "
+        "accuracy with its whole interval.",
+    ),
+    "C4": Claim(
+        "AVSS chooses layers better than chance.",
+        "better than random choice",
+        _NO_NUMBER,
+        "implied by the ranking, both papers",
+        PRUNING,
+        "fig-null",
+        "Fewer than one in twenty of at least a hundred random sets as good as the choice by AVSS, "
+        "with the whole interval, on another model or with another threshold eps that was fixed "
+        "before.",
+    ),
+    "C5": Claim(
+        "A high-variance layer is an important layer.",
+        "high variance is important",
+        _NO_NUMBER,
+        "definition of AVSS, both papers",
+        LIMITS,
+        "fig-correlations",
+        "A model with enough blocks for a narrow interval, in which variance goes with the loss "
+        "that a block's absence adds, beyond what depth alone gives.",
+    ),
+    "C6": Claim(
+        "A high-sparsity layer is a redundant layer.",
+        "high sparsity is redundant",
+        _NO_NUMBER,
+        "definition of AVSS, both papers",
+        LIMITS,
+        "fig-correlations",
+        "The same for minus sparsity, together with a sparse quarter whose removal costs less than "
+        "that of the dense quarter.",
+    ),
+    "C7": Claim(
+        "Hallucination has its own pattern of variance and sparsity.",
+        "hallucination has a pattern",
+        _NO_NUMBER,
+        "definitions of HSAV and HSS, second paper",
+        ANSWERS,
+        "fig-cross-fit",
+        "The papers' equations, or answers of equal length, on which a block chosen on other "
+        "questions shows more than a small effect with its whole interval and more than placebos "
+        "do.",
+    ),
+    "C8": Claim(
+        "HSAV and HSS identify hallucination-prone layers precisely.",
+        "prone layers are identified",
+        _NO_NUMBER,
+        "abstract, second paper",
+        ANSWERS,
+        "fig-halves",
+        "A reading of EAVSS, fixed before, whose flagged blocks two halves of the questions share "
+        "beyond shuffled labels, and whose flags carry over to a set that was left out.",
+    ),
+    "C9": Claim(
+        "Contrastive learning on those layers lowers the hallucination rate by up to 12 %.",
+        "hallucination rate lowered",
+        f"{100 * RATE_FALL:g} % at most; of what is not said",
+        "abstract, second paper",
+        TRAINING,
+        "fig-falls",
+        "The papers' own loss and measure tried here, or a second model whose interval contradicts "
+        "this one's.",
+    ),
+    "C10": Claim(
+        "ECE falls by 34 % on NQ, SciQ and WikiQA.",
+        "calibration error lowered",
+        f"ECE {100 * ERROR_FALL:g} % lower; bins and confidence not said",
+        "second paper",
+        TRAINING,
+        "fig-reliability",
+        "The papers' own bins and source of confidence, or so many more questions that the "
+        "interval leaves the claimed fall or changes sides.",
+    ),
+    "C11": Claim(
+        "Choosing the layers by EAVSS is what helps.",
+        "the choice of layers helps",
+        _NO_NUMBER,
+        "implied by the method, second paper",
+        TRAINING,
+        "fig-random-blocks",
+        "At least a hundred random sets of as many blocks, trained alike, of which fewer than one "
+        "in twenty do as well as those with the highest EAVSS, with the whole interval.",
+    ),
+}

@@ -1,0 +1,162 @@
+"""What the runs of models say to every claim and question, as tables."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from avss_utils.claims import ANSWERS, CLAIMS, FINDINGS, QUESTIONS, Answer, Claim, Question
+from avss_utils.claims.records import read_records
+from avss_utils.report import interval
+from avss_utils.runs import Run
+from avss_utils.statistics import Estimate
+from avss_utils.verdicts import Finding
+
+MEASURED, NOT_MEASURED = "measured", "not yet measured"
+LINK = "shown in"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The runs of one model by notebook, and all that claims and questions get from them."""
+
+    runs: dict[str, Run]
+    findings: list[Finding]
+    answers: dict[str, Answer]
+
+    @property
+    def primary(self) -> dict[str, Finding]:
+        """The primary finding by claim, of those that were measured."""
+        return {f.claim: f for f in self.findings if f.primary}
+
+
+def judge(runs: dict[str, Run]) -> Judged:
+    """Every finding and answer of one model's runs; notebooks that judge nothing add nothing."""
+    findings = [f for name, run in runs.items() if name in FINDINGS for f in FINDINGS[name](run)]
+    answers = [ANSWERS[name](run) for name, run in runs.items() if name in ANSWERS]
+    return Judged(runs, findings, {a.question: a for a in answers if a is not None})
+
+
+def judge_records(records: str | Path, *, primary: str) -> dict[str, Judged]:
+    """``judge`` of every model with a record under ``records``, ``primary`` first.
+
+    Raises UsageError where the primary model has none.
+    """
+    models = read_records(records, {*FINDINGS, *ANSWERS}, primary=primary)
+    return {model: judge(runs) for model, runs in models.items()}
+
+
+def by_model(models: Mapping[str, Judged]) -> pd.DataFrame:
+    """A row a claim and question, and under each model's name what its primary measurement ends in:
+    the verdict, or what the answer says.
+    """
+    rows = []
+    for name, declared in {**CLAIMS, **QUESTIONS}.items():
+        ends = {model: _end(name, own) for model, own in models.items()}
+        rows.append({"claim or question": f"{name}. {declared.short}", **ends})
+    return pd.DataFrame(rows)
+
+
+def _end(name: str, own: Judged) -> str:
+    if name in own.primary:
+        return own.primary[name].verdict
+    return own.answers[name].says if name in own.answers else NOT_MEASURED
+
+
+def beside_papers(own: Judged) -> pd.DataFrame:
+    """A row a claim: what the papers report, our primary measurement beside it, and its verdict.
+
+    The column LINK holds roles to the chapter and its figure (``report.as_markdown``), empty where
+    the chapter has no record and so is not in the book.
+    """
+    rows = []
+    for name, claim in CLAIMS.items():
+        found = own.primary.get(name)
+        rows.append(
+            {
+                "claim": f"{name}. {claim.text}",
+                "the papers": f"{claim.reported} ({claim.where})",
+                "here": _measured(found) if found else "",
+                "verdict": _end(name, own),
+                LINK: _link(claim, own),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _measured(found: Finding) -> str:
+    side, e = "below" if found.below else "above", found.estimate
+    return f"{found.measure}: {_sized(e)}; threshold: {side} {found.threshold:g}"
+
+
+def _sized(e: Estimate) -> str:
+    return f"{interval(e)}, n\u00a0=\u00a0{e.n}"
+
+
+def _link(declared: Claim | Question, own: Judged) -> str:
+    if declared.notebook not in own.runs:
+        return ""
+    chapter = int(declared.notebook.partition("_")[0])
+    return (
+        f"{{doc}}`chapter\u00a0{chapter} </notebooks/{declared.notebook}>`, "
+        f"{{ref}}`figure <{declared.figure}>`"
+    )
+
+
+def answers_table(own: Judged) -> pd.DataFrame:
+    """A row a question: its measurement, the estimate, what that says, LINK and the status."""
+    rows = []
+    for name, question in QUESTIONS.items():
+        answer = own.answers.get(name)
+        here = ""
+        if answer:
+            here = f"{_sized(answer.estimate)}: {answer.says} ({answer.note})."
+        rows.append(
+            {
+                "open question": f"{name}. {question.text}",
+                "measured as": question.measure,
+                "here": here,
+                "status": MEASURED if answer else NOT_MEASURED,
+                LINK: _link(question, own),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def turns() -> pd.DataFrame:
+    """What would change our mind, a row a claim and question."""
+    rows = [(f"{name}. {d.short}", d.turn) for name, d in {**CLAIMS, **QUESTIONS}.items()]
+    return pd.DataFrame(rows, columns=["claim or question", "what would change our mind"])
+
+
+def glued(own: Judged) -> Iterator[tuple[str, str]]:
+    """Name and text for the book's prose: verdict_C1 to verdict_C11, status_Q1 to status_Q3."""
+    for name in CLAIMS:
+        yield f"verdict_{name}", _end(name, own)
+    for name in QUESTIONS:
+        yield f"status_{name}", _end(name, own)
+
+
+def distances(models: Mapping[str, Judged]) -> pd.DataFrame:
+    """What the figure draws, a row a claim and model that has measured it.
+
+    Columns: claim, short, model, value, low, high (less the threshold, turned so that a claim holds
+    above 0), text (the estimate as it is), needed, verdict. A claim that no model has measured has
+    one row without a model and numbers.
+    """
+    rows = []
+    for name, claim in CLAIMS.items():
+        found = [(m, own.primary[name]) for m, own in models.items() if name in own.primary]
+        for model, f in found:
+            ends = [f.estimate.value, f.estimate.low, f.estimate.high]
+            ends = [(f.threshold - x) if f.below else (x - f.threshold) for x in ends]
+            numbers = (ends[0], min(ends[1:]), max(ends[1:]))
+            needed = f"{'<' if f.below else '>'} {f.threshold:g}"
+            told = (interval(f.estimate), needed, f.verdict)
+            rows.append((name, claim.short, model, *numbers, *told))
+        if not found:
+            nan = float("nan")
+            rows.append((name, claim.short, "", nan, nan, nan, NOT_MEASURED, "", NOT_MEASURED))
+    names = ["claim", "short", "model", "value", "low", "high", "text", "needed", "verdict"]
+    return pd.DataFrame(rows, columns=names)
