@@ -8,6 +8,7 @@ import torch
 
 from avss_utils.runs import UsageError
 
+SPREAD = "spread"  # over all GPUs of the machine and its memory: accelerate's device_map="auto"
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -34,8 +35,11 @@ def auto_dtype(device: str | torch.device) -> torch.dtype:
 
 
 def as_device(device: str | torch.device | None) -> torch.device:
-    """A usable device from its name; None means CUDA if there is one. Raises UsageError."""
-    if device is None:
+    """A usable device from its name; None means CUDA if there is one. Raises UsageError.
+
+    Of "spread" it is the first device, where the inputs go.
+    """
+    if device is None or device == SPREAD:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(device)
@@ -43,7 +47,7 @@ def as_device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
         raise UsageError(
             f"device {str(device)!r} cannot be used here: pass 'cpu', or 'cuda' "
-            "on a machine that has it"
+            "or 'spread' on a machine that has GPUs"
         ) from error
     return device
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from avss_utils.blocks import decoder_blocks
 from avss_utils.dense import check_folder, load_dense
-from avss_utils.devices import as_device, as_dtype, auto_dtype
+from avss_utils.devices import SPREAD, as_device, as_dtype, auto_dtype
 from avss_utils.embedded import EMBEDDED, describe_models, prepare_gguf, prepare_model, safe_name
 from avss_utils.memory import check_memory, stored_parameters
 from avss_utils.runs import UsageError, file_sha256
@@ -69,18 +69,27 @@ def load_model(
     with "@revision" if wanted), looked up in this order.
 
     ``dtype``: a torch dtype or its name, "auto" for ``auto_dtype(device)``. ``device``: default
-    CUDA if there is one. The first load of a GGUF converts it into the cache; a Hub id downloads.
+    CUDA if there is one; "spread" puts the blocks on all GPUs in turn and, where these are full,
+    into the machine's memory, by accelerate's ``device_map="auto"`` (without a GPU: on the CPU).
+    The first load of a GGUF converts it into the cache; a Hub id downloads.
     Raises UsageError for whatever cannot be loaded, among it encoders, quantised weights, and what
     does not fit into free memory (memory.check_memory says how to try all the same).
     """
-    device = as_device(device)
+    spread, device = device == SPREAD, as_device(device)
+    spread = spread and device.type == "cuda"  # of memory alone there is nothing to spread over
     dtype = as_dtype(dtype, device)
     origin = _locate(str(name), trust_remote_code)
     weights = check_folder(origin.folder, trust_remote_code=trust_remote_code)
-    check_memory(str(name), stored_parameters(weights), dtype, device)
-    model, tokenizer = load_dense(origin.folder, dtype=dtype, trust_remote_code=trust_remote_code)
+    check_memory(str(name), stored_parameters(weights), dtype, device, spread=spread)
+    model, tokenizer = load_dense(
+        origin.folder,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        device_map="auto" if spread else None,
+    )
     identity = _identity(str(name), origin, weights, model, tokenizer)
-    return LoadedModel(model.to(device).eval(), tokenizer, identity)
+    model = model if spread else model.to(device)
+    return LoadedModel(model.eval(), tokenizer, identity)
 
 
 def short_name(name: str | Path) -> str:

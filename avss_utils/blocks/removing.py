@@ -13,7 +13,12 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from avss_utils.blocks.bypassing import PassThrough
-from avss_utils.blocks.finding import checked_numbers, decoder_blocks, text_config
+from avss_utils.blocks.finding import (
+    check_weights,
+    checked_numbers,
+    decoder_blocks,
+    text_config,
+)
 from avss_utils.runs import UsageError
 
 INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number", "layer_index", "block_idx")
@@ -35,6 +40,8 @@ def remove_blocks(
     """
     blocks = decoder_blocks(model)
     dropped = checked_numbers(drop, len(blocks))
+    if not share_weights:
+        check_weights(model, "a copy without blocks")
     if any(isinstance(vars(block).get("forward"), PassThrough) for block in blocks):
         raise UsageError("some blocks are bypassed: leave bypass_blocks before removing blocks")
     keep = [number for number in range(len(blocks)) if number not in dropped]

@@ -27,6 +27,7 @@ from avss_utils.mitigation.training import Trained, train
 from avss_utils.models import load_model
 from avss_utils.pruning import as_text
 from avss_utils.runs import UsageError
+from avss_utils.trainer import check_one_device
 from avss_utils.windows import Window, text_windows
 
 LEARNED, STOPPED_BY, JUDGED = "learned from", "stopped by", "judged"
@@ -64,6 +65,7 @@ def mitigate(
     Arm("as asked", (0,), (0,), contrast)  # refuses an unknown contrast
     check_blocks(blocks)
     loaded = load_model(model, dtype="float32", device=device)
+    check_one_device(loaded.model)
     chosen = blocks_of(loaded, blocks, parts[LEARNED])
     quarter = max(1, loaded.identity["n_blocks"] // 4)
     ranks = max(1, round(rank * quarter / len(chosen))) * len(chosen)
