@@ -11,6 +11,7 @@ from torch import nn
 
 from avss_utils import blocks as families
 from avss_utils.block_stats import BlockStats
+from avss_utils.processes import merged_over_processes, own_share
 from avss_utils.progress import progress
 from avss_utils.reducer import Reducer
 from avss_utils.runs import UsageError
@@ -65,6 +66,26 @@ def collect_block_stats(
     if total is None or total.n_tokens.sum() == 0:
         raise UsageError("no token was left to take statistics from: the texts or masks are empty")
     return total
+
+
+def collect_in_processes(
+    model: nn.Module,
+    batches: Sequence[dict],
+    *,
+    token_mask: TokenMask | None = None,
+    **options,
+) -> BlockStats:
+    """``collect_block_stats`` by all processes of torchrun: each takes its share of ``batches``.
+
+    Every process gets the statistics of all batches, rows in their order. Counts are those of one
+    process, moments too to 1e-12; where a site's mean is larger than its spread they agree to
+    float32 rounding, for each process centres around its own first batch.
+    """
+    own, masks = own_share(batches), token_mask
+    if masks is not None and not callable(masks):
+        masks = own_share(masks)
+    found = collect_block_stats(model, own, token_mask=masks, **options) if own else None
+    return merged_over_processes(found)
 
 
 def check_sites(sites: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from avss_utils import commands
+from avss_utils import commands, processes
 from avss_utils.project import disk_reason
 from avss_utils.runs import UsageError
 
@@ -24,8 +24,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.command(arguments)
-        sys.stdout.flush()
+        with processes.in_step(getattr(arguments, "device", None)):
+            if arguments.command is not commands.score:
+                processes.check_alone(arguments.command.__name__)
+            arguments.command(arguments)
+            sys.stdout.flush()
+    except processes.OtherFailedError:
+        return 2  # the process that failed says why
     except UsageError as error:
         return _say(str(error), 2)
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough

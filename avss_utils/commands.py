@@ -8,12 +8,14 @@ import json
 import os
 import sys
 
+from avss_utils import processes
 from avss_utils.runs import UsageError
 
 
 def score(arguments: argparse.Namespace) -> None:
     """Print as CSV every block's importance by one criterion, or every answer's score."""
     if arguments.questions is not None:
+        processes.check_alone("score --questions")
         _score_answers(arguments)
         return
     from avss_utils.arms import parse_arm, scores_table
@@ -26,7 +28,8 @@ def score(arguments: argparse.Namespace) -> None:
     n_greedy = max(1, stats.n_blocks // 4)
     options = criterion_options(arguments, loaded, calibration, answers, n_greedy=n_greedy)
     table = scores_table(stats, [criterion], **options)
-    table.to_csv(sys.stdout, index=False)
+    if processes.is_first():
+        table.to_csv(sys.stdout, index=False)
 
 
 def _score_answers(arguments: argparse.Namespace) -> None:

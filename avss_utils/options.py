@@ -5,6 +5,7 @@ import argparse
 import numpy as np
 
 from avss_utils import models
+from avss_utils.activations import collect_in_processes
 from avss_utils.arms import Calibration
 from avss_utils.calibrations import calibration_batches
 from avss_utils.hallucination.events import PLAIN, Events, set_events
@@ -38,6 +39,7 @@ def answer_events(arguments: argparse.Namespace, criterion: str) -> Events | Non
 def calibrate(arguments: argparse.Namespace):
     """The model, its statistics on the calibration part of a text set, and the set's identity.
 
+    Under torchrun the processes share the batches, and each has the statistics of all of them.
     Raises UsageError for a set that there is not, before the model is loaded.
     """
     check_names(calibration=arguments.calibration)
@@ -50,7 +52,8 @@ def calibrate(arguments: argparse.Namespace):
         batch_tokens=BATCH_TOKENS,
     )
     eps = (arguments.eps, BULK_EPS)
-    return loaded, Calibration(loaded.model, batches, eps=eps), identity
+    calibration = Calibration(loaded.model, batches, eps=eps, collect=collect_in_processes)
+    return loaded, calibration, identity
 
 
 def criterion_options(
