@@ -170,7 +170,7 @@ def _calibration(command: argparse.ArgumentParser, criterion=None) -> None:
         "--answer-questions", type=_count, default=64, help="calibration questions of that set"
     )
     command.add_argument("--seed", type=_seed, default=0)
-    command.add_argument("--device", default=None)
+    command.add_argument("--device", default=None, help="cpu, cuda or spread (over all GPUs)")
 
 
 def _prune_arguments(command: argparse.ArgumentParser) -> None:
@@ -188,7 +188,7 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tokens", type=_count, default=4096, help="scored tokens a text set")
     command.add_argument("--context", type=partial(_whole, least=2), default=512)
     command.add_argument("--seed", type=_seed, default=0, help="of the bootstrap")
-    command.add_argument("--device", default=None)
+    command.add_argument("--device", default=None, help="cpu, cuda or spread (over all GPUs)")
 
 
 def _mitigate_arguments(command: argparse.ArgumentParser) -> None:
@@ -206,7 +206,7 @@ def _mitigate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--steps", type=_count, default=60)
     command.add_argument("--rank", type=_count, default=8, help="of a quarter of the blocks")
     command.add_argument("--seed", type=_seed, default=0)
-    command.add_argument("--device", default=None)
+    command.add_argument("--device", default=None, help="cpu or cuda")
 
 
 def _run_arguments(command: argparse.ArgumentParser) -> None:

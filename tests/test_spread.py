@@ -159,6 +159,18 @@ def test_blocks_on_real_devices_give_the_plain_numbers(tmp_path, family, second)
 
 
 @pytest.mark.skipif(GPUS < 2, reason="needs two GPUs")
+def test_a_model_on_two_gpus_gives_gradients_and_is_saved_without_blocks(tmp_path):
+    plain, spread, _ = pair(tmp_path / "a", "llama", 0, 1, 0, 1)
+    rows = [Scored(tuple(range(5, 12)), 6)]
+    one, other = (gate_gradients(m, rows, batch_tokens=64) for m in (plain.to("cuda:0"), spread))
+    np.testing.assert_allclose(other, one, rtol=1e-5)
+    remove_blocks(spread, [1]).save_pretrained(tmp_path / "b")
+    tiny_tokenizer().save_pretrained(tmp_path / "b")
+    saved, _ = load_dense(tmp_path / "b", dtype=torch.float32)
+    assert torch.equal(logits(saved.eval().to("cuda:0")), logits(remove_blocks(plain, [1])))
+
+
+@pytest.mark.skipif(GPUS < 2, reason="needs two GPUs")
 def test_a_model_is_spread_over_all_gpus(tmp_path):
     folder = save_tiny(tmp_path)
     plain, spread = (load_model(folder, device=d).model for d in ("cuda:0", "spread"))
