@@ -107,13 +107,13 @@ class Calibration:
     """Statistics of one model on one set of batches, collected when first asked for and kept.
 
     Name the ``spans`` of angular distances that will be asked for, or they cost another pass.
-    ``collect`` makes the pass: ``collect_in_processes`` shares it among those of torchrun.
+    ``in_processes``: as in ``collect_block_stats``.
     """
 
     def __init__(
-        self, model, batches: Iterable[dict], *, eps, spans=(1,), collect=collect_block_stats
+        self, model, batches: Iterable[dict], *, eps, spans=(1,), in_processes: bool = False
     ) -> None:
-        self.model, self.batches, self.collect = model, list(batches), collect
+        self.model, self.batches, self.in_processes = model, list(batches), in_processes
         self.eps, self.spans = tuple(dict.fromkeys(eps)), tuple(spans)
         self._kept: dict[tuple, BlockStats] = {}
 
@@ -131,7 +131,7 @@ class Calibration:
 
     def _collect(self, skip_first_token: bool, *, whole: bool) -> BlockStats:
         """Every site the model has; only the residual stream while blocks are bypassed."""
-        return self.collect(
+        return collect_block_stats(
             self.model,
             self.batches,
             sites=available_sites(self.model) if whole else ("residual", "update"),
@@ -140,6 +140,7 @@ class Calibration:
             pooled=True,
             histogram=whole,
             spans=self.spans if whole else (1,),
+            in_processes=self.in_processes,
         )
 
 

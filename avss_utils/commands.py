@@ -15,9 +15,9 @@ from avss_utils.runs import UsageError
 def score(arguments: argparse.Namespace) -> None:
     """Print as CSV every block's importance by one criterion, or every answer's score."""
     if arguments.questions is not None:
-        processes.check_alone("score --questions")
         _score_answers(arguments)
         return
+    processes.join()
     from avss_utils.arms import parse_arm, scores_table
     from avss_utils.options import answer_events, calibrate, criterion_options
 
@@ -25,11 +25,12 @@ def score(arguments: argparse.Namespace) -> None:
     answers = answer_events(arguments, criterion)
     loaded, calibration, _ = calibrate(arguments)
     stats = calibration(skip_first_token=skip_first)
+    if processes.place()[0] > 0:  # one process does what is not shared
+        return
     n_greedy = max(1, stats.n_blocks // 4)
     options = criterion_options(arguments, loaded, calibration, answers, n_greedy=n_greedy)
     table = scores_table(stats, [criterion], **options)
-    if processes.is_first():
-        table.to_csv(sys.stdout, index=False)
+    table.to_csv(sys.stdout, index=False)
 
 
 def _score_answers(arguments: argparse.Namespace) -> None:

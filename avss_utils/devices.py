@@ -1,5 +1,6 @@
 """Devices and dtypes by name, and which dtype a device computes natively."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -7,8 +8,8 @@ from collections.abc import Callable
 import torch
 
 from avss_utils.runs import UsageError
+from avss_utils.sharing import GPU_SHARE
 
-SPREAD = "spread"  # over all GPUs of the machine and its memory: accelerate's device_map="auto"
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -37,18 +38,20 @@ def auto_dtype(device: str | torch.device) -> torch.dtype:
 def as_device(device: str | torch.device | None) -> torch.device:
     """A usable device from its name; None means CUDA if there is one. Raises UsageError.
 
-    Of "spread" it is the first device, where the inputs go.
+    A process that shares a GPU with others of its run keeps to its part of the memory from here on.
     """
-    if device is None or device == SPREAD:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
         raise UsageError(
             f"device {str(device)!r} cannot be used here: pass 'cpu', or 'cuda' "
-            "or 'spread' on a machine that has GPUs"
+            "on a machine that has it"
         ) from error
+    if device.type == "cuda" and (share := os.environ.get(GPU_SHARE)):
+        torch.cuda.set_per_process_memory_fraction(float(share), device.index)
     return device
 
 

@@ -146,17 +146,15 @@ def for_evaluation(loaded, dtype: str):
 
     "auto" is bfloat16 where the device computes it natively, float32 elsewhere.
     """
-    wanted = as_dtype(dtype, families.input_device(loaded.model))
+    wanted = as_dtype(dtype, loaded.model.device)
     if loaded.model.dtype == wanted:
         return loaded
-    model = copy.deepcopy(loaded.model)
-    # the class's own method: accelerate gives a spread model another, which a copy would share
-    return replace(loaded, model=type(model).to(model, wanted))
+    return replace(loaded, model=copy.deepcopy(loaded.model).to(wanted))
 
 
 def device_name(model) -> str:
     """Kind of device and number format, as recorded with a run: "NVIDIA H200, bfloat16"."""
-    device = families.input_device(model)
+    device = model.device
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -180,7 +178,7 @@ def cost_row(
     inputs = families.forward_inputs(model, {"input_ids": ids})
     with torch.inference_mode():
         one_pass = partial(model, **inputs, use_cache=False)
-        seconds = median_seconds(one_pass, families.input_device(model), repeats=repeats)
+        seconds = median_seconds(one_pass, model.device, repeats=repeats)
     n_parameters = sum(p.numel() for p in model.parameters())
     return pd.DataFrame(
         [

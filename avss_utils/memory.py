@@ -14,19 +14,16 @@ from avss_utils.runs import UsageError
 SKIP = "AVSS_SKIP_MEMORY_CHECK"
 
 
-def check_memory(
-    name: str, n_parameters: int, dtype: torch.dtype, device: torch.device, *, spread: bool = False
-) -> None:
+def check_memory(name: str, n_parameters: int, dtype: torch.dtype, device: torch.device) -> None:
     """Raise UsageError if ``n_parameters`` of ``dtype`` fit neither way into free memory.
 
-    Weights pass through the machine's memory on their way to a GPU; those of a model that is
-    ``spread`` need only fit into all GPUs and the machine together. With AVSS_SKIP_MEMORY_CHECK=1
+    Weights pass through the machine's memory on their way to a GPU. With AVSS_SKIP_MEMORY_CHECK=1
     in the environment nothing is checked.
     """
     if os.environ.get(SKIP) == "1":
         return
     needed = n_parameters * dtype.itemsize
-    for place, free in (_free_in_all() if spread else _free_bytes(device)).items():
+    for place, free in _free_bytes(device).items():
         if needed > free:
             kind = str(dtype).removeprefix("torch.")
             raise UsageError(
@@ -59,12 +56,6 @@ def _free_bytes(device: torch.device) -> dict[str, int]:
     if device.type == "cuda":
         free["the GPU"] = torch.cuda.mem_get_info(device)[0]
     return free
-
-
-def _free_in_all() -> dict[str, int]:
-    gpus = [torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())]
-    total = sum(gpus) + psutil.virtual_memory().available
-    return {f"the machine with its GPUs ({len(gpus)})": total}
 
 
 def _in_header(path: Path) -> int:

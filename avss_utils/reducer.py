@@ -31,7 +31,6 @@ class Reducer:
 
     def start(self, mask: torch.Tensor) -> None:
         self.mask, self.weight = mask, mask.double()
-        self.masks = {mask.device: mask}
         self.per_token: dict[tuple, dict[int, torch.Tensor]] = {}
         self.sides: dict[int, dict[int, tuple]] = {}  # of the triangle of states, by span
         self.per_text: dict[tuple, dict[int, torch.Tensor]] = {}
@@ -40,7 +39,6 @@ class Reducer:
         self.last = (None, None)
 
     def block(self, number: int, before: torch.Tensor, after: torch.Tensor, sites) -> None:
-        before = before.to(after.device)  # of a spread model's blocks each lies where it likes
         start = self._length_before(before)
         update = torch.sub(after, before, out=self._buffer("update", after))
         step = self.site("update", number, update) if "update" in sites else _length(update)
@@ -51,7 +49,6 @@ class Reducer:
         for span in self.spans:
             if 1 < span <= number + 1:
                 state, start = self.inputs[-span]
-                state = state.to(after.device)
                 step = _length(torch.sub(after, state, out=self._buffer("update", after)))
                 self._keep(self.sides, span, number + 1 - span, (start, end, step))
 
@@ -67,7 +64,7 @@ class Reducer:
             below = torch.lt(magnitude, eps, out=self._buffer("below", x, _ones(x.device)))
             self._keep(self.per_token, ("zeros", site, eps), number, below.sum(-1))
         if self.histogram:
-            bins = _magnitude_bins(magnitude[self._mask_at(x.device)])
+            bins = _magnitude_bins(magnitude[self.mask])
             self._keep(self.bins, site, number, bins)
         if self.pooled:
             self._keep(self.per_text, ("pooled", site), number, self._pooled_variance(x))
@@ -82,43 +79,33 @@ class Reducer:
         self._keep(self.per_token, ("length", site), number, around)
         return length
 
-    def _mask_at(self, device: torch.device) -> torch.Tensor:
-        if device not in self.masks:
-            self.masks[device] = self.mask.to(device)
-        return self.masks[device]
-
     def _shift(self, first: torch.Tensor, length: torch.Tensor, width: int) -> float:
         """The first batch's mean where it is large beside the spread; else 0, which costs no pass.
 
         From the sums of all tokens as they are, (B, T): the spread is rough where the mean is
         large, and need not be better.
         """
-        first, length = first.to(self.mask.device), length.to(self.mask.device)
         n = self.weight.sum().clamp(min=1) * width
         mean = torch.where(self.mask, first.double(), 0.0).sum() / n
         square = torch.where(self.mask, length.double().square(), 0.0).sum() / n
         return mean.float().item() if mean.square() > square / 2 else 0.0
 
     def _pooled_variance(self, x: torch.Tensor) -> torch.Tensor:
-        kept = torch.where(self._mask_at(x.device).unsqueeze(-1), x, 0.0)
-        n = self.weight.sum(1, keepdim=True).clamp(min=1)
-        mean = kept.sum(1, dtype=torch.float64) / n.to(x.device)
+        kept = torch.where(self.mask[..., None], x, 0.0)
+        mean = kept.sum(1, dtype=torch.float64) / self.weight.sum(1, keepdim=True).clamp(min=1)
         return mean.var(-1, correction=1)
 
     def _buffer(self, name: str, like: torch.Tensor, dtype=torch.float32) -> torch.Tensor:
         """Memory of this shape that every block writes anew: fresh pages cost more than sums."""
-        # of one size a site, so that no buffer grows by turns
-        key = (name, like.shape[-1], like.device)
+        key = (name, like.shape[-1])  # of one size a site, so that no buffer grows by turns
         size = like.numel()
         if key not in self.buffers or self.buffers[key].numel() < size:
             self.buffers[key] = torch.empty(size, dtype=dtype, device=like.device)
         return self.buffers[key][:size].view(like.shape)
 
-    def _keep(self, where: dict, key, number: int, values) -> None:
-        """Few numbers a token, all on the mask's device, where ``finish`` puts them together."""
-        home = self.mask.device
-        there = values.to(home) if torch.is_tensor(values) else tuple(v.to(home) for v in values)
-        where.setdefault(key, {})[number] = there
+    @staticmethod
+    def _keep(where: dict, key, number: int, values: torch.Tensor) -> None:
+        where.setdefault(key, {})[number] = values
 
     def finish(self) -> BlockStats:
         """The batch's BlockStats with one row a text."""

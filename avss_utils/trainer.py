@@ -7,10 +7,8 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from avss_utils import blocks as families
 from avss_utils.devices import trains_in_bfloat16
 from avss_utils.likelihood import pad, within_logits
-from avss_utils.runs import UsageError
 from avss_utils.sensitivity import Scored
 
 IGNORED = -100  # the label of a token that the loss does not count
@@ -28,12 +26,6 @@ def collate(rows: Sequence[Scored]) -> dict[str, torch.Tensor]:
         end = len(row.ids)
         label[end - row.n_scored : end] = torch.tensor(row.ids[end - row.n_scored :])
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
-def check_one_device(model: nn.Module) -> None:
-    """Raise UsageError for a model that is spread over several devices."""
-    if families.is_spread(model):
-        raise UsageError("a model that is spread over devices is not trained: load it on one")
 
 
 def adapted(
@@ -55,7 +47,6 @@ def adapted(
     from transformers import set_seed
     from transformers.pytorch_utils import Conv1D
 
-    check_one_device(model)
     set_seed(seed)
     config = LoraConfig(
         r=rank,

@@ -8,18 +8,15 @@ from avss_utils.blocks.calling import hidden_in, hidden_out, with_output
 from avss_utils.blocks.finding import (
     attention_module,
     check_length,
-    check_weights,
     checked_numbers,
     context_length,
     decoder_blocks,
     decoder_body,
     forward_inputs,
-    input_device,
-    is_spread,
     mlp_down_projection,
     unwrapped,
 )
-from avss_utils.blocks.removing import remove_blocks
+from avss_utils.blocks.removing import check_reload, remove_blocks
 from avss_utils.blocks.stepping import BlockSteps
 
 __all__ = [
@@ -27,7 +24,7 @@ __all__ = [
     "attention_module",
     "bypass_blocks",
     "check_length",
-    "check_weights",
+    "check_reload",
     "checked_numbers",
     "context_length",
     "decoder_blocks",
@@ -35,8 +32,6 @@ __all__ = [
     "forward_inputs",
     "hidden_in",
     "hidden_out",
-    "input_device",
-    "is_spread",
     "mlp_down_projection",
     "remove_blocks",
     "unwrapped",

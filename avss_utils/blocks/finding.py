@@ -65,32 +65,6 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     raise UsageError(f"{name} has no list of {n_blocks} decoder blocks: choose another model")
 
 
-def input_device(model: PreTrainedModel) -> torch.device:
-    """Where ``model`` takes its inputs and gives its logits.
-
-    Of a model that accelerate has spread it is the device that accelerate works from: the first
-    parameter may lie elsewhere, or on none while its weights wait in the machine's memory.
-    """
-    device = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
-    if device is None:
-        return model.device
-    return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
-
-
-def is_spread(model: PreTrainedModel) -> bool:
-    """Whether accelerate has put the blocks of ``model`` in different places."""
-    return len(set(getattr(model, "hf_device_map", {}).values())) > 1
-
-
-def check_weights(model: nn.Module, what: str) -> None:
-    """Raise UsageError, naming what needs them, if weights wait outside the GPUs for their turn."""
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise UsageError(
-            f"some weights of this model wait outside the GPUs, and {what} needs them all: load it "
-            "on one device or on more GPUs"
-        )
-
-
 def text_config(model: PreTrainedModel) -> PreTrainedConfig:
     """The configuration of the part of the model that its decoder blocks belong to."""
     return model.config.get_text_config(decoder=True)
@@ -113,17 +87,16 @@ def check_length(model: PreTrainedModel, n_tokens: int) -> None:
 
 
 def forward_inputs(model: PreTrainedModel, batch: Mapping) -> dict[str, torch.Tensor]:
-    """The inputs of one forward pass, on ``input_device``, from a tokenizer output.
+    """The inputs of one forward pass, on the model's device, from a tokenizer output.
 
     ``batch``: ``input_ids`` (B, T) and optionally ``attention_mask`` (all ones if absent), left- or
     right-padded, and longer than T where a cache holds the tokens before; anything else is left
     out. Where the model takes ``position_ids`` they count real tokens, so that absolute positions
     do not depend on the side of the padding.
     """
-    device = input_device(model)
-    ids = torch.as_tensor(batch["input_ids"], device=device)
+    ids = torch.as_tensor(batch["input_ids"], device=model.device)
     mask = batch.get("attention_mask")
-    mask = torch.ones_like(ids) if mask is None else torch.as_tensor(mask, device=device)
+    mask = torch.ones_like(ids) if mask is None else torch.as_tensor(mask, device=model.device)
     inputs = {"input_ids": ids, "attention_mask": mask}
     if "position_ids" in inspect.signature(decoder_body(model).forward).parameters:
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0)

@@ -97,12 +97,12 @@ def _answer(model, tokenizer, prefixes: list[tuple[int, ...]], n_new: int) -> li
     )
     # generate fills in whatever is unset from the model's own settings, and these can hold a
     # repetition penalty: a second handle on the same model has none
-    plain, device = copy.copy(model), families.input_device(model)
+    plain = copy.copy(model)
     plain.generation_config = settings
     sureness = _Sureness()
     out = plain.generate(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
         generation_config=settings,
         logits_processor=[sureness],
         stopping_criteria=[_LineEnded(tokenizer, ids.shape[1])],

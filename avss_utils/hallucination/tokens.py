@@ -13,7 +13,7 @@ from torch import nn
 
 from avss_utils.activations import check_sites, site_hooks
 from avss_utils.block_stats import Moments
-from avss_utils.blocks import decoder_blocks, input_device
+from avss_utils.blocks import decoder_blocks
 from avss_utils.likelihood import (
     PromptPass,
     alike,
@@ -134,7 +134,7 @@ def _read(model, prompts: PromptPass, which, rows, reducer, sites) -> dict:
     """One padded batch of answers after their prompts: the numbers of its tokens, row by row."""
     ids, mask = pad(rows, side="right")
     batch, cache = prompts.followed_by(which, ids, mask)
-    reducer.start(mask.bool().to(input_device(model)))
+    reducer.start(mask.bool().to(model.device))
     with torch.inference_mode(), site_hooks(model, sites, reducer):
         logits = forward_logits(model, batch, past_key_values=cache)
     first = prompts.logits[which.to(prompts.logits.device)]
@@ -170,7 +170,7 @@ class _TokenReducer:
         if "residual" in sites:
             self.site("residual", number, after)
         if "update" in sites:
-            self.site("update", number, after - before.to(after.device))
+            self.site("update", number, after - before)
         if self.keep_states:
             rows = torch.arange(len(after), device=after.device)
             self._keep(("states",), number, after[rows, self.last.to(after.device)].half())
@@ -189,8 +189,7 @@ class _TokenReducer:
                 self._keep(("zeros", site, name), number, zeros)
 
     def _keep(self, key: tuple, number: int, values: torch.Tensor) -> None:
-        kept = self.found.setdefault(key, [None] * self.n_blocks)
-        kept[number] = values.to(self.mask.device)
+        self.found.setdefault(key, [None] * self.n_blocks)[number] = values
 
     def finish(self) -> dict[tuple, np.ndarray]:
         """(rows, n_blocks, ...) by key."""

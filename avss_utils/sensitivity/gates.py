@@ -19,7 +19,6 @@ def gate_gradients(model: nn.Module, rows: Sequence[Scored], *, batch_tokens: in
     The loss is a row's nats a scored token. To first order, closing gate i (removing block i) adds
     minus this to the loss.
     """
-    families.check_weights(model, "a gradient")  # what is read in for a pass gives none
     gradients = np.zeros((len(rows), len(families.decoder_blocks(model))))
     parts = longest_first(model, [len(row.ids) for row in rows], batch_tokens)
     for part in progress(parts, "gradients"):
@@ -30,10 +29,9 @@ def gate_gradients(model: nn.Module, rows: Sequence[Scored], *, batch_tokens: in
 def _batch_gradients(model, rows) -> np.ndarray:
     batch, targets, own = left_padded(rows)
     inputs, last = families.forward_inputs(model, batch), targets.shape[1]
-    device = inputs["input_ids"].device
     n_blocks = len(families.decoder_blocks(model))
     with torch.enable_grad(), _frozen(model):
-        gates = torch.ones(n_blocks, len(rows), 1, 1, device=device, requires_grad=True)
+        gates = torch.ones(n_blocks, len(rows), 1, 1, device=model.device, requires_grad=True)
         with _gated(model, gates):
             out = model(**inputs, use_cache=False, **last_only(model, last + 1))
         scores = log_probabilities(out.logits[:, -last - 1 : -1], targets)
@@ -49,8 +47,7 @@ def _gated(model: nn.Module, gates: torch.Tensor) -> Iterator[None]:
     def gate_of(number: int):
         def after_block(_, args, kwargs, output):
             before, after = families.hidden_in(args, kwargs), families.hidden_out(output)
-            before = before.to(after.device)
-            gated = before + gates[number].to(before) * (after - before)
+            gated = before + gates[number].to(before.dtype) * (after - before)
             return families.with_output(output, gated)
 
         return after_block
