@@ -111,7 +111,13 @@ class Calibration:
     """
 
     def __init__(
-        self, model, batches: Iterable[dict], *, eps, spans=(1,), in_processes: bool = False
+        self,
+        model,
+        batches: Iterable[dict],
+        *,
+        eps: Iterable[float],
+        spans=(1,),
+        in_processes: bool = False,
     ) -> None:
         self.model, self.batches, self.in_processes = model, list(batches), in_processes
         self.eps, self.spans = tuple(dict.fromkeys(eps)), tuple(spans)

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         if arguments.command is not commands.score or arguments.questions is not None:
-            processes.check_alone("this command")
+            processes.check_alone()
         arguments.command(arguments)
         sys.stdout.flush()
     except UsageError as error:

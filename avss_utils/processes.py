@@ -22,21 +22,21 @@ def place() -> tuple[int, int]:
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
-def check_alone(what: str) -> None:
+def check_alone() -> None:
     """Raise UsageError in one of several processes."""
     if place()[1] > 1:
         raise UsageError(
-            f"{what} runs in one process: start it without torchrun, which shares the statistics "
-            "that score takes of blocks and nothing else"
+            "this command runs in one process: start it without torchrun, whose processes share "
+            "the statistics that score takes of blocks and nothing else"
         )
 
 
 def own_share(batches):
     """This process's part of a list: neighbours, as many as any other's or one more; may be empty.
 
-    What is no list (None, a function) as it is.
+    None and a function come back as they are.
     """
-    if not isinstance(batches, list | tuple):
+    if batches is None or callable(batches):
         return batches
     rank, size = place()
     return batches[len(batches) * rank // size : len(batches) * (rank + 1) // size]

@@ -188,8 +188,9 @@ def test_nothing_is_shared_outside_torchrun(monkeypatch):
     monkeypatch.setenv("RANK", "2")
     given = object()
     assert processes.own_share([1, 2]) == [1, 2]
+    assert processes.place() == (0, 1)
     assert processes.merged_over_processes(given) is given
-    processes.check_alone("prune")
+    processes.check_alone()
 
 
 def test_each_process_takes_its_own_gpu(monkeypatch):

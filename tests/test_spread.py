@@ -13,8 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from avss_utils import activations, cli, models
 from avss_utils.blocks import bypass_blocks, decoder_blocks, remove_blocks
 from avss_utils.dense import load_dense
+from avss_utils.evaluation import for_evaluation
 from avss_utils.likelihood import score_choices
-from avss_utils.models import load_model
+from avss_utils.models import LoadedModel, load_model
 from avss_utils.runs import UsageError
 from avss_utils.sensitivity import Scored, leave_one_out
 
@@ -88,6 +89,14 @@ def test_blocks_on_disk_are_removed_and_the_rest_saved(pair_on_disk, tmp_path, s
     smaller.save_pretrained(tmp_path / "saved")
     tiny_tokenizer().save_pretrained(tmp_path / "saved")
     assert torch.equal(logits(load_dense(tmp_path / "saved", dtype=torch.float32)[0]), wanted)
+
+
+def test_judging_in_another_dtype_leaves_the_model_as_it_is(pair_on_disk):
+    plain, spread, tokenizer = pair_on_disk
+    judged = for_evaluation(LoadedModel(spread, tokenizer, {}), "bfloat16").model
+    assert spread.dtype == torch.float32
+    assert torch.equal(logits(spread), logits(plain))
+    assert torch.equal(logits(judged), logits(plain.to(torch.bfloat16)))
 
 
 @pytest.fixture
