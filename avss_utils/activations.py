@@ -11,6 +11,7 @@ from torch import nn
 
 from avss_utils import blocks as families
 from avss_utils.block_stats import BlockStats
+from avss_utils.processes import merged_over_processes, own_share
 from avss_utils.progress import progress
 from avss_utils.reducer import Reducer
 from avss_utils.runs import UsageError
@@ -32,6 +33,7 @@ def collect_block_stats(
     pooled: bool = False,
     histogram: bool = False,
     spans: Sequence[int] = (1,),
+    in_processes: bool = False,
 ) -> BlockStats:
     """Run ``model`` over ``batches`` once and return the statistics of every block.
 
@@ -42,7 +44,8 @@ def collect_block_stats(
     minus state before), mlp (input of the MLP's last projection), attention (its output). ``eps``:
     absolute thresholds, counted exactly, strictly below. ``per_sequence`` keeps a row per text;
     ``pooled`` adds the authors' released reduction, ``histogram`` the magnitudes that a relative
-    eps needs, ``spans`` the angular distance across that many blocks.
+    eps needs, ``spans`` the angular distance across that many blocks. ``in_processes``: those of
+    torchrun share the batches, and each gets the statistics of all.
 
     Raises UsageError for an unknown site, an empty selection, or non-finite activations, naming
     the block.
@@ -53,6 +56,8 @@ def collect_block_stats(
         raise UsageError(f"spans must lie between 1 and the model's {n_blocks} blocks: {spans}")
     reducer = Reducer(n_blocks, tuple(eps), pooled, histogram, tuple(spans))
     body, total = families.decoder_body(model), None
+    if in_processes:
+        batches, token_mask = own_share(list(batches)), own_share(token_mask)
     with torch.inference_mode(), site_hooks(model, sites, reducer):
         for number, batch in enumerate(progress(batches, "statistics")):
             inputs = families.forward_inputs(model, batch)
@@ -62,6 +67,7 @@ def collect_block_stats(
             part = reducer.finish()
             part = part if per_sequence else part.merged()
             total = part if total is None else total + part
+    total = merged_over_processes(total) if in_processes else total
     if total is None or total.n_tokens.sum() == 0:
         raise UsageError("no token was left to take statistics from: the texts or masks are empty")
     return total
@@ -118,7 +124,8 @@ def site_hooks(model: nn.Module, sites: Sequence[str], reducer) -> Iterator[None
     """Read every block while the context is open; the hooks go even when the model raises.
 
     ``reducer`` has the mask of counted positions, (B, T), a method ``block(number, before, after,
-    sites)`` for residual and update, and one ``site(site, number, x)`` for the others.
+    sites)`` for residual and update, and one ``site(site, number, x)`` for the others. It is handed
+    float32 on the mask's device, wherever the blocks of a spread model lie.
     """
     with contextlib.ExitStack() as hooks:
         for number, block in enumerate(families.decoder_blocks(model)):
@@ -130,17 +137,20 @@ def site_hooks(model: nn.Module, sites: Sequence[str], reducer) -> Iterator[None
 def _block_hooks(number: int, block: nn.Module, sites, reducer: "Reducer") -> Iterator:
     """Registers hooks one by one, so that none is left behind where a site is not found."""
 
+    def brought(x: torch.Tensor) -> torch.Tensor:
+        return x.to(reducer.mask.device, torch.float32)
+
     def after_block(_, args, kwargs, output):
         before, after = families.hidden_in(args, kwargs), families.hidden_out(output)
-        reducer.block(number, before.float(), after.float(), sites)
+        reducer.block(number, brought(before), brought(after), sites)
 
     def after_attention(_, args, output):
-        reducer.site("attention", number, families.hidden_out(output).float())
+        reducer.site("attention", number, brought(families.hidden_out(output)))
 
     def before_projection(_, args):
         # OPT hands its projection the tokens of all texts in one row
         inner = args[0].reshape(*reducer.mask.shape, -1)
-        reducer.site("mlp", number, inner.float())
+        reducer.site("mlp", number, brought(inner))
 
     yield block.register_forward_hook(after_block, with_kwargs=True)
     if "attention" in sites:

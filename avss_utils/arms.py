@@ -107,10 +107,19 @@ class Calibration:
     """Statistics of one model on one set of batches, collected when first asked for and kept.
 
     Name the ``spans`` of angular distances that will be asked for, or they cost another pass.
+    ``in_processes``: as in ``collect_block_stats``.
     """
 
-    def __init__(self, model, batches: Iterable[dict], *, eps: Iterable[float], spans=(1,)) -> None:
-        self.model, self.batches = model, list(batches)
+    def __init__(
+        self,
+        model,
+        batches: Iterable[dict],
+        *,
+        eps: Iterable[float],
+        spans=(1,),
+        in_processes: bool = False,
+    ) -> None:
+        self.model, self.batches, self.in_processes = model, list(batches), in_processes
         self.eps, self.spans = tuple(dict.fromkeys(eps)), tuple(spans)
         self._kept: dict[tuple, BlockStats] = {}
 
@@ -137,6 +146,7 @@ class Calibration:
             pooled=True,
             histogram=whole,
             spans=self.spans if whole else (1,),
+            in_processes=self.in_processes,
         )
 
 

@@ -27,7 +27,10 @@ def save_pruned(loaded, plan: PruningPlan, folder: Path, *, facts: dict) -> Path
     """
     folder = check_target(folder)
     with whole_folder(folder) as working:
-        remove_blocks(loaded.model, plan.drop).save_pretrained(working)
+        # nothing is copied: a large model would not fit twice
+        pruned = remove_blocks(loaded.model, plan.drop, share_weights=True)
+        families.check_reload(loaded.model, pruned, plan.keep)
+        pruned.save_pretrained(working)
         loaded.tokenizer.save_pretrained(working)
         _describe(working, loaded.identity, plan, facts)
     return folder

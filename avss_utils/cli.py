@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from avss_utils import commands
+from avss_utils import commands, processes
 from avss_utils.project import disk_reason
 from avss_utils.runs import UsageError
 
 DEFAULT_MODEL = "smollm2-135m"
 ANSWERS = "sciq_open"  # embedded, with published false answers
+DEVICE_HELP = "cpu, cuda, or spread: over all GPUs and the machine's memory"
 MODEL_HELP = "embedded name, Hub id, local folder or GGUF file"
 
 
@@ -24,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
+        if arguments.command is not commands.score or arguments.questions is not None:
+            processes.check_alone()
         arguments.command(arguments)
         sys.stdout.flush()
     except UsageError as error:
@@ -48,6 +51,7 @@ def _memory_ran_out(error: Exception) -> bool:
 
 
 def _say(sentence: str, code: int) -> int:
+    processes.wait_to_speak()
     print(f"avss_utils: {sentence}", file=sys.stderr)
     return code
 
@@ -165,7 +169,7 @@ def _calibration(command: argparse.ArgumentParser, criterion=None) -> None:
         "--answer-questions", type=_count, default=64, help="calibration questions of that set"
     )
     command.add_argument("--seed", type=_seed, default=0)
-    command.add_argument("--device", default=None)
+    command.add_argument("--device", default=None, help=DEVICE_HELP)
 
 
 def _prune_arguments(command: argparse.ArgumentParser) -> None:
@@ -183,7 +187,7 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tokens", type=_count, default=4096, help="scored tokens a text set")
     command.add_argument("--context", type=partial(_whole, least=2), default=512)
     command.add_argument("--seed", type=_seed, default=0, help="of the bootstrap")
-    command.add_argument("--device", default=None)
+    command.add_argument("--device", default=None, help=DEVICE_HELP)
 
 
 def _mitigate_arguments(command: argparse.ArgumentParser) -> None:
@@ -220,5 +224,9 @@ def _run_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, default=None, help="folder of executed notebooks")
     command.add_argument("--timeout", type=_count, default=3600, help="seconds a cell")
     command.add_argument(
-        "--processes", type=_count, default=1, help="that share the trainings of a notebook"
+        "--processes",
+        type=_count,
+        default=1,
+        help="that share the trainings of a notebook; each has a model and memory of its own, so "
+        "take no more than fit on the GPUs side by side",
     )

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 
+from avss_utils import processes
 from avss_utils.runs import UsageError
 
 
@@ -16,6 +17,7 @@ def score(arguments: argparse.Namespace) -> None:
     if arguments.questions is not None:
         _score_answers(arguments)
         return
+    processes.join()
     from avss_utils.arms import parse_arm, scores_table
     from avss_utils.options import answer_events, calibrate, criterion_options
 
@@ -23,6 +25,8 @@ def score(arguments: argparse.Namespace) -> None:
     answers = answer_events(arguments, criterion)
     loaded, calibration, _ = calibrate(arguments)
     stats = calibration(skip_first_token=skip_first)
+    if processes.place()[0] > 0:  # one process does what is not shared
+        return
     n_greedy = max(1, stats.n_blocks // 4)
     options = criterion_options(arguments, loaded, calibration, answers, n_greedy=n_greedy)
     table = scores_table(stats, [criterion], **options)

@@ -55,9 +55,17 @@ def _needs_own_code(config: Path) -> bool:
         raise UsageError(f"{config} is not a JSON object: {error}") from error
 
 
-def load_dense(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool = False, **options):
-    """(model, tokenizer) from local files, on the CPU, every weight found and in floating point.
+def load_dense(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+    device_map: str | dict | None = None,
+    **options,
+):
+    """(model, tokenizer) from local files, every weight found and in floating point.
 
+    On the CPU, or spread as ``device_map`` says: "auto", or accelerate's map of modules to devices.
     ``options`` go to transformers; with ``gguf_file`` the weights are dequantised. Raises
     UsageError when files are broken, tensors are missing (transformers would fill them with random
     numbers), the weights stay quantised, or the model is not decoder-only.
@@ -70,6 +78,7 @@ def load_dense(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool = Fa
                 dtype=dtype,
                 use_safetensors=True,
                 output_loading_info=True,
+                device_map=device_map,
                 **common,
                 **_dequantise(options),
             )

@@ -1,5 +1,6 @@
 """Devices and dtypes by name, and which dtype a device computes natively."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from avss_utils.runs import UsageError
+from avss_utils.sharing import GPU_SHARE
 
 DTYPES = {
     "float32": torch.float32,
@@ -34,9 +36,12 @@ def auto_dtype(device: str | torch.device) -> torch.dtype:
 
 
 def as_device(device: str | torch.device | None) -> torch.device:
-    """A usable device from its name; None means CUDA if there is one. Raises UsageError."""
+    """A usable device from its name; None means CUDA if there is one. Raises UsageError.
+
+    A process that shares a GPU with others of its run keeps to its part of the memory from here on.
+    """
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(device)
         torch.empty(0, device=device)
@@ -45,6 +50,8 @@ def as_device(device: str | torch.device | None) -> torch.device:
             f"device {str(device)!r} cannot be used here: pass 'cpu', or 'cuda' "
             "on a machine that has it"
         ) from error
+    if device.type == "cuda" and (share := os.environ.get(GPU_SHARE)):
+        torch.cuda.set_per_process_memory_fraction(float(share), device.index)
     return device
 
 

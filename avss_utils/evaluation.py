@@ -149,7 +149,9 @@ def for_evaluation(loaded, dtype: str):
     wanted = as_dtype(dtype, loaded.model.device)
     if loaded.model.dtype == wanted:
         return loaded
-    return replace(loaded, model=copy.deepcopy(loaded.model).to(wanted))
+    model = copy.deepcopy(loaded.model)
+    # the class's own method: accelerate gives a spread model one that would change the original
+    return replace(loaded, model=type(model).to(model, wanted))
 
 
 def device_name(model) -> str:

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
+SPREAD = "spread"  # the device that stands for all GPUs and the machine's memory
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
@@ -69,18 +70,29 @@ def load_model(
     with "@revision" if wanted), looked up in this order.
 
     ``dtype``: a torch dtype or its name, "auto" for ``auto_dtype(device)``. ``device``: default
-    CUDA if there is one. The first load of a GGUF converts it into the cache; a Hub id downloads.
+    CUDA if there is one; "spread" is accelerate's ``device_map="auto"``: blocks on all GPUs in
+    turn, and what is too much for them in the machine's memory, then on its disk. The first load of
+    a GGUF converts it into the cache; a Hub id downloads.
     Raises UsageError for whatever cannot be loaded, among it encoders, quantised weights, and what
     does not fit into free memory (memory.check_memory says how to try all the same).
     """
-    device = as_device(device)
+    spread = device == SPREAD
+    device = as_device(None if spread else device)
     dtype = as_dtype(dtype, device)
     origin = _locate(str(name), trust_remote_code)
     weights = check_folder(origin.folder, trust_remote_code=trust_remote_code)
-    check_memory(str(name), stored_parameters(weights), dtype, device)
-    model, tokenizer = load_dense(origin.folder, dtype=dtype, trust_remote_code=trust_remote_code)
+    if not spread:
+        check_memory(str(name), stored_parameters(weights), dtype, device)
+    where = "auto" if spread else None
+    model, tokenizer = load_dense(
+        origin.folder, dtype=dtype, trust_remote_code=trust_remote_code, device_map=where
+    )
     identity = _identity(str(name), origin, weights, model, tokenizer)
-    return LoadedModel(model.to(device).eval(), tokenizer, identity)
+    if not spread:
+        model.to(device)
+    elif model.device.type == "meta":  # where inputs would go
+        raise UsageError(f"{name}: the first GPU has no room for the embeddings: pass 'cpu'")
+    return LoadedModel(model.eval(), tokenizer, identity)
 
 
 def short_name(name: str | Path) -> str:

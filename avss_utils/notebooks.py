@@ -95,6 +95,8 @@ def _same_type(value, default) -> bool:
 
 def _out_of_range(name: str, value, default) -> str | None:
     """What a value has to be and is not: a share, above 0, a count (0 only as a seed), texts."""
+    if name == "device" and value == "spread":
+        return "auto, cpu or cuda, one device for all of the notebook"
     if name in SHARES:
         return None if 0 < value < 1 else "above 0 and below 1"
     if isinstance(default, float):

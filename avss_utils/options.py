@@ -1,21 +1,26 @@
 """What criteria are computed from, as the options of a command name it."""
 
 import argparse
+import os
 
 import numpy as np
+import torch
 
 from avss_utils import models
-from avss_utils.arms import Calibration
+from avss_utils.arms import Calibration, parse_arm
 from avss_utils.calibrations import calibration_batches
 from avss_utils.hallucination.events import PLAIN, Events, set_events
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.importance import CRITERIA, wanted_options
+from avss_utils.processes import place
+from avss_utils.runs import UsageError
 from avss_utils.sensitivity import Scored, Sensitivity
 from avss_utils.suites import check_names
 
 BULK_EPS = 1e-3  # where the share of entries below it still grows in proportion to it
 RATIO = 1e-3  # of a block's standard deviation: the relative threshold
 BATCH_TOKENS = 2048
+OF_WEIGHTS = ("taylor", "taylor-protected", "weight-magnitude")  # they read them, or gradients
 
 
 def answer_events(arguments: argparse.Namespace, criterion: str) -> Events | None:
@@ -38,10 +43,15 @@ def answer_events(arguments: argparse.Namespace, criterion: str) -> Events | Non
 def calibrate(arguments: argparse.Namespace):
     """The model, its statistics on the calibration part of a text set, and the set's identity.
 
-    Raises UsageError for a set that there is not, before the model is loaded.
+    Under torchrun the processes share the batches, and each has the statistics of all of them.
+    Raises UsageError before the model is loaded for a set that there is not, and for a criterion
+    that a model over several devices cannot be scored by.
     """
     check_names(calibration=arguments.calibration)
-    loaded = models.load_model(arguments.model, device=arguments.device)
+    criterion, _, _ = parse_arm(arguments.criterion)
+    if arguments.device == models.SPREAD and criterion in OF_WEIGHTS:
+        raise UsageError(f"{criterion} needs the weights on one device: pass --device cpu or cuda")
+    loaded = models.load_model(arguments.model, device=_own_device(arguments.device))
     batches, identity = calibration_batches(
         loaded.tokenizer,
         arguments.calibration,
@@ -50,7 +60,22 @@ def calibrate(arguments: argparse.Namespace):
         batch_tokens=BATCH_TOKENS,
     )
     eps = (arguments.eps, BULK_EPS)
-    return loaded, Calibration(loaded.model, batches, eps=eps), identity
+    return loaded, Calibration(loaded.model, batches, eps=eps, in_processes=True), identity
+
+
+def _own_device(device: str | None) -> str | None:
+    """Of several processes on a machine with GPUs each takes its own; otherwise ``device``."""
+    here = int(os.environ["LOCAL_WORLD_SIZE"]) if place()[1] > 1 else 1
+    n_gpus = torch.cuda.device_count()
+    if here == 1 or n_gpus == 0 or device not in (None, "cuda", models.SPREAD):
+        return device
+    most = 1 if device == models.SPREAD else n_gpus
+    if here > most:
+        raise UsageError(
+            f"{here} processes are too many for the {n_gpus} GPUs of this machine: pass "
+            f"--nproc-per-node {most} to torchrun, or --device cpu"
+        )
+    return f"cuda:{os.environ['LOCAL_RANK']}"
 
 
 def criterion_options(

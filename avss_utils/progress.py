@@ -34,6 +34,8 @@ def terminal_name() -> str | None:
 
 
 def _terminal() -> TextIO | None:
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # of torchrun's processes the first draws
+        return None
     if _is_terminal(sys.stderr):
         return sys.stderr
     name = os.environ.get(TERMINAL)

@@ -17,6 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 HELPING = "AVSS_HELPING"
+GPU_SHARE = "AVSS_GPU_SHARE"  # of a GPU's memory, for one of several processes: devices.as_device
+USABLE = 0.9  # of a GPU's memory: torch does not count what CUDA itself takes in each process
 PAUSE = 0.2  # seconds between two looks at what others do
 PATIENCE = 10.0  # seconds for a helper to end by itself
 
@@ -95,18 +97,25 @@ def wait_for(path: Path, *, ended: Callable[[], object]) -> None:
 def helpers(command: Sequence[str], n: int) -> Iterator[None]:
     """``n`` helpers that run ``python -m avss_utils COMMAND`` while the context is open.
 
-    GPUs that are visible are dealt out to them in turn, the owner having the first one; processor
-    cores likewise, where OMP_NUM_THREADS says nothing. Their output goes nowhere: what fails in a
-    helper is made by the owner, where it is seen.
+    GPUs that are visible are dealt out to them in turn, the owner having the first one, and those
+    on the same GPU have equal parts of its memory: what torch keeps for later use would otherwise
+    grow until the others find none. Processor cores are dealt out likewise, where OMP_NUM_THREADS
+    says nothing. Their output goes nowhere: what fails in a helper is made by the owner, where it
+    is seen.
     """
     gpus = _visible_gpus() if n else []
+    if gpus:
+        os.environ[GPU_SHARE] = _gpu_share(0, n + 1, len(gpus))
     if n:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (n + 1))))
     with TemporaryDirectory() as folder:
         started = []
         try:
             for number in range(1, n + 1):
-                own = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+                own = {}
+                if gpus:
+                    share = _gpu_share(number, n + 1, len(gpus))
+                    own = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)], GPU_SHARE: share}
                 words = [sys.executable, "-m", "avss_utils", *command]
                 started.append(
                     subprocess.Popen(
@@ -121,6 +130,11 @@ def helpers(command: Sequence[str], n: int) -> Iterator[None]:
         finally:
             for process in started:
                 _end(process)
+
+
+def _gpu_share(number: int, n_processes: int, n_gpus: int) -> str:
+    """Of the memory of its GPU for process ``number``, the owner being 0."""
+    return str(USABLE / len(range(number % n_gpus, n_processes, n_gpus)))
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from avss_utils import devices
 from avss_utils.architectures import training
 from avss_utils.architectures.facts import FactSpec
 from avss_utils.architectures.family import Architecture
@@ -10,6 +11,7 @@ from avss_utils.architectures.mixture import make_mixture
 from avss_utils.architectures.training import Recipe, train_member
 from avss_utils.corpora import load_texts
 from avss_utils.devices import replayed
+from avss_utils.sharing import GPU_SHARE
 
 
 def test_a_cpu_has_nothing_to_record():
@@ -17,6 +19,21 @@ def test_a_cpu_has_nothing_to_record():
         pass
 
     assert replayed(step, torch.device("cpu")) is step
+
+
+@pytest.mark.parametrize(("name", "index"), [(None, None), ("cuda", None), ("cuda:1", 1)])
+def test_a_process_keeps_to_its_share_of_a_gpu(monkeypatch, name, index):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *a: calls.append(a))
+    monkeypatch.setattr(devices.torch, "empty", lambda *_, **__: None)
+    monkeypatch.delenv(GPU_SHARE, raising=False)
+    assert devices.as_device(name).type == "cuda"
+    assert not calls
+    monkeypatch.setenv(GPU_SHARE, "0.25")
+    assert devices.as_device(name).type == "cuda"
+    devices.as_device("cpu")
+    assert calls == [(0.25, index)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

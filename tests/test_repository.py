@@ -18,7 +18,7 @@ ROWS = [
     {"locks", "sharing"},
     {"runs"},
     {"notebooks", "published", "statistics", "windows"},
-    {"blocks", "block_stats", "confidence", "profiles"},
+    {"processes", "blocks", "block_stats", "confidence", "profiles"},
     {"devices", "dense", "memory"},
     {"embedded"},
     {"models"},

@@ -125,6 +125,29 @@ def test_who_waits_for_a_run_that_has_ended_leaves(tmp_path):
         sharing.wait_for(tmp_path / "table.csv", ended=lambda: True)
 
 
+def test_processes_on_one_gpu_share_its_memory(monkeypatch):
+    given = []
+
+    class Process:
+        def __init__(self, command, env, **options):
+            given.append(env)
+
+        def send_signal(self, number): ...
+
+        def wait(self, timeout): ...
+
+    monkeypatch.setattr(sharing.subprocess, "Popen", Process)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setenv(sharing.GPU_SHARE, "to be put back")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with sharing.helpers(["run"], 4):
+        shares = [("4", os.environ[sharing.GPU_SHARE])]  # the owner's kernel takes the first GPU
+    shares += [(env["CUDA_VISIBLE_DEVICES"], env[sharing.GPU_SHARE]) for env in given]
+    assert [gpu for gpu, _ in shares] == ["4", "7", "4", "7", "4"]
+    assert {float(share) for gpu, share in shares if gpu == "4"} == {sharing.USABLE / 3}
+    assert {float(share) for gpu, share in shares if gpu == "7"} == {sharing.USABLE / 2}
+
+
 def is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)

@@ -16,7 +16,7 @@ from avss_utils.blocks.finding import (
     mlp_down_projection,
     unwrapped,
 )
-from avss_utils.blocks.removing import remove_blocks
+from avss_utils.blocks.removing import check_reload, remove_blocks
 from avss_utils.blocks.stepping import BlockSteps
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "attention_module",
     "bypass_blocks",
     "check_length",
+    "check_reload",
     "checked_numbers",
     "context_length",
     "decoder_blocks",

@@ -6,7 +6,7 @@ being saved wrongly.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -29,9 +29,8 @@ def remove_blocks(
 
     Kept blocks are renumbered and the configuration is cut to them, so that the result generates
     with a cache, saves and loads like any checkpoint. ``share_weights``: only the structure is new,
-    parameters and buffers are the original's, for quick evaluation. Raises UsageError as
-    ``bypass_blocks`` does and, unless weights are shared, where the family makes a block depend on
-    its position in a way the configuration cannot express.
+    the weights are the original's and not copied; ``check_reload`` before such a model is saved.
+    Raises UsageError as ``bypass_blocks`` does and, unless weights are shared, ``check_reload``.
     """
     blocks = decoder_blocks(model)
     dropped = checked_numbers(drop, len(blocks))
@@ -40,7 +39,8 @@ def remove_blocks(
     keep = [number for number in range(len(blocks)) if number not in dropped]
     memo = {id(blocks[number]): nn.Identity() for number in dropped}  # not worth copying
     if share_weights:
-        memo |= {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+        shared = (*model.parameters(), *model.buffers(), *_waiting_weights(model))
+        memo |= {id(one): one for one in shared}
     pruned = copy.deepcopy(model, memo)
     kept = decoder_blocks(pruned)
     for number in reversed(dropped):
@@ -49,8 +49,14 @@ def remove_blocks(
         _renumber(kept[new], new - old)
     _cut_config(text_config(pruned), keep)
     if not share_weights:
-        _check_reload(model, pruned, keep)
+        check_reload(model, pruned, keep)
     return pruned
+
+
+def _waiting_weights(model: nn.Module) -> list:
+    """What accelerate reads the weights of a spread model from that lie on no device."""
+    maps = [getattr(getattr(m, "_hf_hook", None), "weights_map", None) for m in model.modules()]
+    return [getattr(weights, "dataset", weights) for weights in maps]
 
 
 def _renumber(block: nn.Module, shift: int) -> None:
@@ -76,11 +82,12 @@ def _cut_config(config: PreTrainedConfig, keep: list[int]) -> None:
     config.num_hidden_layers = len(keep)
 
 
-def _check_reload(model: PreTrainedModel, pruned: PreTrainedModel, keep: list[int]) -> None:
-    """Compare what the two configurations build, since only they and the weights are saved.
+def check_reload(model: PreTrainedModel, pruned: PreTrainedModel, keep: Sequence[int]) -> None:
+    """Raise UsageError unless ``pruned``, the blocks ``keep`` of ``model``, can be loaded again.
 
-    A block that comes out different at its new position (GPT-2 can scale its attention by the
-    block's number) would be another block once reloaded.
+    What the two configurations build is compared, since only they and the weights are saved. A
+    block that comes out different at its new position (GPT-2 can scale its attention by the block's
+    number) would be another block once reloaded.
     """
     reason = "its configuration builds them differently at their new positions"
     try:

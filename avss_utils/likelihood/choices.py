@@ -186,7 +186,9 @@ class PromptPass:
                 "go on: score whole rows instead (shared_prefix=False)"
             )
         self.logits, self._cache = out.logits[:, -1:], out.past_key_values
-        self._device = inputs["input_ids"].device
+        # over several devices each layer's cache lies where its block does: all take CPU indices
+        is_spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
+        self._device = torch.device("cpu") if is_spread else inputs["input_ids"].device
 
     def followed_by(self, which: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor):
         """(batch, cache) of tokens (B, T), right-padded, each row after prompt ``which[row]``.

@@ -15,6 +15,7 @@ import pandas as pd
 from avss_utils.blocks import checked_numbers
 from avss_utils.checkpoint import check_target
 from avss_utils.corpora import Corpus, load_open, load_texts, split_rows, standard_split
+from avss_utils.devices import as_device
 from avss_utils.hallucination.events import PLAIN, Events, events_of
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.likelihood import choice_units
@@ -63,7 +64,7 @@ def mitigate(
     parts = own_parts(corpus, seed=seed)
     Arm("as asked", (0,), (0,), contrast)  # refuses an unknown contrast
     check_blocks(blocks)
-    loaded = load_model(model, dtype="float32", device=device)
+    loaded = load_model(model, dtype="float32", device=as_device(device))
     chosen = blocks_of(loaded, blocks, parts[LEARNED])
     quarter = max(1, loaded.identity["n_blocks"] // 4)
     ranks = max(1, round(rank * quarter / len(chosen))) * len(chosen)

@@ -96,7 +96,8 @@ def _batch_losses(model, rows, sets, head_tokens: int) -> tuple[np.ndarray, int]
     waiting: list[tuple[list[int], torch.Tensor]] = []
 
     def score() -> None:
-        logits = steps.logits([hidden for _, hidden in waiting], **last_only(model, last + 1))
+        states = [hidden.to(steps.start.device) for _, hidden in waiting]
+        logits = steps.logits(states, **last_only(model, last + 1))
         for (which, _), one in zip(waiting, logits, strict=True):
             scores = log_probabilities(one[:, -last - 1 : -1], targets)
             nll[which] = -(scores * own).sum(-1).numpy()
