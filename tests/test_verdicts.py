@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from avss_utils import claims, retention
-from avss_utils.claims import mitigation
+from avss_utils.claims import mechanisms, mitigation
 from avss_utils.mitigation.effects import Outcomes
 from avss_utils.mitigation.study import as_cells
 from avss_utils.runs import open_record
@@ -123,8 +123,10 @@ def question_table(**tasks: list[tuple]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def text_table(**sets: tuple[float, float]) -> pd.DataFrame:
+def text_table(*, bits: float = 1.2, **sets: tuple[float, float]) -> pd.DataFrame:
+    """Estimates of arm "avss" by text set; ``bits`` per byte are the full model's."""
     rows = [(s, "avss", "bits retention", (a + b) / 2, a, b, 30) for s, (a, b) in sets.items()]
+    rows += [(s, "full", "bits per byte", bits, bits - 0.1, bits + 0.1, 30) for s in sets]
     return pd.DataFrame(rows, columns=["text_set", "arm", "measure", "value", "low", "high", "n"])
 
 
@@ -170,6 +172,31 @@ def test_a_task_where_the_full_model_is_at_chance_tests_nothing():
     found = found_by_measure(question_table(sciq=AT_CHANCE), text_table(wikipedia=(0.3, 0.4)))
     assert found["raw retention, sciq"].verdict == CANNOT_BE_TESTED
     assert found["corrected retention, sciq"].verdict == CANNOT_BE_TESTED
+
+
+def test_texts_that_the_full_model_knows_nothing_of_test_nothing():
+    texts = text_table(bits=11.5, wikipedia=(0.95, 0.99))
+    found = found_by_measure(question_table(sciq=GOOD), texts)
+    assert found["bits retention, wikipedia"].verdict == CANNOT_BE_TESTED
+
+
+@pytest.mark.parametrize(("n_blocks", "judged"), [(4, False), (7, False), (8, True), (30, True)])
+def test_a_correlation_over_few_blocks_tests_nothing(n_blocks, judged, monkeypatch):
+    rows = [(c, n_blocks, 0.5, 0.4, 0.6, n_blocks, 0.5, 0.5) for c in ("variance", "sparsity")]
+    names = ["criterion", "blocks", "value", "low", "high", "n", "p_shift", "partial"]
+    table = pd.DataFrame(rows, columns=names)
+    monkeypatch.setattr(mechanisms, "correlations", lambda *_, **__: table)
+    monkeypatch.setattr(mechanisms, "text_gap", lambda *_, **__: Estimate(0.0, -1.0, 1.0, 9))
+    arms = ["variance", "variance:highest", "sparsity", "sparsity:highest"]
+    tables = {
+        "scores": pd.DataFrame({"criterion": ["variance"]}),
+        "leave_one_out": None,
+        "opposites": pd.DataFrame({"arm": arms, "drop": ["0"] * 4}),
+        "texts": None,
+    }
+    run = SimpleNamespace(record={"parameters": {"seed": 0}}, read=tables.get)
+    found = [f for f in mechanisms.mechanism_findings(run) if f.primary]
+    assert [f.verdict for f in found] == [REPRODUCED if judged else CANNOT_BE_TESTED] * 2
 
 
 def test_a_second_wording_does_not_enter_the_claims():

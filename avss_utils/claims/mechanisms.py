@@ -1,5 +1,6 @@
 """C5 and C6: are high-variance and low-sparsity blocks the important ones (notebook 04)?"""
 
+from avss_utils.claims.thresholds import FEWEST_BLOCKS
 from avss_utils.mechanisms import correlations, of_criterion
 from avss_utils.retention import text_gap
 from avss_utils.rights import plan_name
@@ -29,6 +30,7 @@ def mechanism_findings(run: Run) -> list[Finding]:
                 f"rank correlation of {sign}{name} with leave-one-out loss",
                 of_criterion(table, name),
                 threshold=0.0,
+                testable=row.n >= FEWEST_BLOCKS,
                 primary=True,
                 note=f"p = {row.p_shift:.3g} by shifts; {row.partial:.2f} given depth",
             )

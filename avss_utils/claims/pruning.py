@@ -2,7 +2,14 @@
 
 import pandas as pd
 
-from avss_utils.claims.thresholds import CLAIMED_ARM, KEPT, LEVEL, PRIMARY_TASK, SENTIMENT
+from avss_utils.claims.thresholds import (
+    BYTE_ENTROPY,
+    CLAIMED_ARM,
+    KEPT,
+    LEVEL,
+    PRIMARY_TASK,
+    SENTIMENT,
+)
 from avss_utils.retention import BASELINE, pick, question_estimates, text_estimates
 from avss_utils.runs import Run
 from avss_utils.statistics import against_null
@@ -17,7 +24,8 @@ def retention_findings(
     """C1-C3 for one arm from the tidy estimates of ``retention``, plain wording.
 
     Primary: raw retention of SciQ, bits retention of ``primary_text``, raw retention of SST-2.
-    A task on which the full model's interval reaches chance cannot test anything.
+    A task on which the full model's interval reaches chance cannot test anything, nor can texts of
+    which it knows no more than the frequency of bytes.
     """
     found = []
     plain = questions[questions.wording == "plain"]
@@ -36,6 +44,7 @@ def retention_findings(
                 )
             )
     for text_set in texts.text_set.unique():
+        before = pick(texts, text_set=text_set, arm=BASELINE, measure="bits per byte")
         estimate = pick(texts, text_set=text_set, arm=arm, measure="bits retention")
         found.append(
             finding(
@@ -43,6 +52,7 @@ def retention_findings(
                 f"bits retention, {text_set}",
                 estimate,
                 threshold=KEPT,
+                testable=before.high < BYTE_ENTROPY,
                 primary=text_set == primary_text,
             )
         )
