@@ -4,6 +4,7 @@
 """
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from avss_utils.notebooks import notebook_names
 from avss_utils.runs import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
+SHOWN = re.compile(r"/((?:notebooks|models)/[\w./-]+\.ipynb)(?:::|$)", re.MULTILINE)
 
 
 def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
@@ -25,7 +27,8 @@ def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
 
     The table of contents takes the notebooks that were run; without the ledger, whose verdicts the
     introduction shows, there is no book. ``others`` are the folders of further models' executed
-    notebooks, whose chapters come after, as models/NAME/NOTEBOOK.
+    notebooks, whose chapters come after, as models/NAME/NOTEBOOK. A paragraph of a page that shows
+    a value of a notebook that is not among them is left out.
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("*.py[c]"))
@@ -46,6 +49,8 @@ def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
         for name in _executed(other):
             notebook = _chapter(other / f"{name}.ipynb", model=other.name)
             nbformat.write(notebook, own / f"{name}.ipynb")
+    for page in (folder / "book").glob("*.md"):
+        page.write_text(_without_absent(page.read_text(), folder))
     toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
     if others:
         part = {"caption": "Other models", "chapters": [{"glob": "models/*/[0-9]*"}]}
@@ -70,6 +75,15 @@ def _chapter(path: Path, *, model: str = "") -> nbformat.NotebookNode:
         title, _, rest = notebook.cells[0].source.partition("\n")
         notebook.cells[0].source = f"{title}: {model}\n{rest}"
     return notebook
+
+
+def _without_absent(page: str, folder: Path) -> str:
+    """The page less the paragraphs that show a value of a notebook that was not run."""
+    return "\n\n".join(
+        paragraph
+        for paragraph in page.split("\n\n")
+        if all((folder / name).exists() for name in SHOWN.findall(paragraph))
+    )
 
 
 def build(folder: Path, out: Path) -> int:

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -135,12 +136,15 @@ def test_static_files_named_in_the_configuration_exist():
     assert sorted(named) == sorted(p.name for p in (ROOT / folder).iterdir())
 
 
-def local_mathjax() -> ModuleType:
-    path = BOOK / "_ext" / "local_mathjax.py"
-    spec = importlib.util.spec_from_file_location("local_mathjax", path)
+def module_of(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def local_mathjax() -> ModuleType:
+    return module_of(BOOK / "_ext" / "local_mathjax.py")
 
 
 def test_mathematics_is_typeset_by_a_file_of_the_book(tmp_path):
@@ -208,3 +212,25 @@ def test_the_citation_file_names_the_licence_and_both_papers():
     assert citation["license"] == "MIT"
     assert "MIT License" in (ROOT / "LICENSE").read_text()
     assert citation["version"] == importlib.import_module("avss_utils").__version__
+
+
+@pytest.fixture
+def staged(tmp_path) -> Path:
+    """The sources of a book of which nothing but the ledger was run."""
+    (tmp_path / "executed").mkdir()
+    shutil.copy(ROOT / "notebooks" / "07_claims.ipynb", tmp_path / "executed")
+    module_of(BOOK / "build.py").stage(tmp_path / "executed", tmp_path / "stage")
+    return tmp_path / "stage"
+
+
+def test_a_page_shows_values_of_nothing_but_what_was_run(staged):
+    def shown(text: str) -> set[str]:
+        return set(re.findall(r"/((?:notebooks|models)/[^`\s:]+\.ipynb)", text))
+
+    ledger = {"notebooks/07_claims.ipynb"}
+    for page in PAGES:
+        before, after = page.read_text(), (staged / "book" / page.name).read_text()
+        assert shown(after) <= ledger, page.name
+        assert (after == before) == (shown(before) <= ledger)
+    advice = (staged / "book" / "practice.md").read_text()
+    assert "## The commands\n\n`--model` takes" in advice
