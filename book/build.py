@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import yaml
 
 from avss_utils.models import short_name
 from avss_utils.notebooks import notebook_names
 from avss_utils.runs import UsageError
+from avss_utils.status import finished_runs, model_table, run_table
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = re.compile(r"/((?:notebooks|models)/[\w./-]+\.ipynb)(?:::|$)", re.MULTILINE)
@@ -36,6 +38,9 @@ def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
     measured = ROOT / "results" / "benchmarks"  # tables that pages include by their path
     if measured.is_dir():
         shutil.copytree(measured, folder / "results" / "benchmarks")
+    runs = finished_runs(ROOT / "results" / "full")
+    _write_table(model_table(runs), folder / "book" / "status_models.csv")
+    _write_table(run_table(runs), folder / "book" / "status_runs.csv")
     found = _executed(executed)
     if not any(name.startswith("07_") for name in found):
         raise UsageError(f"no executed ledger in {executed}: run `python -m avss_utils run` first")
@@ -75,6 +80,13 @@ def _chapter(path: Path, *, model: str = "") -> nbformat.NotebookNode:
         title, _, rest = notebook.cells[0].source.partition("\n")
         notebook.cells[0].source = f"{title}: {model}\n{rest}"
     return notebook
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    """A file for a page's table, which may not be empty: without rows, one says so."""
+    if table.empty:
+        table.loc[0] = ["none yet", *[""] * (table.shape[1] - 1)]
+    table.to_csv(path, index=False)
 
 
 def _without_absent(page: str, folder: Path) -> str:

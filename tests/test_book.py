@@ -10,11 +10,13 @@ from types import ModuleType, SimpleNamespace
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from avss_utils.importance import CRITERIA
 from avss_utils.pruning import plan_as_released, plan_lowest
+from avss_utils.status import run_table
 
 ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "book"
@@ -234,3 +236,17 @@ def test_a_page_shows_values_of_nothing_but_what_was_run(staged):
         assert (after == before) == (shown(before) <= ledger)
     advice = (staged / "book" / "practice.md").read_text()
     assert "## The commands\n\n`--model` takes" in advice
+
+
+def test_the_status_page_has_a_row_for_every_record(staged):
+    runs = pd.read_csv(staged / "book" / "status_runs.csv")
+    assert len(runs) == len(list(ROOT.glob("results/full/*/*/run.json")))
+    models = pd.read_csv(staged / "book" / "status_models.csv")
+    assert set(models.model) == set(runs.model)
+
+
+def test_a_table_without_rows_still_makes_a_page(tmp_path):
+    path = tmp_path / "empty.csv"
+    module_of(BOOK / "build.py")._write_table(run_table([]), path)
+    (row,) = pd.read_csv(path, keep_default_na=False).to_dict("records")
+    assert (row["notebook"], row["MB"]) == ("none yet", "")

@@ -17,7 +17,7 @@ ROWS = [
     {"project", "progress"},
     {"locks", "sharing"},
     {"runs"},
-    {"notebooks", "published", "statistics", "windows"},
+    {"notebooks", "published", "statistics", "status", "windows"},
     {"blocks", "block_stats", "confidence", "profiles"},
     {"devices", "dense", "memory"},
     {"embedded"},
