@@ -23,6 +23,7 @@ BOOK = ROOT / "book"
 CONFIG = yaml.safe_load((BOOK / "_config.yml").read_text())
 SPHINX = CONFIG["sphinx"]["config"]
 PAGES = sorted(BOOK.glob("*.md"))
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
 MODULES = sorted(p.stem for p in (ROOT / "avss_utils").glob("[a-z]*.py"))
 ELSEWHERE = re.compile(
     r"<(script|link|iframe)\b|src\s*=\s*[\"']?https?:|@import|url\(\s*[\"']?(https?:)?//"
@@ -128,6 +129,7 @@ def test_the_repository_is_addressed_alike_everywhere():
     package = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert CONFIG["parse"]["myst_substitutions"]["repository_url"] == address
     assert package["project"]["urls"]["Repository"] == address
+    assert CITATION["repository-code"] == address
     assert (BOOK / "_config.yml").read_text().count(address) == 1
     assert [name for name, text in prose().items() if address in text] == []
 
@@ -208,12 +210,33 @@ def test_what_the_background_says_about_figure_one_follows_from_its_values():
 
 
 def test_the_citation_file_names_the_licence_and_both_papers():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    papers = [r["identifiers"][0]["value"] for r in citation["references"]]
+    papers = [r["identifiers"][0]["value"] for r in CITATION["references"]]
     assert papers == ["arXiv:2411.02117", "arXiv:2411.10069"]
-    assert citation["license"] == "MIT"
+    assert CITATION["license"] == "MIT"
     assert "MIT License" in (ROOT / "LICENSE").read_text()
-    assert citation["version"] == importlib.import_module("avss_utils").__version__
+    assert CITATION["version"] == importlib.import_module("avss_utils").__version__
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert package["tool"]["setuptools"]["dynamic"]["version"]["attr"] == "avss_utils.__version__"
+
+
+def test_the_citation_file_has_fields_of_cff_1_2_0_alone():
+    required = {"cff-version", "message", "title", "authors"}
+    optional = {"abstract", "type", "version", "license", "keywords", "references"}
+    assert required <= CITATION.keys() <= required | optional | {"repository-code"}
+    assert CITATION["cff-version"] == "1.2.0"
+    assert CITATION["type"] in ("software", "dataset")
+    assert len(set(CITATION["keywords"])) == len(CITATION["keywords"])
+    for work in (CITATION, *CITATION["references"]):
+        for author in work["authors"]:
+            assert author.keys() in ({"name"}, {"family-names", "given-names"})
+    for work in CITATION["references"]:
+        assert {"type", "title", "authors"} <= work.keys()
+        assert work.keys() <= {"type", "title", "authors", "year", "identifiers"}
+        assert work["type"] == "article"
+        assert type(work["year"]) is int
+        for found in work["identifiers"]:
+            assert found.keys() == {"type", "value"}
+            assert found["type"] in ("doi", "url", "swh", "other")
 
 
 @pytest.fixture
