@@ -273,3 +273,20 @@ def test_a_table_without_rows_still_makes_a_page(tmp_path):
     module_of(BOOK / "build.py")._write_table(run_table([]), path)
     (row,) = pd.read_csv(path, keep_default_na=False).to_dict("records")
     assert (row["notebook"], row["MB"]) == ("none yet", "")
+
+
+def test_buttons_of_a_further_models_chapter_lead_to_the_stored_notebook():
+    page, stored = "models/gemma3-270m/01_avss_pruning", "notebooks/01_avss_pruning"
+    site = "https://example.org/x"
+    kept = [f"../../_sources/{page}.ipynb", f"{site}/issues/new?title=on%20%2F{page}.html&b", site]
+    files = [f"{site}/blob/main/%s.ipynb?plain=1", f"{site}/main?urlpath=lab/tree/%s.ipynb"]
+
+    def buttons(name: str) -> list[dict]:
+        group = {"buttons": [{"url": file % name} for file in files], "tooltip": "x"}
+        return [group, *({"url": url} for url in kept), {"javascript": "f()"}]
+
+    extension = module_of(BOOK / "_ext" / "stored_notebooks.py")
+    for name, wanted in ((page, stored), (stored, stored), ("book/intro", "book/intro")):
+        context = {"header_buttons": buttons(name)}
+        extension.point_to_stored(None, name, "page.html", context, None)
+        assert context["header_buttons"] == buttons(wanted), name
