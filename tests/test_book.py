@@ -290,3 +290,9 @@ def test_buttons_of_a_further_models_chapter_lead_to_the_stored_notebook():
         context = {"header_buttons": buttons(name)}
         extension.point_to_stored(None, name, "page.html", context, None)
         assert context["header_buttons"] == buttons(wanted), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_a_table_from_a_file_can_be_downloaded(page):
+    shown = set(re.findall(r"^:file: (.+)$", page.read_text(), re.MULTILINE))
+    assert shown == set(re.findall(r"\{download\}`[^<`]+<([^>]+)>`", page.read_text()))
