@@ -1,6 +1,6 @@
 """Rows per question and per text window -> accuracy, retention and their intervals by arm."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from avss_utils.statistics import (
 )
 
 BASELINE = "full"
+NOT_MEASURED = "(not measured)"
 _WINDOW = ["row_id", "window", "n_tokens", "n_bytes"]  # what a text window is known by
 
 
@@ -124,6 +125,15 @@ def pick(table: pd.DataFrame, **wanted) -> Estimate:
         raise ValueError(f"{len(table)} rows match {wanted}, one was expected")
     row = table.iloc[0]
     return Estimate(float(row.value), float(row.low), float(row.high), int(row.n))
+
+
+def picked(table: pd.DataFrame, arms: Mapping[str, str], **wanted) -> dict[str, Estimate | str]:
+    """``pick`` for several arms, by a name for each; NOT_MEASURED where the table lacks an arm."""
+    there = set(table.arm)
+    return {
+        name: pick(table, arm=arm, **wanted) if arm in there else NOT_MEASURED
+        for name, arm in arms.items()
+    }
 
 
 def _cells(e: Estimate) -> tuple[float, float, float, int]:

@@ -10,6 +10,7 @@ import pandas as pd
 from avss_utils.activations import collect_block_stats
 from avss_utils.arms import Calibration, plan_arm
 from avss_utils.pruning import as_drop, as_text, plan_random
+from avss_utils.retention import BASELINE, text_estimates
 from avss_utils.rights import Rights, plan_name, weights_of
 from avss_utils.sensitivity import Scored, Sensitivity, drop_losses
 
@@ -97,6 +98,26 @@ def guide(
     table["passes"] = paid.map(costs.passes).where(~statistic, 1.0).fillna(0.0)
     table["overlap beyond chance"] = name.map(within.groupby("criterion").overlap_excess.mean())
     return table.sort_values("bits per byte", kind="stable", ignore_index=True)
+
+
+def keep_curve(
+    plans: pd.DataFrame, kept: pd.DataFrame, texts: pd.DataFrame, *, text_set: str, seed: int
+) -> pd.DataFrame:
+    """What one arm keeps by number of removed blocks: n_dropped, measure, value, low, high, n.
+
+    ``plans``: of that arm alone, as of ``curve_plans``; ``kept``: its ``retention_rows``, whose raw
+    retention is a measure by the task's name; ``texts``: rows a window, from which perplexity and
+    bits retention on ``text_set`` come.
+    """
+    raw = kept[kept.measure == "raw retention"]
+    raw = raw.assign(measure=raw.task).sort_values("n_dropped", kind="stable")
+    n_dropped = dict(zip(plans["drop"].map(plan_name), plans.n_dropped, strict=True))
+    judged = texts.arm.isin([BASELINE, *n_dropped]) & (texts.text_set == text_set)
+    found = text_estimates(texts[judged], seed=seed)
+    found = found[(found.arm != BASELINE) & found.measure.isin(["perplexity", "bits retention"])]
+    found = found.assign(n_dropped=found.arm.map(n_dropped)).sort_values(["n_dropped", "measure"])
+    names = ["n_dropped", "measure", "value", "low", "high", "n"]
+    return pd.concat([raw, found], ignore_index=True)[names]
 
 
 def crossings(

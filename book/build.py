@@ -4,6 +4,7 @@
 """
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -11,13 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import yaml
 
 from avss_utils.models import short_name
 from avss_utils.notebooks import notebook_names
 from avss_utils.runs import UsageError
+from avss_utils.status import finished_runs, model_table, run_table
 
 ROOT = Path(__file__).resolve().parent.parent
+SHOWN = re.compile(r"/((?:notebooks|models)/[\w./-]+\.ipynb)(?:::|$)", re.MULTILINE)
 
 
 def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
@@ -25,7 +29,8 @@ def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
 
     The table of contents takes the notebooks that were run; without the ledger, whose verdicts the
     introduction shows, there is no book. ``others`` are the folders of further models' executed
-    notebooks, whose chapters come after, as models/NAME/NOTEBOOK.
+    notebooks, whose chapters come after, as models/NAME/NOTEBOOK. A paragraph of a page that shows
+    a value of a notebook that is not among them is left out.
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("*.py[c]"))
@@ -33,6 +38,9 @@ def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
     measured = ROOT / "results" / "benchmarks"  # tables that pages include by their path
     if measured.is_dir():
         shutil.copytree(measured, folder / "results" / "benchmarks")
+    runs = finished_runs(ROOT / "results" / "full")
+    _write_table(model_table(runs), folder / "book" / "status_models.csv")
+    _write_table(run_table(runs), folder / "book" / "status_runs.csv")
     found = _executed(executed)
     if not any(name.startswith("07_") for name in found):
         raise UsageError(f"no executed ledger in {executed}: run `python -m avss_utils run` first")
@@ -46,6 +54,8 @@ def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
         for name in _executed(other):
             notebook = _chapter(other / f"{name}.ipynb", model=other.name)
             nbformat.write(notebook, own / f"{name}.ipynb")
+    for page in (folder / "book").glob("*.md"):
+        page.write_text(_without_absent(page.read_text(), folder))
     toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
     if others:
         part = {"caption": "Other models", "chapters": [{"glob": "models/*/[0-9]*"}]}
@@ -70,6 +80,22 @@ def _chapter(path: Path, *, model: str = "") -> nbformat.NotebookNode:
         title, _, rest = notebook.cells[0].source.partition("\n")
         notebook.cells[0].source = f"{title}: {model}\n{rest}"
     return notebook
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    """A file for a page's table, which may not be empty: without rows, one says so."""
+    if table.empty:
+        table.loc[0] = ["none yet", *[""] * (table.shape[1] - 1)]
+    table.to_csv(path, index=False)
+
+
+def _without_absent(page: str, folder: Path) -> str:
+    """The page less the paragraphs that show a value of a notebook that was not run."""
+    return "\n\n".join(
+        paragraph
+        for paragraph in page.split("\n\n")
+        if all((folder / name).exists() for name in SHOWN.findall(paragraph))
+    )
 
 
 def build(folder: Path, out: Path) -> int:

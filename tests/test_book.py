@@ -3,23 +3,27 @@
 import importlib
 import importlib.util
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from avss_utils.importance import CRITERIA
 from avss_utils.pruning import plan_as_released, plan_lowest
+from avss_utils.status import run_table
 
 ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "book"
 CONFIG = yaml.safe_load((BOOK / "_config.yml").read_text())
 SPHINX = CONFIG["sphinx"]["config"]
 PAGES = sorted(BOOK.glob("*.md"))
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
 MODULES = sorted(p.stem for p in (ROOT / "avss_utils").glob("[a-z]*.py"))
 ELSEWHERE = re.compile(
     r"<(script|link|iframe)\b|src\s*=\s*[\"']?https?:|@import|url\(\s*[\"']?(https?:)?//"
@@ -125,6 +129,7 @@ def test_the_repository_is_addressed_alike_everywhere():
     package = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert CONFIG["parse"]["myst_substitutions"]["repository_url"] == address
     assert package["project"]["urls"]["Repository"] == address
+    assert CITATION["repository-code"] == address
     assert (BOOK / "_config.yml").read_text().count(address) == 1
     assert [name for name, text in prose().items() if address in text] == []
 
@@ -135,12 +140,15 @@ def test_static_files_named_in_the_configuration_exist():
     assert sorted(named) == sorted(p.name for p in (ROOT / folder).iterdir())
 
 
-def local_mathjax() -> ModuleType:
-    path = BOOK / "_ext" / "local_mathjax.py"
-    spec = importlib.util.spec_from_file_location("local_mathjax", path)
+def module_of(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def local_mathjax() -> ModuleType:
+    return module_of(BOOK / "_ext" / "local_mathjax.py")
 
 
 def test_mathematics_is_typeset_by_a_file_of_the_book(tmp_path):
@@ -202,9 +210,89 @@ def test_what_the_background_says_about_figure_one_follows_from_its_values():
 
 
 def test_the_citation_file_names_the_licence_and_both_papers():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    papers = [r["identifiers"][0]["value"] for r in citation["references"]]
+    papers = [r["identifiers"][0]["value"] for r in CITATION["references"]]
     assert papers == ["arXiv:2411.02117", "arXiv:2411.10069"]
-    assert citation["license"] == "MIT"
+    assert CITATION["license"] == "MIT"
     assert "MIT License" in (ROOT / "LICENSE").read_text()
-    assert citation["version"] == importlib.import_module("avss_utils").__version__
+    assert CITATION["version"] == importlib.import_module("avss_utils").__version__
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert package["tool"]["setuptools"]["dynamic"]["version"]["attr"] == "avss_utils.__version__"
+
+
+def test_the_citation_file_has_fields_of_cff_1_2_0_alone():
+    required = {"cff-version", "message", "title", "authors"}
+    optional = {"abstract", "type", "version", "license", "keywords", "references"}
+    assert required <= CITATION.keys() <= required | optional | {"repository-code"}
+    assert CITATION["cff-version"] == "1.2.0"
+    assert CITATION["type"] in ("software", "dataset")
+    assert len(set(CITATION["keywords"])) == len(CITATION["keywords"])
+    for work in (CITATION, *CITATION["references"]):
+        for author in work["authors"]:
+            assert author.keys() in ({"name"}, {"family-names", "given-names"})
+    for work in CITATION["references"]:
+        assert {"type", "title", "authors"} <= work.keys()
+        assert work.keys() <= {"type", "title", "authors", "year", "identifiers"}
+        assert work["type"] == "article"
+        assert type(work["year"]) is int
+        for found in work["identifiers"]:
+            assert found.keys() == {"type", "value"}
+            assert found["type"] in ("doi", "url", "swh", "other")
+
+
+@pytest.fixture
+def staged(tmp_path) -> Path:
+    """The sources of a book of which nothing but the ledger was run."""
+    (tmp_path / "executed").mkdir()
+    shutil.copy(ROOT / "notebooks" / "07_claims.ipynb", tmp_path / "executed")
+    module_of(BOOK / "build.py").stage(tmp_path / "executed", tmp_path / "stage")
+    return tmp_path / "stage"
+
+
+def test_a_page_shows_values_of_nothing_but_what_was_run(staged):
+    def shown(text: str) -> set[str]:
+        return set(re.findall(r"/((?:notebooks|models)/[^`\s:]+\.ipynb)", text))
+
+    ledger = {"notebooks/07_claims.ipynb"}
+    for page in PAGES:
+        before, after = page.read_text(), (staged / "book" / page.name).read_text()
+        assert shown(after) <= ledger, page.name
+        assert (after == before) == (shown(before) <= ledger)
+    advice = (staged / "book" / "practice.md").read_text()
+    assert "## The commands\n\n`--model` takes" in advice
+
+
+def test_the_status_page_has_a_row_for_every_record(staged):
+    runs = pd.read_csv(staged / "book" / "status_runs.csv")
+    assert len(runs) == len(list(ROOT.glob("results/full/*/*/run.json")))
+    models = pd.read_csv(staged / "book" / "status_models.csv")
+    assert set(models.model) == set(runs.model)
+
+
+def test_a_table_without_rows_still_makes_a_page(tmp_path):
+    path = tmp_path / "empty.csv"
+    module_of(BOOK / "build.py")._write_table(run_table([]), path)
+    (row,) = pd.read_csv(path, keep_default_na=False).to_dict("records")
+    assert (row["notebook"], row["MB"]) == ("none yet", "")
+
+
+def test_buttons_of_a_further_models_chapter_lead_to_the_stored_notebook():
+    page, stored = "models/gemma3-270m/01_avss_pruning", "notebooks/01_avss_pruning"
+    site = "https://example.org/x"
+    kept = [f"../../_sources/{page}.ipynb", f"{site}/issues/new?title=on%20%2F{page}.html&b", site]
+    files = [f"{site}/blob/main/%s.ipynb?plain=1", f"{site}/main?urlpath=lab/tree/%s.ipynb"]
+
+    def buttons(name: str) -> list[dict]:
+        group = {"buttons": [{"url": file % name} for file in files], "tooltip": "x"}
+        return [group, *({"url": url} for url in kept), {"javascript": "f()"}]
+
+    extension = module_of(BOOK / "_ext" / "stored_notebooks.py")
+    for name, wanted in ((page, stored), (stored, stored), ("book/intro", "book/intro")):
+        context = {"header_buttons": buttons(name)}
+        extension.point_to_stored(None, name, "page.html", context, None)
+        assert context["header_buttons"] == buttons(wanted), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_a_table_from_a_file_can_be_downloaded(page):
+    shown = set(re.findall(r"^:file: (.+)$", page.read_text(), re.MULTILINE))
+    assert shown == set(re.findall(r"\{download\}`[^<`]+<([^>]+)>`", page.read_text()))

@@ -1,6 +1,9 @@
 """Parameters of notebooks and profiles, the stored notebooks themselves, and strict execution."""
 
 import ast
+import os
+import re
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -368,3 +371,89 @@ def test_a_profile_does_not_set_where_things_lie(at_root):
     for path in PARAMS:
         for own in yaml.safe_load(path.read_text()).values():
             assert set(own or {}) & (set(notebooks.LOCATION) - {"batch_tokens"}) == set()
+
+
+# a notebook that was opened alone, as on Colab
+
+HOSTED = [path for path in STORED if not path.stem.startswith("03_")]  # its next version has it
+REPOSITORY = yaml.safe_load((ROOT / "book" / "_config.yml").read_text())
+REPOSITORY = REPOSITORY["parse"]["myst_substitutions"]["repository_url"]
+
+
+def first_cell(path: Path = HOSTED[0]) -> str:
+    return code(path)[0]
+
+
+@pytest.mark.parametrize("path", HOSTED, ids=lambda p: p.stem)
+def test_the_first_code_cell_is_the_same_everywhere_and_not_in_the_book(path):
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    assert cells[0].source == first_cell()
+    assert cells[0].metadata.tags == ["remove-cell"]
+    assert "parameters" in cells[1].metadata.tags
+
+
+def test_the_first_cell_names_the_repository_as_the_book_does():
+    assert first_cell().count("https:") == 1
+    assert f" {REPOSITORY} " in first_cell()
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch) -> list[str]:
+    """What the shell is asked for; the project is there afterwards, in the working directory."""
+    asked = []
+
+    def run(command: str, *, shell: bool, check: bool) -> None:
+        assert (shell, check) == (True, True)
+        asked.append(command)
+        (tmp_path / "avss-book").mkdir(exist_ok=True)
+
+    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.chdir(tmp_path)
+    return asked
+
+
+def test_the_first_cell_does_nothing_where_the_package_is(commands, tmp_path):
+    exec(first_cell(), {})
+    assert commands == []
+    assert list(tmp_path.iterdir()) == []
+    assert Path.cwd() == tmp_path
+
+
+def test_the_first_cell_fetches_the_project_once_and_enters_it(commands, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    exec(first_cell(), {})
+    (command,) = commands
+    assert command.startswith(f"test -d avss-book || git clone --depth=1 {REPOSITORY} avss-book")
+    assert command.endswith("&& bash avss-book/binder/postBuild")
+    assert Path.cwd() == tmp_path / "avss-book"
+    # after a restart of the session the package is there, and the project is entered again
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    exec(first_cell(), {})
+    assert Path.cwd() == tmp_path / "avss-book"
+
+
+def test_what_a_hosted_machine_runs_installs_the_package_and_its_assets(tmp_path, monkeypatch):
+    """``binder/postBuild`` from anywhere, with a python that only says what it was asked."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$PWD $@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    script = ROOT / "binder" / "postBuild"
+    assert os.access(script, os.X_OK)
+    done = subprocess.run([script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        f"{ROOT} -m pip install --quiet .",
+        f"{ROOT} -m pip install --quiet --no-deps --require-hashes -r assets.lock",
+        f"{ROOT} -m avss_utils assets",
+    ]
+
+
+def test_binder_has_the_locked_set_and_the_environments_python():
+    folder = ROOT / "binder"
+    (lock,) = re.findall(r"^-r (.*)$", (folder / "requirements.txt").read_text(), re.MULTILINE)
+    assert (folder / lock).resolve() == ROOT / "requirements.lock"
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    wanted = (folder / "runtime.txt").read_text().strip()
+    assert wanted.replace("-", "=") in conda

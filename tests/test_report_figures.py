@@ -1,5 +1,9 @@
 """What a notebook shows: glue, numbers, safe tables, and figures that draw what they are given."""
 
+import io
+import re
+from urllib.parse import unquote
+
 import matplotlib as mpl
 
 mpl.use("Agg")
@@ -172,10 +176,53 @@ def test_a_table_shows_every_row_whole_with_floats_to_three_digits():
     )
     text = as_html(table).data
     assert text.count("<tr") == 151
-    assert text.count("x" * 300) == 150
+    assert text.count(f"<td>{'x' * 300}</td>") == 150
     for cell in ("<td>12345</td>", "<td>0.123</td>", "<td>n/a</td>", "<td>True</td>"):
         assert text.count(cell) == 150
     assert "<em>" not in text
+
+
+CSV_LINK = re.compile(r'<a href="data:text/csv;charset=utf-8,([^"]*)" download="([^"]*)"')
+
+
+def saved(html: str) -> tuple[str, str]:
+    """The file behind a table's link, and its name."""
+    ((address, name),) = CSV_LINK.findall(html)
+    return unquote(address), name
+
+
+def test_a_table_can_be_saved_as_csv_with_more_digits_than_it_shows():
+    table = pd.DataFrame(
+        {
+            "arm, or plan": ['a "b" <c> & 50 %', "ü=#\n"],
+            "share": [0.123456789, NAN],
+            "n": [3, 4],
+            "estimate": ["−0.5 [−∞, 0.25]", "x − y"],
+        }
+    )
+    text, name = saved(as_html(table, caption="What it's <worth>, by arm: 95 % of 3 plans").data)
+    assert name == "what-it-s-worth-by-arm.csv"
+    again = pd.read_csv(io.StringIO(text))
+    assert again.columns.tolist() == table.columns.tolist()
+    assert again["arm, or plan"].to_list() == table["arm, or plan"].to_list()
+    assert again.share[0] == 0.123457
+    assert np.isnan(again.share[1])
+    assert again.n.to_list() == [3, 4]
+    assert again.estimate.to_list() == ["-0.5 [-∞, 0.25]", "x − y"]
+
+
+def test_a_table_without_a_caption_can_be_saved_too():
+    text, name = saved(as_html(pd.DataFrame({"a": [1]})).data)
+    assert (text, name) == ("a\n1\n", "table.csv")
+
+
+def test_the_link_adds_no_more_than_the_table_has():
+    rng = np.random.default_rng(0)
+    estimates = [interval(Estimate(*rng.normal(size=3), 9)) for _ in range(60)]
+    table = pd.DataFrame({"arm": "relative-update-variance", "estimate": estimates, "p": 0.25})
+    html = as_html(table, caption="A caption.").data
+    link = re.search("<a .*?</a>", html).group()
+    assert len(link) < 0.7 * (len(html) - len(link))
 
 
 def test_a_table_does_not_change_what_it_shows():

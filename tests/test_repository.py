@@ -17,7 +17,7 @@ ROWS = [
     {"project", "progress"},
     {"locks", "sharing"},
     {"runs"},
-    {"notebooks", "published", "statistics", "windows"},
+    {"notebooks", "published", "statistics", "status", "windows"},
     {"processes", "blocks", "block_stats", "confidence", "profiles"},
     {"devices", "dense", "memory"},
     {"embedded"},
@@ -112,11 +112,46 @@ def test_make_help_names_every_target():
     assert sorted(phony) == sorted(documented)
 
 
+WORKFLOWS = {
+    path.stem: yaml.safe_load(path.read_text())
+    for path in (ROOT / ".github" / "workflows").glob("*.yml")
+}
+
+
+def _steps() -> list[dict]:
+    jobs = [job for workflow in WORKFLOWS.values() for job in workflow["jobs"].values()]
+    return [step for job in jobs for step in job["steps"]]
+
+
 def test_workflows_run_the_readmes_commands():
-    steps = []
-    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
-        for job in yaml.safe_load(path.read_text())["jobs"].values():
-            steps += [step["run"] for step in job["steps"] if "run" in step]
     readme = (ROOT / "README.md").read_text()
-    for step in steps:
-        assert step in readme, f"the README does not name {step!r}"
+    for command in (step["run"] for step in _steps() if "run" in step):
+        assert command in readme, f"the README does not name {command!r}"
+
+
+def test_workflows_may_do_no_more_than_they_need():
+    for workflow in WORKFLOWS.values():
+        assert workflow["permissions"] == {"contents": "read"}
+    jobs = {f"{w}.{name}": j for w, own in WORKFLOWS.items() for name, j in own["jobs"].items()}
+    raised = {name: job["permissions"] for name, job in jobs.items() if "permissions" in job}
+    assert raised == {"book.deploy": {"pages": "write", "id-token": "write"}}
+    assert all("timeout-minutes" in job for job in jobs.values())
+    checkouts = [s for s in _steps() if s.get("uses", "").startswith("actions/checkout@")]
+    assert len(checkouts) == 2
+    assert all(step["with"]["persist-credentials"] is False for step in checkouts)
+
+
+def test_the_book_is_published_from_main_alone():
+    book = WORKFLOWS["book"]
+    triggers = book[True]  # YAML 1.1 reads "on" as a truth value
+    assert triggers["push"] == {"branches": ["main"]}
+    assert set(triggers) == {"push", "workflow_dispatch"}
+    assert book["jobs"]["build"]["if"] == "github.ref == 'refs/heads/main'"
+    assert book["jobs"]["deploy"]["needs"] == "build"
+
+
+def test_an_action_has_one_version_everywhere():
+    used = {step["uses"] for step in _steps() if "uses" in step}
+    names = [name.partition("@")[0] for name in used]
+    assert len(names) == len(set(names))
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", name) for name in used)

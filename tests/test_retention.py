@@ -5,10 +5,12 @@ import pandas as pd
 import pytest
 
 from avss_utils.retention import (
+    NOT_MEASURED,
     auroc,
     over_pruned,
     paired,
     pick,
+    picked,
     question_estimates,
     text_estimates,
 )
@@ -264,3 +266,10 @@ def test_over_pruned_shows_each_performance():
 def test_one_performance_under_the_limit_is_enough_to_be_over_pruned(half, loss):
     assert signature(0.9, half=half, loss=loss).over_pruned.tolist() == ["yes"]
     assert signature(0.05, half=half, loss=loss).over_pruned.tolist() == ["no"]
+
+
+def test_several_arms_are_picked_by_a_name_and_a_missing_one_says_so():
+    arms = {"short": "half", "other": "absent"}
+    found = picked(TABLE, arms, measure="raw retention")
+    assert found["short"] == pick(TABLE, arm="half", measure="raw retention")
+    assert found["other"] == NOT_MEASURED

@@ -57,6 +57,21 @@ def test_a_curve_that_never_leaves_the_level_is_open():
     assert found.open.to_list() == ["yes", "yes"]
 
 
+def test_the_keep_curve_has_every_measure_by_number_of_removed_blocks():
+    kept = rights.retention_rows(PLANS, rights_of(CURVE), seed=0)
+    nll = dict(zip(CURVE, (1.0, 1.25, 2.0, 4.0), strict=True))
+    rows = [(arm, s, n, nll[arm] * np.log(2)) for arm in nll for s in ("a", "b") for n in (0, 1)]
+    texts = pd.DataFrame(rows, columns=["arm", "text_set", "row_id", "nll"])
+    texts = texts.assign(window=0, n_tokens=2, n_bytes=1)
+    turned = PLANS.iloc[::-1]
+    found = thresholds.keep_curve(turned, kept, texts, text_set="b", seed=0)
+    wide = found.pivot(index="n_dropped", columns="measure", values="value")
+    assert found.n_dropped.unique().tolist() == [1, 2, 4]
+    assert wide["t"].to_list() == pytest.approx([1.0, 0.75, 0.5])
+    assert wide["bits retention"].to_list() == pytest.approx([0.8, 0.5, 0.25])
+    assert wide["perplexity"].to_list() == pytest.approx([2**0.625, 2.0, 4.0])
+
+
 def test_the_pooled_difference_is_of_the_same_questions():
     plans = pd.DataFrame({"arm": ["greedy", "a"], "n_dropped": 1, "drop": ["1", "2"]})
     marks = {"full": "xx..", "without 1": "x...", "without 2": "x..."}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import links
 import page_checks
+import pandas as pd
 import pytest
 from conftest import View, serving, window
 
@@ -75,6 +76,20 @@ def test_every_figure_has_a_text_and_can_be_read(view):
 
 def test_a_page_has_no_barriers(view):
     assert page_checks.inaccessible(view.page) == []
+
+
+@pytest.mark.parametrize("name", ["book/practice.html", "notebooks/01_avss_pruning.html"])
+def test_every_table_of_a_run_can_be_saved(windows, name):
+    page = windows[1280, "light"](name).page
+    boxes = page.locator(".table-scroll").all()
+    assert len(boxes) > 2
+    for box in boxes[:8]:  # Chromium refuses the eleventh of quick downloads
+        with page.expect_download() as saving:
+            box.get_by_role("link", name="CSV of this table").click()
+        table = pd.read_csv(saving.value.path())
+        assert saving.value.suggested_filename.endswith(".csv")
+        assert table.columns.to_list() == box.locator("th").all_inner_texts()
+        assert len(table) == box.locator("tbody tr").count()
 
 
 def test_every_link_and_anchor_resolves():
