@@ -145,9 +145,10 @@ def test_notebook_01_refuses_wrong_names_before_it_loads_anything(change, senten
     import nbformat
 
     cells = nbformat.read(ROOT / "notebooks" / "01_avss_pruning.ipynb", as_version=4).cells
-    code = [cell.source for cell in cells if cell.cell_type == "code"]
-    before = code[: next(n for n, source in enumerate(code) if "load_model(" in source)]
-    parameters, *rest = before
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    first = next(n for n, cell in enumerate(code) if "parameters" in cell.metadata.tags)
+    last = next(n for n, cell in enumerate(code) if "load_model(" in cell.source)
+    parameters, *rest = [cell.source for cell in code[first:last]]
     space: dict = {}
     exec(parameters + "\n" + change, space)
     with pytest.raises(UsageError, match=sentence):
