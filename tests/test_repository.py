@@ -34,7 +34,7 @@ ROWS = [
     {"dynamics", "healing", "mitigation", "thresholds"},
     {"architectures"},
     {"claims", "figures", "report"},
-    {"comparison"},
+    {"comparison", "verification"},
     {"commands"},
     {"cli"},
 ]

@@ -1,6 +1,6 @@
 """Two tables of the same rows: how far apart their numbers are, in units of what is allowed.
 
-The tolerances are declared here, each with its reason, and were so before any record was compared.
+The tolerances are declared here, each with its reason, and were so before a record was compared.
 """
 
 from collections.abc import Callable
@@ -25,27 +25,38 @@ class Tolerance:
     share: float = 0.0
 
 
-EXACT = Tolerance()
-# Tables hold nine digits, of which a formula loses some.
-WRITTEN = Tolerance(1e-9, 1e-6)
-# Sums in float32 in another order: 2^-24 an operation, some thousand of them one after another.
-FLOAT32 = Tolerance(0.0, 1e-3)
-# Nats and ratios less one are differences of such numbers of size one.
-DIFFERENCE = Tolerance(1e-3, 1e-3)
-# Entries below a threshold: one that rounding (2^-24 x a sum of size 16 = 1e-6) brings to the other
-# side of 1e-5, one in ten of them, and three where they are few.
-COUNT = Tolerance(3.0, 0.1)
-# Shares of entries below a threshold that follows the scale: one in fifty on the other side.
-COUNTED = Tolerance(2e-3, 0.02)
-# Ranks, shares of permutations, areas under curves: near-ties that fall the other way.
-RANKS = Tolerance(0.02)
-# bfloat16 has eight bits: logits up to 32 are 1/8 apart, and a log-probability is a difference of
-# two of them. Roundings of the tokens of a sum are independent.
-BFLOAT16 = Tolerance(0.25, 0.0, tokens="n_tokens")
-# The softmax of two such sums: a nat at most, of which p (1 - p) <= 1/4 reaches p.
-PROBABILITY = Tolerance(0.25)
-# A choice falls the other way where the two are less than a nat apart.
-DECISION = Tolerance(0.0, 1e-6, share=0.1)
+TOLERANCES = {
+    "EXACT": Tolerance(),
+    # Tables hold nine digits, of which a formula loses some.
+    "WRITTEN": Tolerance(1e-9, 1e-6),
+    # Sums in float32 in another order: 2^-24 an operation, some thousand of them one after another.
+    "FLOAT32": Tolerance(0.0, 1e-3),
+    # Nats, and ratios less one: differences of such numbers of size one.
+    "DIFFERENCE": Tolerance(1e-3, 1e-3),
+    # Entries below 1e-5: one that rounding (2^-24 x a sum of size 16 = 1e-6) brings to the other
+    # side, one in ten of them, and three where they are few.
+    "COUNT": Tolerance(3.0, 0.1),
+    # Shares of entries below a threshold that follows the scale: one in fifty on the other side.
+    "COUNTED": Tolerance(2e-3, 0.02),
+    # Ranks, shares of permutations, areas under curves: near-ties that fall the other way.
+    "RANKS": Tolerance(0.02),
+    # bfloat16 has eight bits: logits up to 32 are 1/8 apart, and a log-probability is a difference
+    # of two of them. Roundings of the tokens of a sum are independent.
+    "BFLOAT16": Tolerance(0.25, tokens="n_tokens"),
+    # The same of a short answer, of 16 tokens at most.
+    "NATS": Tolerance(1.0),
+    # The softmax of two such sums: a nat at most, of which p (1 - p) <= 1/4 reaches p.
+    "PROBABILITY": Tolerance(0.25),
+    # A choice falls the other way where the two are less than a nat apart: one in ten.
+    "DECISION": Tolerance(0.0, 1e-6, share=0.1),
+    # Measures of a question, either of these two.
+    "JUDGED": Tolerance(0.25, share=0.1),
+    # Shares of right choices, and bits a byte, in another number format: half of those fall either
+    # way.
+    "OTHER_FORMAT": Tolerance(0.05),
+    # Shares written as letters, of 676 levels.
+    "CELL": Tolerance(1e-3),
+}
 
 
 @dataclass(frozen=True)
@@ -59,75 +70,64 @@ class Finding:
 
     @property
     def agrees(self) -> bool:
-        """Whether something was compared and nothing differs by more than is allowed."""
+        """Whether something was compared, and nothing differs by more than is allowed."""
         return self.n > 0 and bool(self.largest <= self.allowed)
 
     @property
     def excess(self) -> float:
         """The difference in units of what is allowed."""
-        if self.largest == 0 and self.n:
-            return 0.0
-        return self.largest / self.allowed if self.allowed and self.n else np.inf
+        return self.largest / max(self.allowed, 1e-300)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """How a table is held against the same rows computed again.
 
-    ``on``: columns that name a row; ``numbers``: tolerance of columns of floats, other columns must
-    be equal; ``columns``: those with a tolerance of their own, None for what is not compared;
-    ``prepare``: applied to both tables before.
+    ``by``: columns that name a row; ``numbers``: tolerance of columns of floats, other columns must
+    be equal; ``but``: those with a tolerance of their own, None for what is not compared;
+    ``prepare``: applied to both tables before; ``whole``: the record may have no further rows.
     """
 
-    on: str
-    numbers: Tolerance = FLOAT32
-    columns: dict[str, Tolerance | None] = field(default_factory=dict)
-    prepare: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table
+    by: str
+    numbers: str = "FLOAT32"
+    but: dict[str, str | None] = field(default_factory=dict)
+    prepare: Callable[[pd.DataFrame], pd.DataFrame] = pd.DataFrame.copy
+    whole: bool = False
 
     def findings(self, recorded: pd.DataFrame, again: pd.DataFrame) -> list[Finding]:
-        """A finding a column; a row that the record lacks, or has twice, differs."""
-        recorded, again = (
-            self.prepare(table).reset_index(drop=True) for table in (recorded, again)
-        )
-        keys = self.on.split()
-        lacking = [name for name in again if name not in recorded]
-        if lacking or recorded.duplicated(keys).any():
-            return [Finding(f"columns {' '.join(lacking)}" if lacking else "rows twice", 1, np.inf)]
+        """A finding a column, and one of rows that the record lacks or has twice."""
+        recorded, again = (self.prepare(t).reset_index(drop=True) for t in (recorded, again))
+        keys = self.by.split()
+        if lacking := [name for name in again if name not in recorded]:
+            return [Finding(f"column {' '.join(lacking)}", 1, np.inf)]
         for table in (recorded, again):
             table[keys] = table[keys].astype(str)
-        both = again.merge(recorded, on=keys, how="left", suffixes=("", "|r"), indicator="|found")
-        found = [Finding("rows", len(both), float((both["|found"] != "both").sum()))]
+        how = "outer" if self.whole else "left"
+        both = again.merge(recorded, on=keys, how=how, suffixes=("", "|r"), indicator="|in")
+        alone = (both["|in"] != "both") | both.duplicated(keys)
+        found = [Finding("rows", len(both), float(alone.sum()))]
         for name in again.columns.difference(keys, sort=False):
-            tolerance = self.columns.get(name, self.numbers if is_float_dtype(again[name]) else EXACT)
-            if tolerance is not None:
-                found.append(self._column(name, both, tolerance))
+            default = self.numbers if is_float_dtype(again[name]) else "EXACT"
+            if tolerance := self.but.get(name, default):
+                found.append(_column(name, both[both["|in"] == "both"], TOLERANCES[tolerance]))
         return found
 
-    def _column(self, name: str, both: pd.DataFrame, tolerance: Tolerance) -> Finding:
-        one, two = both[f"{name}|r"], both[name]
-        if not all(is_numeric_dtype(x) for x in (one, two)):
-            gap, size = (one.astype(str) != two.astype(str)).to_numpy(float), 0.0
-        else:
-            one, two = one.to_numpy(float), two.to_numpy(float)
-            gap = np.where((one == two) | (np.isnan(one) & np.isnan(two)), 0.0, np.abs(one - two))
-            gap, size = np.nan_to_num(gap, nan=np.inf), np.maximum(np.abs(one), np.abs(two))
+
+def _column(name: str, both: pd.DataFrame, tolerance: Tolerance) -> Finding:
+    """The cell that differs most beside what is allowed, or the share of those that do by more."""
+    one, two, allowed = both[f"{name}|r"], both[name], np.zeros(len(both))
+    if is_numeric_dtype(one) and is_numeric_dtype(two):
+        one, two = one.to_numpy(float), two.to_numpy(float)
+        gap = np.where((one == two) | (np.isnan(one) & np.isnan(two)), 0.0, np.abs(one - two))
+        gap = np.nan_to_num(gap, nan=np.inf)
         scale = np.sqrt(both[tolerance.tokens]) if tolerance.tokens else 1.0
-        allowed = np.broadcast_to(tolerance.absolute * scale + tolerance.relative * size, gap.shape)
-        return worst(name, gap, allowed, tolerance.share)
-
-
-def worst(what: str, gap: np.ndarray, allowed: np.ndarray, share: float = 0.0) -> Finding:
-    """The cell that differs most beside what is allowed; with ``share`` that of all cells."""
-    if not len(gap):
-        return Finding(what, 0)
-    over = gap > np.nan_to_num(allowed)
-    if share:
-        return Finding(what, len(gap), float(over.mean()), max(share, 1 / len(gap)))
+        size = np.nan_to_num(np.maximum(np.abs(one), np.abs(two)))
+        allowed = allowed + tolerance.absolute * scale + tolerance.relative * size
+    else:
+        gap = (one.astype(str) != two.astype(str)).to_numpy(float)
+    allowed, n = np.asarray(allowed), len(gap)
+    if tolerance.share or not n:
+        share = float((gap > allowed).mean()) if n else 0.0
+        return Finding(name, n, share, max(tolerance.share, 1 / max(n, 1)))
     at = int(np.argmax(np.where(gap > 0, gap / np.maximum(allowed, 1e-300), 0.0)))
-    return Finding(what, len(gap), float(gap[at]), float(allowed[at]))
-
-
-def holds(what: str, flags) -> Finding:
-    """What must be true of every row: the difference is the number of rows where it is not."""
-    flags = np.asarray(flags, dtype=bool).ravel()
-    return Finding(what, len(flags), float((~flags).sum()))
+    return Finding(name, n, float(gap[at]), float(allowed[at]))

@@ -4,10 +4,12 @@ Nothing is restated here: what a notebook hands to ``run.table`` and ``run.rows`
 the sample, on the CPU and in float32, whatever device the record was made on.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import nbformat
 import pandas as pd
@@ -19,8 +21,9 @@ from avss_utils.notebooks import notebook_path
 from avss_utils.runs import Run, UsageError
 
 DATA_DIR = "AVSS_DATA_DIR"
-FIXED = dict(records="", device="cpu", eval_dtype="float32", batch_tokens=2048)
-Keys = Callable[[list], Sequence]
+SETTINGS = dict(records="", device="cpu", batch_tokens=2048, checkpoint="")
+# From the keys of ``Run.rows`` (none for ``Run.table``) and what computes, some of a table.
+Sampling = Callable[[list, Callable], pd.DataFrame]
 
 
 class _Done(Exception):  # noqa: N818  no error: a notebook's other cells have nothing to add
@@ -28,97 +31,90 @@ class _Done(Exception):  # noqa: N818  no error: a notebook's other cells have n
 
 
 class _Replay:
-    """Stands in for a notebook's run: computes what is wanted and reads the rest from the record.
-
-    ``wanted``: table -> which of the keys of ``Run.rows`` are computed.
-    """
+    """Stands in for a notebook's run: computes what is wanted and reads the rest of the record."""
 
     finished = False
 
-    def __init__(self, run: Run, wanted: Mapping[str, Keys]) -> None:
-        self.run, self.wanted, self.found = run, dict(wanted), {}
+    def __init__(self, run: Run, wanted: Mapping[str, list[Sampling]]) -> None:
+        self.run, self.wanted, self.found = run, wanted, {}
         self.read = run.read
 
     def table(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        return self._kept(name, compute)
+        return self.rows(name, [], compute)
 
     def rows(self, name: str, keys, compute: Callable[..., pd.DataFrame]) -> pd.DataFrame:
-        def some() -> pd.DataFrame:
-            return pd.concat(map(compute, self.wanted[name](list(keys))), ignore_index=True)
-
-        return self._kept(name, some)
-
-    def _kept(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         if name in self.wanted:
-            self.found[name] = compute()
+            keys = list(keys)
+            self.found[name] = [sampling(keys, compute) for sampling in self.wanted[name]]
             if len(self.found) == len(self.wanted):
                 raise _Done
         return self.run.read(name)
 
-    def finish(self) -> None:
-        raise _Done
-
 
 def replay(
-    run: Run, wanted: Mapping[str, Keys], sizes: Mapping, *, n_blocks: int | None = None
-) -> dict[str, pd.DataFrame]:
-    """The tables named in ``wanted``, computed by the cells of the run's notebook.
+    run: Run, wanted: Mapping[str, list[Sampling]], sizes: Mapping[str, object]
+) -> dict[str, list[pd.DataFrame]]:
+    """What each sampling makes of the tables named, in the cells of the run's notebook.
 
-    ``sizes``: parameters that differ from the record's, those that it does not have left out;
-    ``n_blocks``: the model is cut to its first blocks, whose activations are those of the whole.
-    Raises UsageError where the model or the data is not to be had, or is another than recorded.
+    ``sizes``: parameters that differ from the record's, of a list how many from the front, those
+    that it does not have left out; ``n_blocks``: the model is cut to its first blocks, whose
+    activations are those of the whole. Sets that are ``away`` are left out. Raises UsageError where
+    the model or the data is not to be had, or is another than recorded, and for a table that the
+    notebook does not make.
     """
-    stand_in = _Replay(run, wanted)
-    parameters = {**_present(run.record), "eval_dtype": "float32"}
-    parameters |= {name: value for name, value in sizes.items() if name in {**parameters, **FIXED}}
-
-    def opened(notebook: str, *, data, **_) -> _Replay:
-        _check_data(run.record, data)
-        return stand_in
-
-    def loaded(*_, **__) -> LoadedModel:
-        whole = _model(run.record["model"]["name"], run.record["model"]["weights_sha256"])
-        if n_blocks is None:
-            return whole
-        rest = range(n_blocks, run.record["model"]["n_blocks"])
-        return replace(whole, model=remove_blocks(whole.model, rest, share_weights=True))
-
-    given = {**FIXED, **parameters, "model": run.record["model"]["name"], "open_run": opened}
+    stand_in, identity, gone = _Replay(run, wanted), run.record["model"], away(run.record)
+    parameters = SETTINGS | run.record["parameters"]
+    for name, value in parameters.items():
+        if isinstance(value, list):
+            parameters[name] = [one for one in value if one not in gone]
+    for name in parameters.keys() & sizes.keys():
+        is_count = isinstance(parameters[name], list) and isinstance(sizes[name], int)
+        parameters[name] = parameters[name][: sizes[name]] if is_count else sizes[name]
+    parameters |= dict(eval_dtype="float32", model=identity["name"])
+    cut = partial(_cut, identity, sizes.get("n_blocks", identity["n_blocks"]))
+    names = {"load_model": lambda *_, **__: cut(), "open_run": partial(_opened, stand_in)}
     namespace: dict = {}
-    try:
+    with contextlib.suppress(_Done), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of statistics of two rows
         for cell in nbformat.read(notebook_path(run.record["notebook"]), as_version=4).cells:
             if cell.cell_type == "code":
-                exec(compile(cell.source, "notebook", "exec"), namespace)
-                namespace |= {**given, "load_model": loaded}
-                given = {"open_run": opened}  # parameters are given once, names after the imports
-    except _Done:
-        pass
+                exec(compile(cell.source, run.record["notebook"], "exec"), namespace)
+                namespace |= names  # in place of those that the cell may have imported
+                if "parameters" in cell.metadata.get("tags", []):
+                    namespace |= parameters
+    if lacking := wanted.keys() - stand_in.found.keys():
+        raise UsageError(f"{run.record['notebook']} makes no table {', '.join(sorted(lacking))}")
     return stand_in.found
 
 
+def away(record: dict) -> set[str]:
+    """Data sets that the record took from a folder which is not there."""
+    if os.environ.get(DATA_DIR):
+        return set()
+    return {entry["name"] for entry in record["data"] if entry["source"] == DATA_DIR}
+
+
 @cache
-def _model(name: str, weights_sha256: str) -> LoadedModel:
-    """The model in float32 on the CPU, loaded once."""
-    found = load_model(name, dtype="float32", device="cpu")
-    if found.identity["weights_sha256"] != weights_sha256:
-        raise UsageError(f"{name} has other weights than the record: take those it was made with")
-    return found
+def model_on_cpu(name: str) -> LoadedModel:
+    """The model in float32, loaded once."""
+    return load_model(name, dtype="float32", device="cpu")
 
 
-def _present(record: dict) -> dict:
-    """The record's parameters, without data sets that lie in a folder which is not there."""
-    sources = {entry["name"]: entry["source"] for entry in record["data"]}
-    away = {name for name, source in sources.items() if source == DATA_DIR}
-    away = set() if os.environ.get(DATA_DIR) else away
-    return {
-        name: [v for v in value if v not in away] if isinstance(value, list) else value
-        for name, value in record["parameters"].items()
-    }
+def _cut(identity: dict, n_blocks: int) -> LoadedModel:
+    """The first blocks of the recorded model."""
+    whole = model_on_cpu(identity["name"])
+    if whole.identity["weights_sha256"] != identity["weights_sha256"]:
+        raise UsageError(f"{identity['name']} has other weights than those of the record")
+    if n_blocks == identity["n_blocks"]:
+        return whole
+    rest = range(n_blocks, identity["n_blocks"])
+    return replace(whole, model=remove_blocks(whole.model, rest, share_weights=True))
 
 
-def _check_data(record: dict, data) -> None:
-    noted = {entry["name"]: entry["sha256"] for entry in record["data"]}
+def _opened(stand_in: _Replay, *_, data, **__) -> _Replay:
+    """``open_run``, after a look whether the data is what the record was made of."""
+    noted = {entry["name"]: entry["sha256"] for entry in stand_in.run.record["data"]}
     for entry in data:
-        name = set_name(entry["name"])
-        if noted.get(name, entry["sha256"]) != entry["sha256"]:
-            raise UsageError(f"{name} is not what the record was made of: give the same data")
+        if noted.get(set_name(entry["name"]), entry["sha256"]) != entry["sha256"]:
+            raise UsageError(f"{entry['name']} is not the data that the record was made of")
+    return stand_in
