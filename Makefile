@@ -22,7 +22,7 @@ CHOSEN   := $(if $(filter all,$(NOTEBOOK)),all,$(sort $(NOTEBOOK) 07_claims))
 OTHERS   := $(filter-out smollm2-135m,$(notdir $(wildcard results/full/*)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup assets reproduce test lint unit smoke book browser bench agreement kills lab clean
+.PHONY: help setup assets reproduce test verify lint unit smoke book browser bench agreement kills lab clean
 
 help: ## print this help
 	@echo "make TARGET [MODEL=$(MODEL)] [PROFILE=smoke|quick|full] [NOTEBOOK=all] [AVSS_DATA_DIR=folder]"
@@ -35,6 +35,9 @@ reproduce: setup ## run every notebook on MODEL in PROFILE and build the book fr
 	$(PY) book/build.py --profile $(PROFILE) --model "$(MODEL)"
 
 test: lint unit smoke book browser ## lint, unit tests, the smoke notebooks, the book, its pages in a browser
+
+verify: setup ## compute a sample of every table of MODEL's committed records again, on the CPU
+	$(PY) -m avss_utils verify --model "$(MODEL)"
 
 setup: $(STAMP) ## make .venv with the locked requirements, and convert the embedded model once
 

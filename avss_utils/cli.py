@@ -1,4 +1,4 @@
-"""``python -m avss_utils``: score, prune, evaluate, mitigate, run, compare, assets.
+"""``python -m avss_utils``: score, prune, evaluate, mitigate, run, compare, verify, assets.
 
 A user's mistake ends with one sentence on standard error and exit code 2.
 """
@@ -23,11 +23,11 @@ MODEL_HELP = "embedded name, Hub id, local folder or GGUF file"
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments, code = _parser().parse_args(argv), 0
     try:
         if arguments.command is not commands.score or arguments.questions is not None:
             processes.check_alone()
-        arguments.command(arguments)
+        code = arguments.command(arguments) or 0
         sys.stdout.flush()
     except UsageError as error:
         return _say(str(error), 2)
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         if not _memory_ran_out(error):
             raise
         return _say("memory ran out: take a smaller model, or fewer or shorter texts", 2)
-    return 0
+    return code
 
 
 def _memory_ran_out(error: Exception) -> bool:
@@ -116,6 +116,12 @@ def _parser() -> argparse.ArgumentParser:
         ),
         ("run", commands.run, "execute notebooks with papermill", _run_arguments),
         ("compare", commands.compare, "two run folders side by side", _compare_arguments),
+        (
+            "verify",
+            commands.verify,
+            "a sample of every table of the committed records, computed again on the CPU",
+            _verify_arguments,
+        ),
         ("assets", commands.assets, "convert an installed model once", _assets_arguments),
     ):
         command = subparsers.add_parser(name, help=help_text, description=help_text)
@@ -128,6 +134,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _compare_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="folder of a finished run")
+
+
+def _verify_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--records", default="results/full", help="folder of records by model")
 
 
 def _assets_arguments(command: argparse.ArgumentParser) -> None:

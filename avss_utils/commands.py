@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 
 from avss_utils import processes
 from avss_utils.runs import UsageError
@@ -212,3 +213,28 @@ def compare(arguments: argparse.Namespace) -> None:
 
     first, second = map(read_run, arguments.runs)
     print(side_by_side(first, second))
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Print a row a table of every record of the model; 1 where any differs, else 0."""
+    from avss_utils.models import short_name
+    from avss_utils.runs import project_root
+    from avss_utils.verification import DIFFERS, HEAD, model_on_cpu, read_checks, verify_record
+
+    folder = project_root() / arguments.records / short_name(arguments.model)
+    records = sorted(path.parent for path in folder.glob("*/run.json"))
+    if not records:
+        raise UsageError(f"{folder} holds no record: make one, or name another folder of records")
+    model_on_cpu(arguments.model)  # refuses at once what is not to be had
+    rows, checks = [], read_checks()
+    print(HEAD)
+    for record in records:
+        for row in verify_record(record, checks.get(record.name, {"tables": {}, "passes": {}})):
+            rows.append(row)
+            print(row, flush=True)
+    counts = Counter(row.verdict for row in rows)
+    print(", ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
+    for row in rows:
+        if not row.worst.agrees and row.findings:
+            print(row.line())
+    return int(DIFFERS in counts)

@@ -34,7 +34,7 @@ ROWS = [
     {"dynamics", "healing", "mitigation", "thresholds"},
     {"architectures"},
     {"claims", "figures", "report"},
-    {"comparison", "ledger"},
+    {"comparison", "ledger", "verification"},
     {"commands"},
     {"cli"},
 ]
