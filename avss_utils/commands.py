@@ -222,7 +222,7 @@ def verify(arguments: argparse.Namespace) -> int:
     from avss_utils.verification import DIFFERS, HEAD, model_on_cpu, read_checks, verify_record
 
     folder = project_root() / arguments.records / short_name(arguments.model)
-    records = sorted(path.parent for path in folder.glob("*/run.json"))
+    records = sorted(path.parent for path in folder.glob("[!.]*/run.json"))
     if not records:
         raise UsageError(f"{folder} holds no record: make one, or name another folder of records")
     model_on_cpu(arguments.model)  # refuses at once what is not to be had

@@ -20,7 +20,7 @@ from avss_utils.verification.comparing import TOLERANCES, Comparison
 from avss_utils.verification.derived import unchecked
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDS = sorted((ROOT / "results" / "full").glob("*/*/"))
+RECORDS = sorted((ROOT / "results" / "full").glob("*/[!.]*/"))
 CHECKS = read_checks()
 PRUNING, ANSWERS, TRAINING, THRESHOLDS, TUNING, _ = CHECKS
 
