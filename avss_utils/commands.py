@@ -228,7 +228,7 @@ def verify(arguments: argparse.Namespace) -> int:
         rows += own
         print(*own, sep="\n", flush=True)
     counts = Counter(row.verdict for row in rows)
-    print(", ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
+    print("; ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
     for row in rows:
         if not row.worst.agrees and row.findings:
             print(row.line())

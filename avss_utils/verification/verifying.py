@@ -75,7 +75,7 @@ class Row:
         """What differs, in a line."""
         worst = self.worst
         why = "".join(f": {own[1]}" for own in [self.known.get(worst.what)] if own)
-        gap = f"{worst.what} by {worst.largest:.2g}, where {worst.allowed:.2g} is allowed"
+        gap = f"{worst.what} by {worst.largest:.3g}, where {worst.allowed:.3g} is allowed"
         return f"{self.notebook}/{self.table} {self.verdict}: {gap}{why}"
 
 
