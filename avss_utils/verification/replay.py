@@ -56,11 +56,11 @@ def replay(
 ) -> dict[str, list[pd.DataFrame]]:
     """What each sampling makes of the tables named, in the cells of the run's notebook.
 
-    ``sizes``: parameters other than the record's, counts no larger, of a list how many from the
-    front, those that it does not have left out; ``n_blocks``: the model is cut to its first blocks, whose
-    activations are those of the whole. Sets that are ``away`` are left out. Raises UsageError where
-    the model or the data is not to be had, or is another than recorded, and for a table that the
-    notebook does not make.
+    ``sizes``: parameters other than the record's: counts, no larger than those, and of a list how
+    many from the front; ``n_blocks``: the model is cut to its first blocks, whose activations are
+    those of the whole. Sets that are ``away`` are left out. Raises UsageError where the model or
+    the data is not to be had, or is another than recorded, and for a table that the notebook does
+    not make.
     """
     stand_in, identity, gone = _Replay(run, wanted), run.record["model"], away(run.record)
     parameters = run.record["parameters"] | SETTINGS
