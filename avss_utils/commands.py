@@ -219,21 +219,20 @@ def verify(arguments: argparse.Namespace) -> int:
     """Print a row a table of every record of the model; 1 where any differs, else 0."""
     from avss_utils.models import short_name
     from avss_utils.runs import project_root
-    from avss_utils.verification import DIFFERS, HEAD, model_on_cpu, read_checks, verify_record
+    from avss_utils.verification import DIFFERS, HEAD, each_record, model_on_cpu
 
     folder = project_root() / arguments.records / short_name(arguments.model)
     records = sorted(path.parent for path in folder.glob("[!.]*/run.json"))
     if not records:
         raise UsageError(f"{folder} holds no record: make one, or name another folder of records")
     model_on_cpu(arguments.model)  # refuses at once what is not to be had
-    rows, checks = [], read_checks()
+    rows = []
     print(HEAD)
-    for record in records:
-        for row in verify_record(record, checks.get(record.name, {"tables": {}, "passes": {}})):
-            rows.append(row)
-            print(row, flush=True)
+    for own in each_record(records):
+        rows += own
+        print(*own, sep="\n", flush=True)
     counts = Counter(row.verdict for row in rows)
-    print(", ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
+    print("; ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
     for row in rows:
         if not row.worst.agrees and row.findings:
             print(row.line())

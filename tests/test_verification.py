@@ -152,7 +152,7 @@ def test_edges_of_tolerances():
 def test_a_known_difference_does_not_fail_but_a_larger_one_does():
     row = verifying.Row("n", "t", {"score": (2.0, "near-ties")})
     row.findings = [verifying.Finding("score", 9, 2.0, 1.0), verifying.Finding("rows", 9)]
-    assert row.line() == "n/t known: score by 2, where 1 is allowed: near-ties"
+    assert row.line() == "n/t differs, known: score by 2, where 1 is allowed: near-ties"
     row.findings.append(verifying.Finding("score", 9, 2.1, 1.0))
     assert row.verdict == verifying.DIFFERS
 

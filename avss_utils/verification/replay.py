@@ -56,20 +56,21 @@ def replay(
 ) -> dict[str, list[pd.DataFrame]]:
     """What each sampling makes of the tables named, in the cells of the run's notebook.
 
-    ``sizes``: parameters that differ from the record's, of a list how many from the front, those
-    that it does not have left out; ``n_blocks``: the model is cut to its first blocks, whose
-    activations are those of the whole. Sets that are ``away`` are left out. Raises UsageError where
-    the model or the data is not to be had, or is another than recorded, and for a table that the
-    notebook does not make.
+    ``sizes``: parameters other than the record's: counts, no larger than those, and of a list how
+    many from the front; ``n_blocks``: the model is cut to its first blocks, whose activations are
+    those of the whole. Sets that are ``away`` are left out. Raises UsageError where the model or
+    the data is not to be had, or is another than recorded, and for a table that the notebook does
+    not make.
     """
     stand_in, identity, gone = _Replay(run, wanted), run.record["model"], away(run.record)
-    parameters = SETTINGS | run.record["parameters"]
+    parameters = run.record["parameters"] | SETTINGS
     for name, value in parameters.items():
-        if isinstance(value, list):
-            parameters[name] = [one for one in value if one not in gone]
-    for name in parameters.keys() & sizes.keys():
-        is_count = isinstance(parameters[name], list) and isinstance(sizes[name], int)
-        parameters[name] = parameters[name][: sizes[name]] if is_count else sizes[name]
+        size = sizes.get(name)
+        if isinstance(value, list) and not isinstance(size, list):
+            parameters[name] = [one for one in value if one not in gone][:size]
+        elif size is not None:
+            is_count = isinstance(value, int) and name not in SETTINGS
+            parameters[name] = min(size, value) if is_count else size
     parameters |= dict(eval_dtype="float32", model=identity["name"])
     cut = partial(_cut, identity, sizes.get("n_blocks", identity["n_blocks"]))
     names = {"load_model": lambda *_, **__: cut(), "open_run": partial(_opened, stand_in)}

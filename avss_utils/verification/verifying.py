@@ -1,12 +1,15 @@
 """Every table of a record through its checks of ``params/verify.yml``: a row each."""
 
-from collections.abc import Callable, Iterator
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 import yaml
 
 from avss_utils.project import project_root
@@ -16,8 +19,8 @@ from avss_utils.verification import derived, forms
 from avss_utils.verification.comparing import Comparison, Finding
 from avss_utils.verification.replay import away, replay
 
-HEAD = f"{'record':<25} {'table':<19} {'n':>6} {'largest':>8} {'allowed':>8} {'':<11} sampled"
-OK, DIFFERS, KNOWN, TIMED, NEEDS = "ok", "DIFFERS", "known", "time", "not checked"
+HEAD = f"{'record':<25} {'table':<19} {'n':>6} {'largest':>8} {'allowed':>8} {'':<14} sampled"
+OK, DIFFERS, KNOWN, TIMED, NEEDS = "ok", "DIFFERS", "differs, known", "time", "not checked"
 TIME = "not recomputed: it is a measurement of time"
 
 
@@ -66,13 +69,13 @@ class Row:
         worst, n = self.worst, sum(finding.n for finding in self.findings)
         what = "; ".join([*self.what, *(f"NOT: {text}" for text in sorted(self.needs))])
         numbers = f"{n:>6} {worst.largest:>8.2g} {worst.allowed:>8.2g}"
-        return f"{self.notebook:<25} {self.table:<19} {numbers} {self.verdict:<11} {what}"
+        return f"{self.notebook:<25} {self.table:<19} {numbers} {self.verdict:<14} {what}"
 
     def line(self) -> str:
         """What differs, in a line."""
         worst = self.worst
         why = "".join(f": {own[1]}" for own in [self.known.get(worst.what)] if own)
-        gap = f"{worst.what} by {worst.largest:.2g}, where {worst.allowed:.2g} is allowed"
+        gap = f"{worst.what} by {worst.largest:.3g}, where {worst.allowed:.3g} is allowed"
         return f"{self.notebook}/{self.table} {self.verdict}: {gap}{why}"
 
 
@@ -84,6 +87,25 @@ def failed(error: Exception) -> Finding:
 def read_checks() -> dict:
     """Notebook -> passes, tables, time and known, of ``params/verify.yml``."""
     return yaml.safe_load((project_root() / "params" / "verify.yml").read_text("utf-8"))
+
+
+def each_record(folders: Sequence[Path]) -> Iterator[list[Row]]:
+    """Rows of each record, in order; two processes of one thread each share several records."""
+    checks = read_checks()
+    own = {folder: checks.get(folder.name, {"tables": {}, "passes": {}}) for folder in folders}
+    if len(own) == 1:
+        yield from map(_rows, *zip(*own.items(), strict=True))
+        return
+    # a process that is forked hangs where its parent has used torch's threads
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, spawn, torch.set_num_threads, (1,)) as pool:
+        largest_first = sorted(own, key=lambda folder: -len(own[folder]["tables"]))
+        found = {folder: pool.submit(_rows, folder, own[folder]) for folder in largest_first}
+        yield from (found[folder].result() for folder in own)
+
+
+def _rows(folder: Path, checks: dict) -> list[Row]:
+    return list(verify_record(folder, checks))
 
 
 def verify_record(folder: Path, checks: dict) -> Iterator[Row]:
