@@ -152,7 +152,7 @@ def _followed(run: Run, check: dict, row: Row) -> None:
 
     if "form" in check:
         function = getattr(forms, check["form"], None)
-        row.add(f"form: {function.__doc__ if function else check['form']}", form)
+        row.add(f"form alone: {function.__doc__ if function else check['form']}", form)
     else:
         function = getattr(derived, check["from"])
         row.add(function.__doc__, others)
