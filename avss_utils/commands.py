@@ -218,11 +218,11 @@ def compare(arguments: argparse.Namespace) -> None:
 def verify(arguments: argparse.Namespace) -> int:
     """Print a row a table of every record of the model; 1 where any differs, else 0."""
     from avss_utils.models import short_name
-    from avss_utils.runs import project_root
+    from avss_utils.runs import project_root, record_folders
     from avss_utils.verification import DIFFERS, HEAD, each_record, model_on_cpu
 
     folder = project_root() / arguments.records / short_name(arguments.model)
-    records = sorted(path.parent for path in folder.glob("[!.]*/run.json"))
+    records = [own for own in record_folders(folder.parent) if own.parent == folder]
     if not records:
         raise UsageError(f"{folder} holds no record: make one, or name another folder of records")
     model_on_cpu(arguments.model)  # refuses at once what is not to be had

@@ -46,6 +46,7 @@ __all__ = [
     "project_root",
     "provenance",
     "read_run",
+    "record_folders",
     "renew_command",
     "run_key",
     "write_json",
@@ -292,6 +293,11 @@ def open_record(
     if key != record["key"]:
         raise UsageError(f"the record in {folder} is of other parameters: {renew_command(record)}")
     return run
+
+
+def record_folders(root: Path) -> list[Path]:
+    """Folders of finished runs, ``root``/MODEL/NOTEBOOK, sorted; one in progress is hidden."""
+    return sorted(path.parent for path in root.glob("[!.]*/[!.]*/run.json"))
 
 
 def read_run(folder: Path) -> Run:

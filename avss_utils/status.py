@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from avss_utils.runs import Run, read_run
+from avss_utils.runs import Run, read_run, record_folders
 
 LIBRARIES = ("torch", "transformers", "datasets")
 UNKNOWN = "–"
@@ -16,8 +16,7 @@ def finished_runs(root: Path) -> list[Run]:
 
     Raises UsageError for one whose tables are not those that it wrote.
     """
-    folders = sorted(path.parent for path in root.glob("*/[!.]*/run.json"))
-    return [read_run(folder) for folder in folders]
+    return [read_run(folder) for folder in record_folders(root)]
 
 
 def model_table(runs: Sequence[Run]) -> pd.DataFrame:

@@ -3,7 +3,14 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from avss_utils.runs import Run, UsageError, open_record, project_root, renew_command
+from avss_utils.runs import (
+    Run,
+    UsageError,
+    open_record,
+    project_root,
+    record_folders,
+    renew_command,
+)
 
 
 def recorded_models(records: str | Path, notebooks: Collection[str]) -> list[str]:
@@ -12,8 +19,8 @@ def recorded_models(records: str | Path, notebooks: Collection[str]) -> list[str
     ``records``: a folder with a folder a model, in it one a notebook. A run in progress lies under
     a hidden name until it is finished (``runs``), and is no record.
     """
-    found = (project_root() / records).glob("[!.]*/[!.]*/run.json")
-    return sorted({path.parts[-3] for path in found if path.parts[-2] in notebooks})
+    found = record_folders(project_root() / records)
+    return sorted({folder.parent.name for folder in found if folder.name in notebooks})
 
 
 def read_records(
