@@ -36,6 +36,7 @@ from avss_utils.mitigation import (
     triplet,
     with_adapters,
 )
+from avss_utils.mitigation.product import lessons_of
 from avss_utils.models import LoadedModel
 from avss_utils.runs import UsageError
 from avss_utils.windows import Window
@@ -138,6 +139,14 @@ def test_lessons_need_two_answers():
     units = choice_units(ours.model, ours.tokenizer, ["Why?"], [[" a", " b", " c"]])
     with pytest.raises(UsageError, match="two answers"):
         lessons(["p"], units)
+
+
+def test_lessons_end_where_an_answer_ends():
+    ours = loaded()
+    events = events_of_animals()
+    for own, (prompt, asked) in zip(lessons_of(ours, events), events.asked, strict=True):
+        for ids, answer in ((own.true, asked[0]), (own.false, asked[1])):
+            assert ours.tokenizer.decode(own.prompt + ids) == f"{prompt}{answer}\n"
 
 
 def n_trained(arm: Arm, ranks: int, family: str = "llama") -> int:

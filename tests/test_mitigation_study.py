@@ -11,6 +11,9 @@ from avss_utils.corpora import Question
 from avss_utils.hallucination.detection import risk_coverage
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.mitigation import Arm, calibrated, costs, effects, measures, study
+from avss_utils.mitigation.bench import MC1_UNASKED, UNASKED, Bench
+from avss_utils.mitigation.cells import as_cells, as_shares
+from avss_utils.mitigation.outcomes import UNTRAINED, Outcomes
 from avss_utils.project import read_csv, write_csv
 from avss_utils.suites import Suite
 from avss_utils.windows import Window
@@ -19,21 +22,21 @@ LESSONS = study.Lessons(LEARNT, LEARNT)
 ARM = Arm("eavss top", (1,), (1,))
 
 
-def bench() -> study.Bench:
+def bench() -> Bench:
     events = events_of_animals()
     questions = tuple(Question(str(i), "a?", ("b", "c"), i % 2) for i in range(3))
     windows = [Window("a", (5, 9, 7, 30), 8), Window("b", (6, 9, 31), 6)]
     suite = Suite({"sst2": questions}, {"c4": windows}, batch_tokens=128)
-    return study.Bench([events], [events], suite, "plain", 4)
+    return Bench([events], [events], suite, "plain", 4)
 
 
 def test_cells_keep_shares_and_survive_a_file(tmp_path):
     shares = np.random.default_rng(0).random(200)
-    table = pd.DataFrame({"cells": [study.as_cells(shares), study.as_cells([0, 1, 0.5]), ""]})
+    table = pd.DataFrame({"cells": [as_cells(shares), as_cells([0, 1, 0.5]), ""]})
     write_csv(table, tmp_path / "t.csv")
     again = read_csv(tmp_path / "t.csv").cells
-    np.testing.assert_allclose(study.as_shares(again[0]), shares, atol=1e-3)
-    np.testing.assert_allclose(study.as_shares(again[1])[:2], [0, 1])
+    np.testing.assert_allclose(as_shares(again[0]), shares, atol=1e-3)
+    np.testing.assert_allclose(as_shares(again[1])[:2], [0, 1])
     assert again[2] == ""
 
 
@@ -42,16 +45,23 @@ def test_an_arm_is_judged_on_everything_and_the_untrained_model_as_it_is():
     trial = (None, 0.0, 0)
     table = study.arm_rows(ours, LESSONS, bench(), RECIPE, "float32", trial)
     found = {(row.set, row.measure): row for row in table.itertuples()}
-    assert set(table.arm) == {study.UNTRAINED}
+    assert set(table.arm) == {UNTRAINED}
     assert found["c4", "divergence"].value == pytest.approx(0, abs=1e-6)
     assert found["", "parameters"].value == 0
     choices = measures.choice_table(ours, bench().choices[0], wording="plain", batch_tokens=128)
     name = choices.set[0]
     for measure in ("mc1", "mc2", "confidence"):
-        own = study.as_shares(found[name, measure].cells)
+        own = as_shares(found[name, measure].cells)
         np.testing.assert_allclose(own, choices[measure], atol=1e-3)
-    assert len(study.as_shares(found["sst2", "right"].cells)) == 3
-    assert set(study.as_shares(found[name, "match"].cells)) <= {0.0, 1.0}
+    assert len(as_shares(found["sst2", "right"].cells)) == 3
+    own = {m: as_shares(found[name, m].cells) for m in ("match", "contains", "abstained")}
+    assert all(set(cells) <= {0.0, 1.0} for cells in own.values())
+    assert (own["match"] <= own["contains"]).all()
+    sure = as_shares(found[name, "own confidence"].cells)
+    assert ((sure > 0) & (sure <= 1)).all()
+    options = dict(wording=UNASKED, batch_tokens=128)
+    unasked = measures.choice_table(ours, bench().choices[0], **options)
+    np.testing.assert_array_equal(as_shares(found[name, MC1_UNASKED].cells), unasked.mc1)
     assert found["c4", "bits per byte"].value > 0
 
 
@@ -83,13 +93,13 @@ def test_the_rate_of_least_development_loss_is_taken():
     assert study.best_rates(table) == {"eavss top": 1e-2}  # the other hardly moves
 
 
-def outcomes_of(shares: dict[str, np.ndarray], measure: str = "mc1") -> effects.Outcomes:
+def outcomes_of(shares: dict[str, np.ndarray], measure: str = "mc1") -> Outcomes:
     rows = [
-        (arm, seed, "s", measure, study.as_cells(own))
+        (arm, seed, "s", measure, as_cells(own))
         for arm, seeds in shares.items()
         for seed, own in enumerate(seeds)
     ]
-    return effects.Outcomes(pd.DataFrame(rows, columns=["arm", "seed", "set", "measure", "cells"]))
+    return Outcomes(pd.DataFrame(rows, columns=["arm", "seed", "set", "measure", "cells"]))
 
 
 def test_changes_by_hand():
@@ -126,9 +136,9 @@ def test_the_fall_of_the_calibration_error():
     rows = []
     for arm, sure in (("none", 1.0), ("a", 0.85), ("b", 0.7)):
         for measure, shares in (("mc1", right), ("confidence", np.full(400, sure))):
-            rows.append((arm, 0, "s", measure, study.as_cells(shares)))
+            rows.append((arm, 0, "s", measure, as_cells(shares)))
     names = ["arm", "seed", "set", "measure", "cells"]
-    found = effects.Outcomes(pd.DataFrame(rows, columns=names))
+    found = Outcomes(pd.DataFrame(rows, columns=names))
     options = dict(n_bins=10, rng=rng, n_resamples=200)
     half = effects.error_fall(found, "a", "s", **options)
     error = 1 - right.mean()
@@ -189,7 +199,7 @@ def test_confidence_is_measured_by_arm_with_its_change():
     told = np.where(right, 0.9, 0.1 + 0.2 * rng.random(400))
     shares = {("s", "mc1"): right, ("s", "confidence"): np.full(400, 1.0)}
     names = ["arm", "seed", "set", "measure", "cells"]
-    found = effects.Outcomes(pd.DataFrame(columns=names))
+    found = Outcomes(pd.DataFrame(columns=names))
     found.add("none", shares)
     found.add("a", {**shares, ("s", "confidence"): told})
     table = calibrated.calibration_rows(found, ["none", "a"], "s", seed=0, n_resamples=100)
@@ -211,7 +221,7 @@ def test_confidence_is_measured_by_arm_with_its_change():
 
 def test_wrong_own_answers_are_counted_among_those_given():
     names = ["arm", "seed", "set", "measure", "cells"]
-    found = effects.Outcomes(pd.DataFrame(columns=names))
+    found = Outcomes(pd.DataFrame(columns=names))
     silent = np.array([0, 0, 0, 1.0])
     found.add("none", {("s", "match"): [1, 0, 0, 0], ("s", "abstained"): silent})
     found.add("a", {("s", "match"): [1, 1, 0, 0], ("s", "abstained"): silent})
@@ -219,6 +229,41 @@ def test_wrong_own_answers_are_counted_among_those_given():
     assert effects.own_fall(found, "a", "s", **options).value == pytest.approx(1 / 3)
     relative = effects.own_fall(found, "a", "s", relative=True, **options)
     assert relative.value == pytest.approx(1 / 2)
+
+
+def test_the_looser_rule_counts_answers_within_answers():
+    found = Outcomes(pd.DataFrame(columns=["arm", "seed", "set", "measure", "cells"]))
+    none = np.zeros(4)
+    found.add("none", {("s", "match"): none, ("s", "contains"): none, ("s", "abstained"): none})
+    within = {("s", "match"): none, ("s", "contains"): [1, 1, 1, 0], ("s", "abstained"): none}
+    found.add("a", within)
+    strict, loose = (
+        effects.own_fall(found, "a", "s", measure=m, rng=np.random.default_rng(0))
+        for m in ("match", "contains")
+    )
+    assert strict.value == 0
+    assert loose.value == pytest.approx(3 / 4)
+
+
+def test_the_error_of_own_answers_leaves_out_abstentions():
+    found = Outcomes(pd.DataFrame(columns=["arm", "seed", "set", "measure", "cells"]))
+    shares = {"match": [1, 0, 1, 0, 0], "abstained": [0, 0, 0, 0, 1]}
+    for arm, sure in (("none", [1, 1, 1, 1, 1]), ("a", [0.75, 0.75, 0.75, 0.75, 1])):
+        found.add(arm, {("s", m): own for m, own in {**shares, "own confidence": sure}.items()})
+    options = dict(n_bins=4, own_answers=True, rng=np.random.default_rng(0))
+    half = effects.error_fall(found, "a", "s", **options)
+    assert half.value == pytest.approx(1 - 0.25 / 0.5)  # the sure abstention counts in neither
+
+
+def test_a_gain_is_told_from_one_that_needs_no_question():
+    found = Outcomes(pd.DataFrame(columns=["arm", "seed", "set", "measure", "cells"]))
+    found.add("none", {("s", "mc1"): [0, 0, 0, 1], ("s", MC1_UNASKED): [0, 0, 0, 0]})
+    found.add("a", {("s", "mc1"): [1, 1, 0, 1], ("s", MC1_UNASKED): [1, 0, 0, 0]})
+    excess = effects.excess_change(
+        found, "a", "s", "mc1", MC1_UNASKED, rng=np.random.default_rng(0)
+    )
+    assert excess.value == pytest.approx(2 / 4 - 1 / 4)
+    assert excess.low <= excess.value <= excess.high
 
 
 def test_a_step_is_timed_and_leaves_the_model_as_it_was():

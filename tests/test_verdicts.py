@@ -10,8 +10,8 @@ import pytest
 
 from avss_utils import claims, retention
 from avss_utils.claims import mechanisms, mitigation
-from avss_utils.mitigation.effects import Outcomes
-from avss_utils.mitigation.study import as_cells
+from avss_utils.mitigation.cells import as_cells
+from avss_utils.mitigation.outcomes import Outcomes
 from avss_utils.runs import open_record
 from avss_utils.statistics import Estimate, proportion
 from avss_utils.verdicts import (

@@ -7,14 +7,13 @@ import numpy as np
 from avss_utils.claims.thresholds import ERROR_BINS, ERROR_FALL, GUIDED, LEVEL, RATE_FALL, ROOM
 from avss_utils.corpora import set_name
 from avss_utils.mitigation.effects import (
-    Outcomes,
     detectable,
     error_fall,
     mean_change,
     own_fall,
     rank_among,
 )
-from avss_utils.mitigation.study import UNTRAINED
+from avss_utils.mitigation.outcomes import UNTRAINED, Outcomes
 from avss_utils.runs import Run
 from avss_utils.statistics import Estimate, against_null
 from avss_utils.verdicts import Finding, finding

@@ -12,15 +12,16 @@ from avss_utils.confidence import (
     temperature,
 )
 from avss_utils.hallucination.detection import mean_risks, pairs_won
-from avss_utils.mitigation.effects import (
+from avss_utils.mitigation.effects import CHOICES
+from avss_utils.mitigation.measures import as_scores
+from avss_utils.mitigation.outcomes import (
+    UNTRAINED,
     Outcomes,
     Statistic,
     calibration_error,
     mean_of,
     paired_draws,
 )
-from avss_utils.mitigation.measures import as_scores
-from avss_utils.mitigation.study import UNTRAINED
 from avss_utils.statistics import limits, moved_onto, safe_ratio
 
 TEMPERED = "one temperature"
@@ -100,7 +101,7 @@ def calibration_rows(
     for arm in arms:
         for measure, statistic in STATISTICS.items():
             rng = np.random.default_rng(seed)
-            pair = (arm, UNTRAINED), name, ("mc1", "confidence"), statistic
+            pair = (arm, UNTRAINED), name, CHOICES, statistic
             own, before, n = paired_draws(outcomes, *pair, rng=rng, n_resamples=n_resamples)
             for label, draws in ((measure, own), (f"change of {measure}", own - before)):
                 if arm == UNTRAINED and label != measure:
@@ -115,7 +116,7 @@ def calibration_rows(
 
 def _plain(outcomes: Outcomes, arm: str, name: str) -> list[tuple[str, float]]:
     """FLOOR and DEBIASED, the mean over seeds."""
-    right, sure = (outcomes.of(arm, name, measure) for measure in ("mc1", "confidence"))
+    right, sure = (outcomes.of(arm, name, measure) for measure in CHOICES)
     rng = np.random.default_rng(0)
     floors = [calibration_floor(own, n_bins=15, n_draws=200, rng=rng) for own in sure]
     pairs = zip(sure, right, strict=True)

@@ -35,8 +35,7 @@ SHARES = {"calibration": 0.5, "development": 0.2}
 FEWEST = 4
 NEUTRAL = "c4"
 NAMED = ("eavss", "last", "uniform")
-
-
+END = "\n"  # where ``generation`` ends an answer
 RATES = (3e-4, 1e-3, 3e-3)
 BATCH_TOKENS = 2048
 
@@ -142,9 +141,12 @@ def own_parts(corpus: Corpus, *, seed: int) -> dict[str, Events]:
 
 
 def lessons_of(loaded, events: Events) -> list[Lesson]:
-    """The true and the false answer of every question, in tokens."""
-    asked = [(prompt, own[:2]) for prompt, own in events.asked]
-    prompts, answers = zip(*asked, strict=True)
+    """The true and the false answer of every question, in tokens, each with its END.
+
+    A model that learns answers without one goes on writing behind them.
+    """
+    prompts = [prompt for prompt, _ in events.asked]
+    answers = [tuple(answer + END for answer in own[:2]) for _, own in events.asked]
     units = choice_units(loaded.model, loaded.tokenizer, prompts, answers)
     return lessons([question.row_id for question in events.questions], units)
 

@@ -1,28 +1,24 @@
 """Every arm trained and judged the same way: compact rows, a row an arm, seed, set and measure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from avss_utils.evaluation import bits_per_byte, for_evaluation, judge_texts
+from avss_utils.evaluation import for_evaluation
 from avss_utils.hallucination.events import Events
 from avss_utils.hallucination.finders import probe_table
-from avss_utils.hallucination.generated import generated_answers
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.hallucination.study import SetStudy
 from avss_utils.mitigation.arms import Arm, Recipe, rank_of
-from avss_utils.mitigation.measures import choice_table, divergence_rows, merged
+from avss_utils.mitigation.bench import Bench, judged_rows
+from avss_utils.mitigation.measures import merged
+from avss_utils.mitigation.outcomes import UNTRAINED
 from avss_utils.mitigation.reading import Lesson
 from avss_utils.mitigation.training import train
 from avss_utils.pruning import as_text
-from avss_utils.rights import as_numbers, right_rows
-from avss_utils.suites import Suite
-
-UNTRAINED = "none"
-LEVELS = 26 * 26 - 1
 
 
 @dataclass(frozen=True)
@@ -31,21 +27,6 @@ class Lessons:
 
     training: Sequence[Lesson]
     development: Sequence[Lesson]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What every arm is judged on: choices, the model's own answers, and the costs elsewhere.
-
-    ``choices``: held-out questions by set; ``asked``: likewise, in the prompt that own answers are
-    given to; ``suite``: tasks and texts that nothing was trained for.
-    """
-
-    choices: Sequence[Events]
-    asked: Sequence[Events]
-    suite: Suite
-    wording: str
-    max_new_tokens: int
 
 
 def ranking_table(
@@ -149,9 +130,10 @@ def arm_rows(
     """Train one (arm, learning rate, seed), or nothing for None, and judge it.
 
     Columns: arm, seed, set, measure, cells, value. ``cells`` hold a question each, in the order of
-    the bench (``as_shares``): mc1, mc2, confidence, match (the own answer is right), abstained;
-    right for a task. ``value``: bits per byte and divergence of a text set, the number of
-    parameters, and seconds.
+    the bench (``cells.as_shares``): mc1, mc2, confidence, mc1 without the question; of own answers
+    match (is one of the aliases), contains (has one of them within), abstained, and own confidence
+    (its probability); right for a task. ``value``: bits per byte and divergence of a text set, the
+    number of parameters, and steps.
     """
     arm, rate, seed = trial
     after, name, facts = loaded, UNTRAINED, {"parameters": 0}
@@ -161,46 +143,7 @@ def arm_rows(
         trained = train(loaded, lessons.training, lessons.development, arm, own, **options)
         after, name = merged(loaded, trained), arm.name
         facts = {"parameters": trained.n_parameters, "steps": trained.history.step.max()}
-    rows = _judged(loaded, for_evaluation(after, dtype), bench, dtype)
+    rows = judged_rows(loaded, for_evaluation(after, dtype), bench, dtype)
     rows += [("", measure, "", float(value)) for measure, value in facts.items()]
     table = pd.DataFrame(rows, columns=["set", "measure", "cells", "value"])
     return table.assign(arm=name, seed=seed)[["arm", "seed", *table.columns]]
-
-
-def _judged(before, after, bench: Bench, dtype: str) -> list[tuple]:
-    tokens = bench.suite.batch_tokens
-    rows = []
-    for events in bench.choices:
-        table = choice_table(after, events, wording=bench.wording, batch_tokens=tokens)
-        for measure in ("mc1", "mc2", "confidence"):
-            rows.append((events.name, measure, as_cells(table[measure]), np.nan))
-    for events in bench.asked:
-        options = dict(max_new_tokens=bench.max_new_tokens, batch_tokens=tokens)
-        table, _ = generated_answers(after, events, **options)
-        for measure, label in (("match", "right"), ("abstained", "abstained")):
-            rows.append((events.name, measure, as_cells(table.label == label), np.nan))
-    for row in right_rows(after, bench.suite, ("", ())).itertuples():
-        rows.append((row.task, "right", as_cells(as_numbers(row.right)), np.nan))
-    texts = judge_texts(after, bench.suite, ("", ())).groupby("text_set", sort=False)
-    for name, own in texts:
-        rows.append((name, "bits per byte", "", bits_per_byte(own)))
-    original = for_evaluation(before, dtype).model
-    for name, windows in bench.suite.windows.items():
-        kl = divergence_rows(original, after.model, windows, batch_tokens=tokens // 4)
-        rows.append((name, "divergence", "", kl.kl.sum() / kl.n_tokens.sum()))
-    return rows
-
-
-def as_cells(shares: Iterable[float]) -> str:
-    """Shares in [0, 1] as two letters each, of 676 levels: a row a question would fill the record.
-
-    Letters, because a file would read digits as one number.
-    """
-    levels = [divmod(round(LEVELS * float(share)), 26) for share in shares]
-    return "".join(chr(ord("a") + part) for level in levels for part in level)
-
-
-def as_shares(cells: str) -> np.ndarray:
-    """The shares of ``as_cells``, to less than a thousandth, (n_questions,)."""
-    letters = np.frombuffer(cells.encode(), dtype=np.uint8) - ord("a")
-    return letters.reshape(-1, 2) @ np.array([26, 1]) / LEVELS
