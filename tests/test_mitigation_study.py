@@ -253,6 +253,9 @@ def test_the_error_of_own_answers_leaves_out_abstentions():
     options = dict(n_bins=4, own_answers=True, rng=np.random.default_rng(0))
     half = effects.error_fall(found, "a", "s", **options)
     assert half.value == pytest.approx(1 - 0.25 / 0.5)  # the sure abstention counts in neither
+    fallen = effects.error_fall(found, "a", "s", relative=False, **options)
+    assert fallen.value == pytest.approx(0.5 - 0.25)
+    assert effects.error_of(found, "a", "s", n_bins=4, own_answers=True) == pytest.approx(0.25)
 
 
 def test_a_gain_is_told_from_one_that_needs_no_question():

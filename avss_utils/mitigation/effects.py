@@ -103,24 +103,39 @@ def error_fall(
     n_bins: int,
     equal_mass: bool = False,
     own_answers: bool = False,
+    relative: bool = True,
     reference: str = UNTRAINED,
     rng: np.random.Generator,
     n_resamples: int = N_RESAMPLES,
 ) -> Estimate:
-    """How far the expected calibration error fell, over the reference's.
+    """How far the expected calibration error fell, over the reference's where ``relative``.
 
     Of choices, whose confidence is their share of probability; or of the model's own answers,
     abstentions apart, whose confidence is their probability. The error is the mean of those of each
     seed; resamples as in ``change_of``, moved back onto the value, for resampling adds to errors.
     At most 1. The floor stays in both.
     """
-    measures, error = CHOICES, calibration_error(n_bins, equal_mass=equal_mass)
-    if own_answers:
-        measures, error = OWN_ANSWERS, of_answered(error)
-    options = dict(fall=True, relative=True, rng=rng, n_resamples=n_resamples)
+    measures, error = _error(n_bins, equal_mass=equal_mass, own_answers=own_answers)
+    options = dict(fall=True, relative=relative, rng=rng, n_resamples=n_resamples)
     fall, n = _changes(outcomes, (arm, reference), name, measures, error, **options)
     moved = moved_onto(fall[0], fall[1:])
     return Estimate(float(fall[0]), *limits(np.minimum(moved, 1.0)), n)
+
+
+def error_of(
+    outcomes: Outcomes, arm: str, name: str, *, n_bins: int, own_answers: bool = False
+) -> float:
+    """The expected calibration error of an arm, as ``error_fall`` compares it."""
+    measures, error = _error(n_bins, equal_mass=False, own_answers=own_answers)
+    rng = np.random.default_rng(0)  # one draw, which is of the questions as they are
+    own, _, _ = paired_draws(outcomes, (arm, arm), name, measures, error, rng=rng, n_resamples=1)
+    return float(own[0])
+
+
+def _error(n_bins: int, *, equal_mass: bool, own_answers: bool):
+    """The measures that a calibration error is made of, and its statistic."""
+    error = calibration_error(n_bins, equal_mass=equal_mass)
+    return (OWN_ANSWERS, of_answered(error)) if own_answers else (CHOICES, error)
 
 
 def rank_among(
