@@ -375,16 +375,15 @@ def test_a_profile_does_not_set_where_things_lie(at_root):
 
 # a notebook that was opened alone, as on Colab
 
-HOSTED = [path for path in STORED if not path.stem.startswith("03_")]  # its next version has it
 REPOSITORY = yaml.safe_load((ROOT / "book" / "_config.yml").read_text())
 REPOSITORY = REPOSITORY["parse"]["myst_substitutions"]["repository_url"]
 
 
-def first_cell(path: Path = HOSTED[0]) -> str:
+def first_cell(path: Path = STORED[0]) -> str:
     return code(path)[0]
 
 
-@pytest.mark.parametrize("path", HOSTED, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
 def test_the_first_code_cell_is_the_same_everywhere_and_not_in_the_book(path):
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     assert cells[0].source == first_cell()
