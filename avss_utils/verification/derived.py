@@ -17,8 +17,7 @@ from avss_utils.block_stats import BlockStats, Moments
 from avss_utils.hallucination.generated import ABSTAINED, FALSE, RIGHT
 from avss_utils.hallucination.transfer import transfer_table
 from avss_utils.importance import score_blocks
-from avss_utils.mitigation.effects import Outcomes
-from avss_utils.mitigation.study import UNTRAINED
+from avss_utils.mitigation.outcomes import UNTRAINED, Outcomes
 from avss_utils.pruning import (
     PruningPlan,
     as_text,
