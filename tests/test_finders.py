@@ -15,6 +15,7 @@ from avss_utils.hallucination.events import (
     PLAIN,
     events_of,
     prompted,
+    usable_prompts,
 )
 from avss_utils.hallucination.generated import OwnAnswers
 from avss_utils.hallucination.probes import training_rows
@@ -116,6 +117,17 @@ def test_prompts_hold_examples_or_a_chat(study):
         prompted(study.evaluation, tokenizer, CHAT, study.calibration)
     with pytest.raises(UsageError, match="unknown prompt 'song'"):
         prompted(study.evaluation, tokenizer, "song", study.calibration)
+
+
+def test_a_model_without_a_template_is_asked_in_the_other_prompts():
+    tokenizer = tiny_tokenizer()
+    assert usable_prompts([PLAIN, CHAT, FEW_SHOT], tokenizer) == [PLAIN, FEW_SHOT]
+    with pytest.raises(UsageError, match="no chat template"):
+        usable_prompts([CHAT], tokenizer)
+    with pytest.raises(UsageError, match="unknown prompt 'song'"):
+        usable_prompts([CHAT, "song"], tokenizer)
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    assert usable_prompts([PLAIN, CHAT], tokenizer) == [PLAIN, CHAT]
 
 
 def test_a_chat_has_no_space_before_the_answer(study):

@@ -86,11 +86,25 @@ def check_prompts(prompts: Sequence[str], tokenizer) -> None:
     for prompt in prompts:
         if prompt not in PROMPTS:
             raise UsageError(f"unknown prompt {prompt!r}: choose from {', '.join(PROMPTS)}")
-        if prompt == CHAT and not getattr(tokenizer, "chat_template", None):
+        if prompt == CHAT and not _has_template(tokenizer):
             raise UsageError(
                 "this model's tokenizer has no chat template: ask with "
                 f"{PLAIN!r} or {FEW_SHOT!r} instead of {CHAT!r}"
             )
+
+
+def usable_prompts(prompts: Sequence[str], tokenizer) -> list[str]:
+    """Those of ``prompts`` that this model can be asked in: a base model knows no chat.
+
+    Raises UsageError for an unknown name, or where none is left.
+    """
+    left = [prompt for prompt in prompts if prompt != CHAT or _has_template(tokenizer)]
+    check_prompts(left or prompts, tokenizer)
+    return left
+
+
+def _has_template(tokenizer) -> bool:
+    return bool(getattr(tokenizer, "chat_template", None))
 
 
 def _in_chat(tokenizer, question: str) -> str:
