@@ -155,8 +155,10 @@ def run(arguments: argparse.Namespace) -> None:
     from avss_utils.notebooks import execute, notebook_names, notebook_parameters
     from avss_utils.progress import TERMINAL, terminal_name
     from avss_utils.runs import project_root
-    from avss_utils.sharing import helpers
+    from avss_utils.sharing import end_with_owner, helpers, is_helper
 
+    if is_helper():
+        end_with_owner()
     if terminal := terminal_name():  # a kernel has none of its own
         os.environ[TERMINAL] = terminal
     names = notebook_names() if arguments.notebook == ["all"] else arguments.notebook

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,23 @@ class Helped(Exception):  # noqa: N818
 def is_helper() -> bool:
     """Whether this process was started to help with a run."""
     return bool(os.environ.get(HELPING))
+
+
+def end_with_owner() -> None:
+    """End this process, a helper, when the one that started it has gone: a kill tells nobody.
+
+    Its notebook's kernel ends with it. To be called once, where a helper begins.
+    """
+    owner = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == owner:
+            time.sleep(PAUSE)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(PATIENCE)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def make_parts(paths: Sequence[Path], make: Callable[[int], None], done: Path) -> None:

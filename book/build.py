@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import nbformat
@@ -16,12 +16,14 @@ import pandas as pd
 import yaml
 
 from avss_utils.models import short_name
-from avss_utils.notebooks import notebook_names
+from avss_utils.notebooks import notebook_names, notebook_path
 from avss_utils.runs import UsageError
 from avss_utils.status import finished_runs, model_table, run_table
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = re.compile(r"/((?:notebooks|models)/[\w./-]+\.ipynb)(?:::|$)", re.MULTILINE)
+REFERENCE = re.compile(r"\{(?:doc|eq|ref|numref)\}`(?:([^`<]+?)\s*<([^`>]+)>|([^`<]+))`")
+LABEL = re.compile(r"^\$\$ \(([\w-]+)\)|^\(([\w-]+)\)=", re.MULTILINE)
 
 
 def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
@@ -30,7 +32,7 @@ def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
     The table of contents takes the notebooks that were run; without the ledger, whose verdicts the
     introduction shows, there is no book. ``others`` are the folders of further models' executed
     notebooks, whose chapters come after, as models/NAME/NOTEBOOK. A paragraph of a page that shows
-    a value of a notebook that is not among them is left out.
+    a value of a notebook that is not among them is left out, and a link to one is plain words.
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("*.py[c]"))
@@ -44,18 +46,19 @@ def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
     found = _executed(executed)
     if not any(name.startswith("07_") for name in found):
         raise UsageError(f"no executed ledger in {executed}: run `python -m avss_utils run` first")
+    absent = _targets(set(notebook_names()) - set(found))
     (folder / "notebooks").mkdir()
     for name in found:
-        notebook = _chapter(executed / f"{name}.ipynb")
+        notebook = _chapter(executed / f"{name}.ipynb", absent)
         nbformat.write(notebook, folder / "notebooks" / f"{name}.ipynb")
     for other in others:
         own = folder / "models" / other.name
         own.mkdir(parents=True)
         for name in _executed(other):
-            notebook = _chapter(other / f"{name}.ipynb", model=other.name)
+            notebook = _chapter(other / f"{name}.ipynb", absent, model=other.name)
             nbformat.write(notebook, own / f"{name}.ipynb")
     for page in (folder / "book").glob("*.md"):
-        page.write_text(_without_absent(page.read_text(), folder))
+        page.write_text(_unlinked(_without_absent(page.read_text(), folder), absent))
     toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
     if others:
         part = {"caption": "Other models", "chapters": [{"glob": "models/*/[0-9]*"}]}
@@ -67,10 +70,34 @@ def _executed(folder: Path) -> list[str]:
     return [name for name in notebook_names() if (folder / f"{name}.ipynb").exists()]
 
 
-def _chapter(path: Path, *, model: str = "") -> nbformat.NotebookNode:
+def _targets(names: Iterable[str]) -> dict[str, str]:
+    """What these notebooks of the project hold that a page can refer to: target -> their title."""
+    titles = {}
+    for name in names:
+        cells = nbformat.read(notebook_path(name), as_version=4).cells
+        labels = [a or b for cell in cells for a, b in LABEL.findall(cell.source)]
+        labels += [cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in cells]
+        title = cells[0].source.partition("\n")[0].lstrip("# ")
+        titles |= dict.fromkeys([f"/notebooks/{name}", *filter(None, labels)], title)
+    return titles
+
+
+def _unlinked(text: str, absent: dict[str, str]) -> str:
+    """The text with its own words, or the title, where it refers to a notebook that is absent."""
+
+    def words(match: re.Match) -> str:
+        own, target = match[1], match[2] or match[3]
+        return own or f"*{absent[target]}*" if target in absent else match[0]
+
+    return REFERENCE.sub(words, text)
+
+
+def _chapter(path: Path, absent: dict[str, str], *, model: str = "") -> nbformat.NotebookNode:
     """An executed notebook as a page; of a further model with its name in title and labels."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _unlinked(cell.source, absent)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("hide-input")
         figure = cell.metadata.get("mystnb", {}).get("figure", {})

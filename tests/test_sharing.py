@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -178,20 +180,42 @@ run.finish()
 """
 
 
-def test_the_command_shares_a_notebook_and_leaves_no_process(tmp_path):
+WORDS = ["run", "--notebook", "01_tiny", "--model", "tiny", "--processes", "2"]
+
+
+def write_notebook(code: str) -> None:
     parameters = 'model = "tiny"\nprofile = "quick"\nresults = "results"\nrecords = ""'
-    cells = [new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_code_cell(NOTEBOOK)]
+    cells = [new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_code_cell(code)]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     made = new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    nbformat.write(made, tmp_path / "notebooks" / "01_tiny.ipynb")
-    (tmp_path / "params" / "quick.yml").write_text("01_tiny: {}\n")
-    words = ["run", "--notebook", "01_tiny", "--model", "tiny", "--processes", "2"]
-    assert cli.main([*words, "--out", "executed"]) == 0
+    nbformat.write(made, Path("notebooks") / "01_tiny.ipynb")
+    (Path("params") / "quick.yml").write_text("01_tiny: {}\n")
+
+
+def wait_until(true) -> None:
+    give_up = time.monotonic() + 120
+    while not true() and time.monotonic() < give_up:
+        time.sleep(0.1)
+    assert true()
+
+
+def test_the_command_shares_a_notebook_and_leaves_no_process():
+    write_notebook(NOTEBOOK)
+    assert cli.main([*WORDS, "--out", "executed"]) == 0
     assert [p.name for p in Path("executed").iterdir()] == ["01_tiny.ipynb"]
     table = open_record("01_tiny", records="results/quick", model="tiny").read("parts")
     assert table.key.to_list() == list(range(12))
     assert table.process.nunique() == 2
-    give_up = time.monotonic() + 60  # a kernel looks for its parent from time to time
-    while any(map(is_alive, set(table.process))) and time.monotonic() < give_up:
-        time.sleep(0.1)
-    assert not any(map(is_alive, set(table.process)))
+    # a kernel looks for its parent from time to time
+    wait_until(lambda: not any(map(is_alive, set(table.process))))
+
+
+def test_helpers_end_with_an_owner_that_is_killed():
+    write_notebook(NOTEBOOK.replace("    return", "    time.sleep(600)\n    return"))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    owner = subprocess.Popen([sys.executable, "-m", "avss_utils", *WORDS], env=environment)
+    wait_until(lambda: len(list(Path().glob("made-by-*"))) == 2)
+    kernels = [int(path.name.removeprefix("made-by-")) for path in Path().glob("made-by-*")]
+    owner.kill()
+    owner.wait()
+    wait_until(lambda: not any(map(is_alive, kernels)))
