@@ -6,19 +6,18 @@ what a result needs to be repeated: which weights, and what the tokenizer adds t
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import huggingface_hub
 import torch
 from torch import nn
 
 from avss_utils.blocks import decoder_blocks
 from avss_utils.dense import check_folder, load_dense
 from avss_utils.devices import as_device, as_dtype, auto_dtype
-from avss_utils.embedded import EMBEDDED, describe_models, prepare_gguf, prepare_model, safe_name
+from avss_utils.embedded import EMBEDDED, describe_models, prepare_model, safe_name
 from avss_utils.memory import check_memory, stored_parameters
+from avss_utils.origins import Origin, locate
 from avss_utils.runs import UsageError, file_sha256
 
 __all__ = [
@@ -31,9 +30,7 @@ __all__ = [
     "short_name",
 ]
 
-HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 SPREAD = "spread"  # the device that stands for all GPUs and the machine's memory
-HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
 @dataclass(frozen=True)
@@ -49,14 +46,6 @@ class LoadedModel:
     model: nn.Module
     tokenizer: object
     identity: dict
-
-
-@dataclass(frozen=True)
-class _Origin:
-    folder: Path
-    source: str
-    weights_sha256: str | None = None
-    revision: str | None = None
 
 
 def load_model(
@@ -79,7 +68,7 @@ def load_model(
     spread = device == SPREAD
     device = as_device(None if spread else device)
     dtype = as_dtype(dtype, device)
-    origin = _locate(str(name), trust_remote_code)
+    origin = locate(str(name), trust_remote_code)
     weights = check_folder(origin.folder, trust_remote_code=trust_remote_code)
     if not spread:
         check_memory(str(name), stored_parameters(weights), dtype, device)
@@ -114,7 +103,7 @@ def _last_part(path: str) -> str:
     return Path(path).expanduser().resolve().name
 
 
-def _identity(name: str, origin: _Origin, weights: list[Path], model, tokenizer) -> dict:
+def _identity(name: str, origin: Origin, weights: list[Path], model, tokenizer) -> dict:
     row = EMBEDDED[name] if origin.source == "embedded" else None
     return {
         # of what lies on this machine the name alone, for records are published
@@ -132,57 +121,6 @@ def _identity(name: str, origin: _Origin, weights: list[Path], model, tokenizer)
         "licence": row and row.licence,
         "note": row and row.note,
     }
-
-
-def _locate(name: str, trust_remote_code: bool) -> _Origin:
-    if name in EMBEDDED:
-        return _Origin(prepare_model(name), "embedded", EMBEDDED[name].sha256)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return _Origin(path, "folder")
-    if path.is_file():
-        return _gguf_origin(path)
-    if path.suffix == ".gguf" or not HUB_ID.fullmatch(name):
-        raise UsageError(
-            f"there is no model {name!r}: pass an embedded name "
-            f"({', '.join(EMBEDDED)}), a folder, a GGUF file or a Hub id"
-        )
-    return _fetch(name, trust_remote_code)
-
-
-def _gguf_origin(path: Path) -> _Origin:
-    with open(path, "rb") as file:
-        if file.read(4) != b"GGUF":
-            raise UsageError(f"{path} is not a GGUF file: pass one, or the folder of a model")
-    folder, sha256 = prepare_gguf(path)
-    return _Origin(folder, "gguf", sha256)
-
-
-def _fetch(name: str, trust_remote_code: bool) -> _Origin:
-    """A Hub snapshot: downloaded, or the local copy of one when the Hub is out of reach."""
-    repository, _, revision = name.partition("@")
-    files = HUB_FILES + ["*.py"] * trust_remote_code
-    try:
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                repository,
-                revision=revision or None,
-                allow_patterns=files,
-                ignore_patterns=["*/*", "consolidated*"],
-            )
-        )
-    except Exception as error:  # of huggingface_hub, its HTTP library or the disk
-        why = {
-            "RepositoryNotFoundError": "has no model of this name open to you",
-            "GatedRepoError": "asks you to accept the model's terms and log in first",
-            "RevisionNotFoundError": "has no such revision of it",
-        }
-        raise UsageError(
-            f"{name!r} is no embedded model ({', '.join(EMBEDDED)}), file or folder, and the Hub "
-            + why.get(type(error).__name__, "cannot be reached, nor is there a local copy")
-            + ": correct the name or mend the access"
-        ) from error
-    return _Origin(folder, "hub", revision=folder.name)
 
 
 def _combined_sha256(weights: list[Path]) -> str:

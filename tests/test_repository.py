@@ -16,11 +16,13 @@ MODULES = sorted((ROOT / "avss_utils").rglob("*.py"))
 ROWS = [
     {"project", "progress"},
     {"locks", "sharing"},
+    {"run_folder"},
     {"runs"},
     {"notebooks", "published", "statistics", "status", "windows"},
     {"processes", "blocks", "block_stats", "confidence", "profiles"},
     {"devices", "dense", "memory"},
     {"embedded"},
+    {"origins"},
     {"models"},
     {"corpora"},
     {"reducer"},

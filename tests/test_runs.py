@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avss_utils import cli, runs
+from avss_utils import cli, run_folder, runs
 from avss_utils.runs import (
     Run,
     UsageError,
@@ -214,7 +214,7 @@ def test_an_interrupted_end_keeps_the_older_run_and_can_be_repeated(project, mon
     newer.table("scores", lambda: small_table(2.0))
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "replace_folder", interrupted)
+        patch.setattr(run_folder, "replace_folder", interrupted)
         with pytest.raises(KeyboardInterrupt):
             newer.finish()
     assert recorded(PARAMETERS, collect_version=1).record["parameters"]["seed"] == 0
@@ -317,7 +317,8 @@ def test_rows_resume_after_the_last_finished_key():
 
 def test_seconds_of_resumed_rows_are_those_of_every_stretch(monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr(runs.time, "perf_counter", lambda: float(next(clock)))  # a second a part
+    # a second a part
+    monkeypatch.setattr(run_folder.time, "perf_counter", lambda: float(next(clock)))
 
     def stops(key):
         if key == "ccc":

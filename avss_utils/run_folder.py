@@ -1,0 +1,186 @@
+"""One run folder: its tables, computed once and read again as they were written.
+
+A run folder holds ``run.json`` and tidy CSV files. It is filled under a temporary name and renamed
+when complete, so a folder under its final name is always finished. Large tables are gzipped; the
+noted sha256 is of the CSV inside.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock
+
+from avss_utils import locks, sharing
+from avss_utils.progress import progress
+from avss_utils.project import (
+    UsageError,
+    compress,
+    content_sha256,
+    plain_write_errors,
+    read_csv,
+    replace_folder,
+    write_csv,
+    write_json,
+)
+
+LARGE = 200_000  # bytes of a table from which it is gzipped in a finished run
+
+
+@dataclass
+class Run:
+    """One run folder, open for collecting or finished for reading.
+
+    ``table`` and ``rows`` compute what is missing and read what is there, always through the CSV
+    file, so that a first run and a reread give the same numbers.
+    """
+
+    folder: Path
+    record: dict
+    finished: bool
+    _working: Path = field(default=None, repr=False)
+    _lock: FileLock = field(default=None, repr=False)
+
+    def table(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """The table ``name``, computed once. Needs no model when the run is finished."""
+        if self._helping:
+            return self._made_by_owner(name)
+        return self._once(name, partial(self._timed, name, compute))
+
+    def read(self, name: str) -> pd.DataFrame:
+        """A table that is there; UsageError names the command that makes it otherwise."""
+        path = self._path(name)
+        if not path.exists():
+            raise UsageError(f"{path.parent} has no table {name!r}: {renew_command(self.record)}")
+        return read_csv(path)
+
+    def rows(self, name: str, keys: Iterable, compute: Callable[..., pd.DataFrame]) -> pd.DataFrame:
+        """A table built key by key; interrupted work resumes after the last finished key.
+
+        Several processes can build it together (``sharing``).
+        """
+        if not self.finished:
+            self._make_parts(name, list(keys), compute)
+        if self._helping:
+            return self._made_by_owner(name)
+        table = self._once(name, partial(self._joined, name))
+        if not self.finished:
+            shutil.rmtree(self._working / f"{name}.parts", ignore_errors=True)
+        return table
+
+    def _make_parts(self, name: str, keys: list, compute: Callable[..., pd.DataFrame]) -> None:
+        folder = self._working / f"{name}.parts"
+        if self._path(name).exists():
+            return
+        if self._helping and not self._working.exists():
+            raise sharing.Helped
+        with plain_write_errors(folder):
+            folder.mkdir(exist_ok=True)
+        paths = [folder / f"{number:05d}.csv" for number in range(len(keys))]
+        bar = iter(progress(range(len(keys)), name))
+
+        def make(number: int) -> None:
+            next(bar, None)
+            write_csv(self._timed(name, partial(compute, keys[number])), paths[number])
+
+        sharing.make_parts(paths, make, done=self._path(name))
+        list(bar)
+
+    def _joined(self, name: str) -> pd.DataFrame:
+        parts = sorted((self._working / f"{name}.parts").glob("*.csv"))
+        return pd.concat(map(read_csv, parts), ignore_index=True)
+
+    def _made_by_owner(self, name: str) -> pd.DataFrame:
+        sharing.wait_for(self._path(name), ended=lambda: not self._working.exists())
+        return self.read(name)
+
+    @property
+    def _helping(self) -> bool:
+        return not self.finished and sharing.is_helper()
+
+    def check(self) -> None:
+        """Raise UsageError unless every table is what the run wrote."""
+        for path in self.changed():
+            raise UsageError(f"{path} is not what the run wrote: {renew_command(self.record)}")
+
+    def changed(self) -> list[Path]:
+        """Files of the tables that are gone or are not what the run wrote."""
+        noted = {self._path(name): note["sha256"] for name, note in self.record["tables"].items()}
+        return [
+            path for path, sha in noted.items() if not path.exists() or content_sha256(path) != sha
+        ]
+
+    def finish(self) -> "Run":
+        """Write run.json and give the folder its final name; a no-op on a finished run."""
+        if self.finished:
+            return self
+        if self._helping:
+            raise sharing.Helped
+        tables = {
+            p.name.partition(".")[0]: {"rows": len(read_csv(p)), "sha256": content_sha256(p)}
+            for p in sorted(self._working.glob("*.csv*"))
+            if p.suffix in (".csv", ".gz")
+        }
+        for path in self._working.glob("*.csv"):
+            if path.stat().st_size > LARGE:
+                compress(path)
+        self.record = {**self.record, "seconds": self._seconds(), "tables": tables}
+        write_json(self._working / "run.json", self.record)
+        for stray in (*self._working.glob("*.writing"), *self._working.glob("*.parts")):
+            # of an earlier process that was killed in the middle
+            shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
+        locks.forget(self._lock)
+        replace_folder(self._working, self.folder)
+        self.finished = True
+        locks.release(self._lock)
+        return self
+
+    def _once(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        path = self._path(name)
+        if not path.exists() and not self.finished:
+            write_csv(make(), path)  # last: what is there needs nothing more
+        return self.read(name)
+
+    def _timed(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """What ``compute`` gives; its seconds join those of the table's other parts, whichever
+        process made them.
+        """
+        start = time.perf_counter()
+        table = compute()
+        spent = time.perf_counter() - start
+        with FileLock(self._working / "seconds.writing"):
+            noted = self._seconds()
+            noted[name] = round(noted.get(name, 0.0) + spent, 2)
+            write_json(self._working / "run.json", {**self.record, "seconds": noted})
+        return table
+
+    def _path(self, name: str) -> Path:
+        """Where a table is, gzipped or not, or will be."""
+        plain = (self.folder if self.finished else self._working) / f"{name}.csv"
+        gzipped = plain.with_name(f"{name}.csv.gz")
+        return gzipped if gzipped.exists() and not plain.exists() else plain
+
+    def _seconds(self) -> dict:
+        """Seconds by table so far; run.json under the working name holds them until the end."""
+        return (read_record(self._working) or {}).get("seconds", {})
+
+
+def renew_command(record: dict) -> str:
+    """The command that makes a record again, as a clause for an error message."""
+    return (
+        f"make it again with `python -m avss_utils run --notebook {record['notebook']} "
+        f"--profile {record['profile']} --model {record['model']['short']}`"
+    )
+
+
+def read_record(folder: Path) -> dict | None:
+    """What run.json says; None where it is not there or not whole."""
+    try:
+        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
