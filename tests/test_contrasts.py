@@ -18,13 +18,12 @@ from avss_utils.hallucination.contrasts import (
     hss,
     hss_of_counts,
 )
+from avss_utils.hallucination.halves import half_agreement, half_excess
 from avss_utils.hallucination.testing import (
     Labelled,
     Pairs,
     contrast_intervals,
     contrast_test,
-    half_agreement,
-    half_excess,
     pooled,
 )
 from avss_utils.hallucination.tokens import AnswerTokens, absolute_limits, collect_answers

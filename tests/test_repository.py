@@ -27,7 +27,7 @@ ROWS = [
     {"corpora"},
     {"reducer"},
     {"activations", "likelihood"},
-    {"generation", "sensitivity"},
+    {"generation", "sensitivity", "criteria"},
     {"importance", "calibrations"},
     {"hallucination", "pruning", "suites"},
     {"arms", "checkpoint", "forensics", "mechanisms", "stability"},

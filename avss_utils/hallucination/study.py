@@ -18,12 +18,11 @@ from avss_utils.hallucination.contrasts import (
     log_variance,
 )
 from avss_utils.hallucination.events import FALSE_FALSE, IRRELEVANT, KINDS, PAIRED, Events
+from avss_utils.hallucination.halves import half_agreement, half_excess
 from avss_utils.hallucination.testing import (
     Pairs,
     contrast_intervals,
     contrast_test,
-    half_agreement,
-    half_excess,
 )
 from avss_utils.hallucination.tokens import (
     AnswerTokens,
@@ -165,7 +164,7 @@ class SetStudy:
         return pd.concat(parts, ignore_index=True)
 
     def half_excess(self, *, n_splits: int, top: int, n_resamples: int) -> pd.DataFrame:
-        """``testing.half_excess`` of every reading: set, reading, value, low, high, n."""
+        """``halves.half_excess`` of every reading: set, reading, value, low, high, n."""
         sums, pairs = self.sums(self.tokens, self.evaluation, PAIRED, *PRIMARY)
         options = dict(n_splits=n_splits, top=top, n_resamples=n_resamples)
         found = half_excess(sums, pairs, rng=np.random.default_rng(self.seed), **options)
