@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections import Counter
+from functools import cache, partial
 
 from avss_utils import processes
 from avss_utils.runs import UsageError
@@ -151,8 +152,8 @@ def mitigate(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Execute notebooks with papermill."""
-    from avss_utils.models import short_name
-    from avss_utils.notebooks import execute, notebook_names, notebook_parameters
+    from avss_utils.models import positions_of, short_name
+    from avss_utils.notebooks import execute, notebook_names, notebook_parameters, within
     from avss_utils.progress import TERMINAL, terminal_name
     from avss_utils.runs import project_root
     from avss_utils.sharing import end_with_owner, helpers, is_helper
@@ -174,10 +175,21 @@ def run(arguments: argparse.Namespace) -> None:
     chosen = {
         name: notebook_parameters(name, arguments.profile, {**common, **extra}) for name in names
     }
+    positions = cache(partial(positions_of, arguments.model))
     for name, parameters in chosen.items():
         print(f"{name} ({arguments.profile}, {short}) ...", flush=True)
+        if not arguments.records:
+            parameters = _fitted(parameters, within(parameters, positions, extra))
         with helpers(_helping(name, arguments), arguments.processes - 1):
             print(execute(name, folder / f"{name}.ipynb", parameters, timeout=arguments.timeout))
+
+
+def _fitted(asked: dict, possible: dict) -> dict:
+    """``possible``, having said what in it is less than asked."""
+    for name, value in possible.items():
+        if value != asked[name]:
+            print(f"  {name} {value}, all that the model has positions for, not {asked[name]}")
+    return possible
 
 
 def _helping(name: str, arguments: argparse.Namespace) -> list[str]:

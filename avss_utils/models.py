@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import AutoConfig
 
-from avss_utils.blocks import decoder_blocks
+from avss_utils.blocks import decoder_blocks, positions
 from avss_utils.dense import check_folder, load_dense
 from avss_utils.devices import as_device, as_dtype, auto_dtype
 from avss_utils.embedded import EMBEDDED, describe_models, prepare_model, safe_name
@@ -26,6 +27,7 @@ __all__ = [
     "auto_dtype",
     "describe_models",
     "load_model",
+    "positions_of",
     "prepare_model",
     "short_name",
 ]
@@ -82,6 +84,16 @@ def load_model(
     elif model.device.type == "meta":  # where inputs would go
         raise UsageError(f"{name}: the first GPU has no room for the embeddings: pass 'cpu'")
     return LoadedModel(model.eval(), tokenizer, identity)
+
+
+def positions_of(name: str | Path) -> int | None:
+    """Tokens that ``load_model(name)`` has positions for, None without a limit; loads no weights.
+
+    Fetches and converts as ``load_model`` does, and raises UsageError likewise.
+    """
+    folder = locate(str(name), False).folder
+    check_folder(folder, trust_remote_code=False)
+    return positions(AutoConfig.from_pretrained(folder))
 
 
 def short_name(name: str | Path) -> str:

@@ -4,6 +4,7 @@ import ast
 import logging
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -15,6 +16,11 @@ PROFILES = ("smoke", "quick", "full")
 SHARES = ("drop_ratio",)
 LEAST = {"context": 2}  # a window of one token scores nothing
 NOT_EMPTY = ("tasks", "text_sets")
+# tokens of a text that the model reads at once
+TEXT_LENGTHS = (
+    *("calibration_length", "context", "heal_length"),
+    *("loss_context", "stable_length", "text_length"),
+)
 # where things lie and how they are run: not part of a run's key
 LOCATION = ("model", "device", "profile", "results", "records", "checkpoint", "batch_tokens")
 
@@ -85,6 +91,17 @@ def notebook_parameters(name: str, profile: str, given: dict) -> dict:
     """All parameters of a notebook: its defaults, the profile's, then ``given``, checked."""
     path = notebook_path(name)
     return check_parameters(path, {**read_profile(profile, name), **given})
+
+
+def within(parameters: dict, positions: Callable[[], int | None], given: dict) -> dict:
+    """The parameters with texts no longer than a model has ``positions`` for, where not ``given``.
+
+    A profile does not know the model. ``positions`` is asked only where a parameter is a length.
+    """
+    names = [name for name in TEXT_LENGTHS if name in parameters and name not in given]
+    most = positions() if names else None
+    shorter = {name: most for name in names if most is not None and parameters[name] > most}
+    return {**parameters, **shorter}
 
 
 def _same_type(value, default) -> bool:

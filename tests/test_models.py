@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from avss_utils import dense, embedded
+from avss_utils import models as models_of
 from avss_utils.embedded import EMBEDDED, EmbeddedModel, package_path, prepare_model
 from avss_utils.models import auto_dtype, describe_models, load_model, short_name
 from avss_utils.runs import UsageError
@@ -262,6 +263,18 @@ def test_a_hub_model_is_its_snapshot(tmp_path, monkeypatch):
     assert not {"*.bin", "*.pt", "*.py"} & set(asked["allow_patterns"])
     assert (identity["source"], identity["revision"]) == ("hub", commit)
     assert identity["short"] == "org--model"
+
+
+def test_positions_need_no_weights_in_memory(tmp_path, monkeypatch):
+    config = LlamaConfig(**{**SHAPE, "max_position_embeddings": 96})
+    save_folder(tmp_path / "short", LlamaForCausalLM(config))
+    monkeypatch.setattr(models_of, "load_dense", None)  # not reached
+    assert models_of.positions_of(tmp_path / "short") == 96
+    with pytest.raises(UsageError, match="there is no model"):
+        models_of.positions_of(tmp_path / "none.gguf")
+    (tmp_path / "short" / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"but no .*safetensors weights"):
+        models_of.positions_of(tmp_path / "short")
 
 
 def test_short_names_need_no_model(tmp_path):

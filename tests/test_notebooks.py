@@ -22,6 +22,7 @@ from avss_utils.notebooks import (
     notebook_parameters,
     notebook_path,
     read_profile,
+    within,
 )
 from avss_utils.runs import UsageError
 
@@ -456,3 +457,26 @@ def test_binder_has_the_locked_set_and_the_environments_python():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     wanted = (folder / "runtime.txt").read_text().strip()
     assert wanted.replace("-", "=") in conda
+
+
+def test_lengths_of_a_profile_fit_into_the_model_and_given_ones_stay():
+    asked = {"context": 512, "calibration_length": 64, "length": 512, "arms": ["avss"]}
+    assert within(asked, lambda: 128, {}) == {**asked, "context": 128}
+    assert within(asked, lambda: 128, {"context": 512}) == asked
+    assert within(asked, lambda: None, {}) == asked
+
+    def never():
+        raise AssertionError("there is no length to fit")
+
+    assert within({"length": 512}, never, {}) == {"length": 512}
+
+
+def test_every_length_that_a_model_reads_is_fitted():
+    lengths = {
+        name
+        for path in STORED
+        for name, value in default_parameters(path).items()
+        if re.search("length|context", name) and type(value) is int
+    }
+    # the length of what is trained: 06's of models made for it, 05's within every model
+    assert lengths - {"length"} == set(notebooks.TEXT_LENGTHS)

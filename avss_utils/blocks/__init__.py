@@ -14,6 +14,7 @@ from avss_utils.blocks.finding import (
     decoder_body,
     forward_inputs,
     mlp_down_projection,
+    positions,
     unwrapped,
 )
 from avss_utils.blocks.removing import check_reload, remove_blocks
@@ -33,6 +34,7 @@ __all__ = [
     "hidden_in",
     "hidden_out",
     "mlp_down_projection",
+    "positions",
     "remove_blocks",
     "unwrapped",
     "with_output",

@@ -70,10 +70,15 @@ def text_config(model: PreTrainedModel) -> PreTrainedConfig:
     return model.config.get_text_config(decoder=True)
 
 
+def positions(config: PreTrainedConfig) -> int | None:
+    """Tokens that a model of this configuration has positions for; None where it sets no limit."""
+    config = config.get_text_config(decoder=True)
+    return next((n for name in CONTEXT_LIMITS if (n := getattr(config, name, None))), None)
+
+
 def context_length(model: PreTrainedModel) -> int | None:
     """Tokens that the model has positions for; None where its configuration sets no limit."""
-    config = text_config(model)
-    return next((n for name in CONTEXT_LIMITS if (n := getattr(config, name, None))), None)
+    return positions(model.config)
 
 
 def check_length(model: PreTrainedModel, n_tokens: int) -> None:
