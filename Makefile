@@ -95,6 +95,5 @@ kills: setup ## end smoke runs at random moments, repeat them, compare
 lab: setup ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab notebooks
 
-clean: ## remove builds and quick runs; committed records, .venv and the model cache stay
+clean: ## remove builds and the runs of smoke and quick; full runs, .venv and the model cache stay
 	rm -rf _build results/smoke results/quick
-	find results -name '*.partial' -prune -exec rm -rf {} +
