@@ -21,7 +21,7 @@ HELPING = "AVSS_HELPING"
 GPU_SHARE = "AVSS_GPU_SHARE"  # of a GPU's memory, for one of several processes: devices.as_device
 USABLE = 0.9  # of a GPU's memory: torch does not count what CUDA itself takes in each process
 PAUSE = 0.2  # seconds between two looks at what others do
-PATIENCE = 10.0  # seconds for a helper to end by itself
+PATIENCE = 10.0  # seconds for helpers to end by themselves
 
 
 class Helped(Exception):  # noqa: N818
@@ -146,8 +146,7 @@ def helpers(command: Sequence[str], n: int) -> Iterator[None]:
                 )
             yield
         finally:
-            for process in started:
-                _end(process)
+            _end(started)
 
 
 def _gpu_share(number: int, n_processes: int, n_gpus: int) -> str:
@@ -155,13 +154,17 @@ def _gpu_share(number: int, n_processes: int, n_gpus: int) -> str:
     return str(USABLE / len(range(number % n_gpus, n_processes, n_gpus)))
 
 
-def _end(process: subprocess.Popen) -> None:
-    process.send_signal(signal.SIGINT)  # its kernel ends with it
-    try:
-        process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _end(processes: Sequence[subprocess.Popen]) -> None:
+    """End them and their kernels, all at once: whoever interrupts a run does not wait for each."""
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    give_up = time.monotonic() + PATIENCE
+    for process in processes:
+        try:
+            process.wait(max(0.0, give_up - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _visible_gpus() -> list[str]:

@@ -219,3 +219,17 @@ def test_helpers_end_with_an_owner_that_is_killed():
     owner.kill()
     owner.wait()
     wait_until(lambda: not any(map(is_alive, kernels)))
+
+
+def test_helpers_that_do_not_end_are_ended_together(monkeypatch):
+    monkeypatch.setattr(sharing, "PATIENCE", 2.0)
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True)"
+    command = [sys.executable, "-c", f"{deaf}; time.sleep(600)"]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(8)]
+    for process in processes:
+        process.stdout.readline()
+        process.stdout.close()
+    start = time.monotonic()
+    sharing._end(processes)
+    assert [process.returncode for process in processes] == [-signal.SIGKILL] * 8
+    assert time.monotonic() - start < 8 * sharing.PATIENCE  # what one after another would take
