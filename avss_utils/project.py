@@ -61,7 +61,7 @@ def provenance(device: str) -> dict:
 
 
 def _commit() -> str | None:
-    """HEAD, with "+changes" when tracked files differ from it.
+    """HEAD, with "+changes" when tracked files other than results differ from it.
 
     ``$AVSS_COMMIT`` stands in where the project was copied without its history; else None.
     """
@@ -72,7 +72,7 @@ def _commit() -> str | None:
 
     try:
         head = git("rev-parse", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
     except OSError:
         head = changed = ""
     if not head:
