@@ -23,7 +23,7 @@ from avss_utils.status import finished_runs, model_table, run_table
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = re.compile(r"/((?:notebooks|models)/[\w./-]+\.ipynb)(?:::|$)", re.MULTILINE)
 REFERENCE = re.compile(r"\{(?:doc|eq|ref|numref)\}`(?:([^`<]+?)\s*<([^`>]+)>|([^`<]+))`")
-LABEL = re.compile(r"^\$\$ \(([\w-]+)\)|^\(([\w-]+)\)=", re.MULTILINE)
+LABEL = re.compile(r"(?<=^\$\$ \()[\w-]+(?=\))|(?<=^\()[\w-]+(?=\)=)", re.MULTILINE)
 
 
 def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
@@ -75,11 +75,16 @@ def _targets(names: Iterable[str]) -> dict[str, str]:
     titles = {}
     for name in names:
         cells = nbformat.read(notebook_path(name), as_version=4).cells
-        labels = [a or b for cell in cells for a, b in LABEL.findall(cell.source)]
-        labels += [cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in cells]
         title = cells[0].source.partition("\n")[0].lstrip("# ")
-        titles |= dict.fromkeys([f"/notebooks/{name}", *filter(None, labels)], title)
+        titles |= dict.fromkeys([f"/notebooks/{name}", *_labels(cells)], title)
     return titles
+
+
+def _labels(cells: Iterable[nbformat.NotebookNode]) -> list[str]:
+    """Names of the equations, places and figures of a notebook."""
+    labels = [match[0] for cell in cells for match in LABEL.finditer(cell.source)]
+    figures = [cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in cells]
+    return [*labels, *filter(None, figures)]
 
 
 def _unlinked(text: str, absent: dict[str, str]) -> str:
@@ -95,9 +100,12 @@ def _unlinked(text: str, absent: dict[str, str]) -> str:
 def _chapter(path: Path, absent: dict[str, str], *, model: str = "") -> nbformat.NotebookNode:
     """An executed notebook as a page; of a further model with its name in title and labels."""
     notebook = nbformat.read(path, as_version=4)
+    own = _labels(notebook.cells)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = _unlinked(cell.source, absent)
+            if model:
+                cell.source = _renamed(cell.source, own, model)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("hide-input")
         figure = cell.metadata.get("mystnb", {}).get("figure", {})
@@ -107,6 +115,17 @@ def _chapter(path: Path, absent: dict[str, str], *, model: str = "") -> nbformat
         title, _, rest = notebook.cells[0].source.partition("\n")
         notebook.cells[0].source = f"{title}: {model}\n{rest}"
     return notebook
+
+
+def _renamed(text: str, labels: Iterable[str], model: str) -> str:
+    """The text with ``model`` before its own labels, where they are set and where referred to."""
+
+    def longer(match: re.Match) -> str:
+        group = 2 if match[2] else 3
+        before, after = match[0][: (at := match.start(group) - match.start())], match[0][at:]
+        return f"{before}{model}-{after}" if match[group] in labels else match[0]
+
+    return LABEL.sub(rf"{model}-\g<0>", REFERENCE.sub(longer, text))
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:

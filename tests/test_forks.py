@@ -104,7 +104,8 @@ def test_a_further_models_chapters_come_after_under_names_of_their_own(tmp_path)
     (tmp_path / "book").symlink_to(ROOT / "book")
     for name in ("07_claims", "42_new"):
         figure = {"mystnb": {"figure": {"name": "fig-one"}}}
-        cells = [new_markdown_cell("# A title\n\nText."), new_code_cell("1", metadata=figure)]
+        text = "# A title\n\n$$\nx\n$$ (eq-own)\n\nIn {eq}`eq-own` as in {eq}`eq-avss`."
+        cells = [new_markdown_cell(text), new_code_cell("1", metadata=figure)]
         for folder in ("notebooks", "run/main", "run/other"):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
             if (folder, name) != ("run/other", "07_claims"):
@@ -114,9 +115,12 @@ def test_a_further_models_chapters_come_after_under_names_of_their_own(tmp_path)
     found = [sorted(path.name for path in staged.glob(pattern)) for pattern in patterns]
     assert found == [["07_claims.ipynb", "42_new.ipynb"], ["42_new.ipynb"]]
     theirs = nbformat.read(staged / "models" / "other" / "42_new.ipynb", as_version=4)
-    assert theirs.cells[0].source == "# A title: other\n\nText."
+    assert theirs.cells[0].source == (
+        "# A title: other\n\n$$\nx\n$$ (other-eq-own)\n\nIn {eq}`other-eq-own` as in {eq}`eq-avss`."
+    )
     assert theirs.cells[1].metadata["mystnb"]["figure"]["name"] == "other-fig-one"
     ours = nbformat.read(staged / "notebooks" / "42_new.ipynb", as_version=4)
+    assert ours.cells[0].source == text
     assert ours.cells[1].metadata["mystnb"]["figure"]["name"] == "fig-one"
 
 

@@ -560,12 +560,16 @@ def test_the_commit_is_recorded_and_says_when_files_differ_from_it(project):
     assert provenance("cpu")["commit"] is None
     git("init", "-q")
     (project / "a.txt").write_text("one")
-    git("add", "a.txt")
+    (project / "results").mkdir(exist_ok=True)
+    (project / "results" / "record.csv").write_text("1")
+    git("add", "a.txt", "results/record.csv")
     assert provenance("cpu")["commit"] is None
     git("commit", "-q", "-m", "first")
     head = git("rev-parse", "HEAD")
     assert provenance("cpu")["commit"] == head
     (project / "untracked.txt").write_text("no matter")
+    assert provenance("cpu")["commit"] == head
+    (project / "results" / "record.csv").unlink()
     assert provenance("cpu")["commit"] == head
     (project / "a.txt").write_text("two")
     assert provenance("cpu")["commit"] == head + "+changes"
