@@ -55,6 +55,17 @@ def as_device(device: str | torch.device | None) -> torch.device:
     return device
 
 
+def settle_attention(model) -> None:
+    """Plain attention on a GPU where one key serves all heads, as in gemma3-270m.
+
+    torch's memory-efficient kernel, which a padded batch gets there, is wrong for such keys in
+    batches of 32 n + 1 tokens (pytorch issue 191937; seen with torch 2.11 in float32).
+    """
+    heads = getattr(model.config.get_text_config(decoder=True), "num_key_value_heads", None)
+    if heads == 1 and model.device.type == "cuda":
+        model.set_attn_implementation("eager")
+
+
 def median_seconds(run: Callable[[], object], device: torch.device, *, repeats: int) -> float:
     """Median wall-clock seconds of ``repeats`` calls, after one that warms up and does not count.
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from avss_utils.blocks import decoder_blocks, positions
 from avss_utils.dense import check_folder, load_dense
-from avss_utils.devices import as_device, as_dtype, auto_dtype
+from avss_utils.devices import as_device, as_dtype, auto_dtype, settle_attention
 from avss_utils.embedded import EMBEDDED, describe_models, prepare_model, safe_name
 from avss_utils.memory import check_memory, stored_parameters
 from avss_utils.origins import Origin, locate
@@ -83,6 +83,7 @@ def load_model(
         model.to(device)
     elif model.device.type == "meta":  # where inputs would go
         raise UsageError(f"{name}: the first GPU has no room for the embeddings: pass 'cpu'")
+    settle_attention(model)
     return LoadedModel(model.eval(), tokenizer, identity)
 
 

@@ -1,7 +1,8 @@
-"""Steps that a GPU records and replays do what they do one kernel at a time."""
+"""A GPU's recorded steps, its memory in shares, and its attention where one key serves all."""
 
 import pytest
 import torch
+from tiny import tiny_model
 
 from avss_utils import devices
 from avss_utils.architectures import training
@@ -9,9 +10,13 @@ from avss_utils.architectures.facts import FactSpec
 from avss_utils.architectures.family import Architecture
 from avss_utils.architectures.mixture import make_mixture
 from avss_utils.architectures.training import Recipe, train_member
+from avss_utils.blocks import remove_blocks
 from avss_utils.corpora import load_texts
 from avss_utils.devices import replayed
+from avss_utils.likelihood import PromptPass, forward_logits, left_padded
 from avss_utils.sharing import GPU_SHARE
+
+PADDED = [(tuple(range(5, 38)), 3), (tuple(range(7, 31)), 3), (tuple(range(9, 14)), 3)]
 
 
 def test_a_cpu_has_nothing_to_record():
@@ -54,3 +59,43 @@ def test_a_replayed_training_ends_where_the_plain_one_does(kind, monkeypatch):
     torch.testing.assert_close(
         torch.tensor(fast.history.loss), torch.tensor(plain.history.loss), rtol=1e-3, atol=1e-3
     )
+
+
+def attention_of(model) -> str:
+    return model.config._attn_implementation
+
+
+@pytest.mark.parametrize(
+    ("family", "heads", "device", "attention"),
+    [
+        ("gemma3", 1, "cuda", "eager"),
+        ("gemma3", 1, "cpu", "sdpa"),
+        ("gemma3", 2, "cuda", "sdpa"),
+        ("gpt2", None, "cuda", "sdpa"),
+    ],
+)
+def test_one_key_for_all_heads_gets_plain_attention_on_a_gpu(
+    monkeypatch, family, heads, device, attention
+):
+    model = tiny_model(family, **({} if heads is None else {"num_key_value_heads": heads}))
+    batch, *_ = left_padded(PADDED)
+    before = forward_logits(model, batch, last=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "device", property(lambda _: torch.device(device)))
+        devices.settle_attention(model)
+    assert attention_of(model) == attention
+    assert attention_of(remove_blocks(model, [1], share_weights=True)) == attention
+    torch.testing.assert_close(forward_logits(model, batch, last=3), before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padding_to_32_n_and_1_changes_nothing_on_a_gpu(dtype):
+    sizes = dict(num_key_value_heads=1, num_attention_heads=4, hidden_size=640, head_dim=256)
+    model = tiny_model("gemma3", **sizes).to("cuda", dtype)
+    devices.settle_attention(model)
+    rows = [ids for ids, _ in PADDED] * 16
+    together = PromptPass(model, rows).logits[:, 0].float()
+    alone = torch.stack([PromptPass(model, [row]).logits[0, 0].float() for row in rows])
+    room = 1e-4 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(together, alone, rtol=room, atol=room)

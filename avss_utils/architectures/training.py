@@ -15,7 +15,7 @@ from avss_utils.architectures.family import Architecture, build
 from avss_utils.architectures.mixture import Mixture
 from avss_utils.checkpoint import check_target, whole_folder
 from avss_utils.corpora import OpenQuestion
-from avss_utils.devices import replayed
+from avss_utils.devices import replayed, settle_attention
 from avss_utils.runs import UsageError
 
 MARK, QUESTIONS = "architecture.json", "questions.jsonl"
@@ -92,6 +92,7 @@ def train_member(
         "tokens a second": rows.numel() / seconds,
         "learning rate": recipe.rate(architecture),
     }
+    settle_attention(model)  # whose batches had no padding until here
     return Member(architecture, seed, model.eval(), mixture.tokenizer, history, facts)
 
 
