@@ -173,7 +173,8 @@ def run(arguments: argparse.Namespace) -> None:
     short = short_name(arguments.model)
     folder = arguments.out or project_root() / "_build" / "executed" / arguments.profile / short
     chosen = {
-        name: notebook_parameters(name, arguments.profile, {**common, **extra}) for name in names
+        name: notebook_parameters(name, arguments.profile, {**common, **extra}, model=short)
+        for name in names
     }
     positions = cache(partial(positions_of, arguments.model))
     for name, parameters in chosen.items():

@@ -57,14 +57,18 @@ def default_parameters(path: Path) -> dict:
     return defaults
 
 
-def read_profile(profile: str, notebook: str) -> dict:
-    """Parameters of ``params/<profile>.yml`` for one notebook; a notebook not listed has none."""
+def read_profile(profile: str, notebook: str, model: str = "") -> dict:
+    """Parameters of ``params/<profile>.yml`` for one notebook; a notebook not listed has none.
+
+    Under ``models`` the file can give a model, by its short name, others than all have.
+    """
     if profile not in PROFILES:
         raise UsageError(f"unknown profile {profile!r}: choose from {', '.join(PROFILES)}")
     path = project_root() / "params" / f"{profile}.yml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        return dict(content.get(notebook) or {})
+        own = (content.get("models") or {}).get(model) or {}
+        return {**(content.get(notebook) or {}), **(own.get(notebook) or {})}
     except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
         what = str(error).split("\n")[0]
         raise UsageError(f"{path} must give each notebook its parameters: {what}") from error
@@ -87,10 +91,12 @@ def check_parameters(path: Path, parameters: dict) -> dict:
     return {**defaults, **parameters}
 
 
-def notebook_parameters(name: str, profile: str, given: dict) -> dict:
-    """All parameters of a notebook: its defaults, the profile's, then ``given``, checked."""
+def notebook_parameters(name: str, profile: str, given: dict, *, model: str = "") -> dict:
+    """All parameters of a notebook: its defaults, the profile's for the model of this short name,
+    then ``given``, checked.
+    """
     path = notebook_path(name)
-    return check_parameters(path, {**read_profile(profile, name), **given})
+    return check_parameters(path, {**read_profile(profile, name, model), **given})
 
 
 def within(parameters: dict, positions: Callable[[], int | None], given: dict) -> dict:

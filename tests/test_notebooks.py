@@ -12,6 +12,7 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from avss_utils import notebooks
+from avss_utils.embedded import EMBEDDED
 from avss_utils.notebooks import (
     LOCATION,
     PROFILES,
@@ -158,6 +159,15 @@ def test_a_profile_overlays_the_defaults_and_is_overlaid(project):
     assert notebook_parameters("01_tiny", "smoke", {})["n_rows"] == 1
     assert notebook_parameters("01_tiny", "smoke", {"n_rows": 8})["n_rows"] == 8
     assert notebook_parameters("01_tiny", "full", {})["n_rows"] == 3  # not listed there
+
+
+def test_a_profile_can_give_one_model_other_sizes(project):
+    own = "models:\n  large:\n    01_tiny: {n_rows: 2}\n"
+    (project / "params" / "smoke.yml").write_text("01_tiny: {n_rows: 1, eps: 0.5}\n" + own)
+    assert read_profile("smoke", "01_tiny") == {"n_rows": 1, "eps": 0.5}
+    assert read_profile("smoke", "01_tiny", "large") == {"n_rows": 2, "eps": 0.5}
+    assert notebook_parameters("01_tiny", "smoke", {}, model="large")["n_rows"] == 2
+    assert notebook_parameters("01_tiny", "smoke", {"n_rows": 8}, model="large")["n_rows"] == 8
 
 
 def test_a_profile_with_an_unknown_parameter_is_refused(project):
@@ -340,12 +350,19 @@ def test_a_notebook_that_collects_has_a_keyed_record():
     assert collecting == KEYED
 
 
+def profile_parts(path: Path) -> list[tuple[str, str, dict]]:
+    """(model, notebook, parameters) of a profile; the model is empty where they are for all."""
+    content = yaml.safe_load(path.read_text())
+    models = content.pop("models", {})
+    assert set(models) <= set(EMBEDDED)
+    sections = {"": content, **models}
+    return [(model, *part) for model, own in sections.items() for part in own.items()]
+
+
 @pytest.mark.parametrize("path", PARAMS, ids=lambda p: p.stem)
 def test_a_profile_names_existing_notebooks_and_parameters_of_the_right_type(path, at_root):
-    content = yaml.safe_load(path.read_text())
-    assert set(content) <= set(notebook_names())
-    for name, own in content.items():
-        checked = notebook_parameters(name, path.stem, {})
+    for model, name, own in profile_parts(path):
+        checked = notebook_parameters(name, path.stem, {}, model=model)
         assert checked.keys() == default_parameters(notebook_path(name)).keys()
         for parameter, value in (own or {}).items():
             assert checked[parameter] == value
@@ -353,14 +370,15 @@ def test_a_profile_names_existing_notebooks_and_parameters_of_the_right_type(pat
 
 @pytest.mark.parametrize("path", PARAMS, ids=lambda p: p.stem)
 def test_a_profile_changes_only_what_it_must(path, at_root):
-    for name, own in yaml.safe_load(path.read_text()).items():
-        defaults = default_parameters(notebook_path(name))
-        assert [k for k, v in (own or {}).items() if defaults[k] == v] == []
+    for model, name, own in profile_parts(path):
+        without = default_parameters(notebook_path(name))
+        without |= read_profile(path.stem, name) if model else {}
+        assert [k for k, v in (own or {}).items() if without[k] == v] == []
 
 
 @pytest.mark.parametrize("path", PARAMS, ids=lambda p: p.stem)
 def test_a_profiles_lists_hold_what_the_defaults_lists_hold(path, at_root):
-    for name, own in yaml.safe_load(path.read_text()).items():
+    for _, name, own in profile_parts(path):
         for parameter, value in (own or {}).items():
             if isinstance(value, list):
                 default = default_parameters(notebook_path(name))[parameter]
@@ -370,7 +388,7 @@ def test_a_profiles_lists_hold_what_the_defaults_lists_hold(path, at_root):
 def test_a_profile_does_not_set_where_things_lie(at_root):
     # how many tokens go in a batch is a matter of the profile's machine, the rest of the caller's
     for path in PARAMS:
-        for own in yaml.safe_load(path.read_text()).values():
+        for _, _, own in profile_parts(path):
             assert set(own or {}) & (set(notebooks.LOCATION) - {"batch_tokens"}) == set()
 
 
