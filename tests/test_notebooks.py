@@ -362,6 +362,7 @@ def profile_parts(path: Path) -> list[tuple[str, str, dict]]:
 @pytest.mark.parametrize("path", PARAMS, ids=lambda p: p.stem)
 def test_a_profile_names_existing_notebooks_and_parameters_of_the_right_type(path, at_root):
     for model, name, own in profile_parts(path):
+        assert name in notebook_names()
         checked = notebook_parameters(name, path.stem, {}, model=model)
         assert checked.keys() == default_parameters(notebook_path(name)).keys()
         for parameter, value in (own or {}).items():

@@ -110,6 +110,9 @@ def test_the_search_finds_what_is_written(windows, size):
     field.press("Enter")
     for page in ("book/background", "book/glossary"):  # they come one after the other
         view.page.locator(f'#search-results li a[href^="{page}.html"]').first.wait_for()
+    results = view.page.locator("#search-results li a")
+    found = {link.get_attribute("href").split(".html")[0] for link in results.all()}
+    assert {"book/background", "book/glossary"} <= found
     assert page_checks.inaccessible(view.page) == []
     assert view.heard == []
 
