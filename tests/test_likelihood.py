@@ -9,6 +9,7 @@ from tiny import FAMILIES, tiny_tokenizer
 
 from avss_utils.likelihood import (
     choice_units,
+    forward_logits,
     group_batches,
     grouped,
     passes,
@@ -71,15 +72,40 @@ def test_only_tokens_with_logits_count_against_what_a_pass_may_hold(monkeypatch)
     n_prompt = sum(len(u.prefix) for u in units)
     assert n_choice < n_prompt / 2
 
-    def n_batches() -> int:
-        return len(group_batches(model, grouped(units), 10_000))
+    def n_batches(*, whole: bool = True) -> int:
+        return len(group_batches(model, grouped(units), 10_000, whole=whole))
 
     monkeypatch.setattr(passes, "MOST_LOGITS", n_choice * len(tokenizer))
     assert n_batches() == 1
     monkeypatch.setattr(passes, "MOST_LOGITS", n_choice // 3 * len(tokenizer))
     assert n_batches() == 3
+    assert n_batches(whole=False) == 1  # behind a pass over prompts, they are parted later
     monkeypatch.setattr("avss_utils.likelihood.choices.last_only", lambda model, n: {})
     assert n_batches() > 3
+    assert n_batches(whole=False) > 1
+
+
+def test_choices_behind_their_prompts_keep_within_the_logits_that_a_pass_may_hold(monkeypatch):
+    tokenizer = tiny_tokenizer()
+    model = FAMILIES["llama"](vocab_size=len(tokenizer))
+    choices = [[f" {word}" * n for n in (1, 2, 3, 5, 9)] for word in ("yes", "no", "it is")]
+    prompts, sizes = [*PROMPTS, "Is it?"], []
+    plain = score_choices(model, tokenizer, prompts, choices, batch_tokens=10_000)
+
+    def noted(*args, **options):
+        logits = forward_logits(*args, **options)
+        sizes.append(logits.shape[0] * logits.shape[1])
+        return logits
+
+    monkeypatch.setattr("avss_utils.likelihood.choices.forward_logits", noted)
+    assert len(score_choices(model, tokenizer, prompts, choices, batch_tokens=10_000)) == 3
+    assert max(sizes) > 40
+    sizes.clear()
+    monkeypatch.setattr(passes, "MOST_LOGITS", 40 * len(tokenizer))
+    parted = score_choices(model, tokenizer, prompts, choices, batch_tokens=10_000)
+    assert max(sizes) <= 40
+    for one, other in zip(parted, plain, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_rows_of_which_the_last_token_alone_has_logits_fill_larger_batches(monkeypatch):

@@ -45,7 +45,8 @@ def score_choices(
     groups = grouped(units) if shared_prefix else [[unit] for unit in units]
     scores = [np.full(len(own), np.nan) for own in choices]
     run = _score_shared if shared_prefix else _score_whole
-    for batch in progress(group_batches(model, groups, batch_tokens), "choices"):
+    batches = group_batches(model, groups, batch_tokens, whole=not shared_prefix)
+    for batch in progress(batches, "choices"):
         values = run(model, batch)
         for unit, value in zip((u for g in batch for u in g), values, strict=True):
             scores[unit.question][unit.choice] = value
@@ -117,19 +118,21 @@ def _fitted(units: Sequence[ChoiceUnit], limit: int | None) -> Sequence[ChoiceUn
 
 
 def group_batches(
-    model: nn.Module, groups: Sequence[list[ChoiceUnit]], batch_tokens: int
+    model: nn.Module, groups: Sequence[list[ChoiceUnit]], batch_tokens: int, *, whole: bool = False
 ) -> list[list[list[ChoiceUnit]]]:
     """Groups in batches of at most ``batch_tokens`` tokens, the longest prompts first.
 
-    Tokens with logits (those of the choices; the prompts' too in a model that cannot spare them)
-    stay within ``within_logits`` as well, which counts where the vocabulary is large.
+    Tokens with logits stay within ``within_logits`` as well, which counts where the vocabulary is
+    large: those of the prompts in a model that cannot spare them, those of the choices where they
+    run with their prompts as a ``whole``. Behind a ``PromptPass``, ``alike`` sees to these.
     """
     with_logits = batch_tokens / within_logits(model, batch_tokens)
     spared = bool(last_only(model, 1))
 
     def size(group: list[ChoiceUnit]) -> float:
         prompt, choice = len(group[0].prefix), max(len(u.ids) for u in group)
-        return len(group) * max(prompt + choice, with_logits * (choice + prompt * (not spared)))
+        logits = choice * whole + prompt * (not spared)
+        return len(group) * max(prompt + choice, with_logits * logits)
 
     order = sorted(range(len(groups)), key=lambda i: -len(groups[i][0].prefix))
     parts = in_batches(order, [size(g) for g in groups], batch_tokens, summed=True)
@@ -160,7 +163,8 @@ def _score_shared(model, groups: list[list[ChoiceUnit]]) -> np.ndarray:
     logits = prompts.logits[group_of.to(prompts.logits.device)]
     scores = log_probabilities(logits, firsts)[:, 0]
     lengths = [len(u.ids) - 1 for u in units]
-    for part in alike([i for i, n in enumerate(lengths) if n], lengths):
+    longer = [i for i, n in enumerate(lengths) if n]
+    for part in alike(longer, lengths, most=within_logits(model, sum(lengths))):
         ids, mask = pad([units[i].ids for i in part], side="right")
         batch, cache = prompts.followed_by(group_of[part], ids[:, :-1], mask[:, :-1])
         logits = forward_logits(model, batch, past_key_values=cache)
@@ -201,9 +205,16 @@ class PromptPass:
         return {"input_ids": ids, "attention_mask": full}, cache
 
 
-def alike(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """Rows in parts whose lengths differ by less than a factor of two, to spare padding."""
-    parts: dict[int, list[int]] = {}
+def alike(rows: Sequence[int], lengths: Sequence[int], *, most: int) -> list[list[int]]:
+    """Rows in parts of at most ``most`` tokens, padding included, or one row.
+
+    Lengths in a part differ by less than a factor of two, to spare padding.
+    """
+    by_length: dict[int, list[int]] = {}
     for i in rows:
-        parts.setdefault(lengths[i].bit_length(), []).append(i)
-    return list(parts.values())
+        by_length.setdefault(lengths[i].bit_length(), []).append(i)
+    parts = []
+    for own in by_length.values():
+        n = max(1, most // max(lengths[i] for i in own))
+        parts += [own[start : start + n] for start in range(0, len(own), n)]
+    return parts

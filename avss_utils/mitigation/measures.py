@@ -72,17 +72,25 @@ def divergence_rows(before, after, windows: Sequence[Window], *, batch_tokens: i
         batch = {"input_ids": ids, "attention_mask": mask}
         with torch.inference_mode():
             one, other = (
-                model(**forward_inputs(model, batch), use_cache=False).logits[:, :-1].float()
+                model(**forward_inputs(model, batch), use_cache=False).logits[:, :-1]
                 for model in (before, after)
             )
-            log_p, log_q = one.log_softmax(-1), other.log_softmax(-1)
-            each = (log_p.exp() * (log_p - log_q)).sum(-1).cpu()
+            each = torch.stack([_divergence(*row) for row in zip(one, other, strict=True)]).cpu()
         found[part] = (each * mask[:, 1:]).sum(-1).double().numpy()
     rows = [
         (w.row_id, i, x, len(w.ids) - 1)
         for i, (w, x) in enumerate(zip(windows, found, strict=True))
     ]
     return pd.DataFrame(rows, columns=["row_id", "window", "kl", "n_tokens"])
+
+
+def _divergence(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """KL divergence of a row's next tokens, (T,), from logits (T, V).
+
+    Row by row: a large vocabulary's logits take gigabytes, and this takes five float32 copies.
+    """
+    log_p, log_q = one.float().log_softmax(-1), other.float().log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def merged(loaded, trained):
