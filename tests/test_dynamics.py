@@ -188,6 +188,19 @@ def test_what_freezing_costs_by_hand():
     assert table.accuracy.isna().all()
 
 
+def test_where_training_gains_nothing_beyond_chance_no_share_of_it_is_lost():
+    arms = {"untrained": [0.0, 4.0], "none": [1.0, 1.0], "most moved": [1.5, 1.5]}
+    rows = pd.concat([outcome_rows(ARMS), outcome_rows(arms, task="u")])
+    moves = {task: np.zeros(3) for task in "tu"}
+    frozen = freezing.Frozen(rows[rows.arm.isin(list(arms))])
+    table = freezing.arm_table(frozen, moves, rng=np.random.default_rng(0))
+    table = table.set_index(["task", "arm"])
+    assert table.value["u", "untrained"] == pytest.approx(1.0)
+    assert table.low["u", "untrained"] <= 0
+    assert table.lost["u"].isna().all()
+    assert table.lost["t", "most moved"] == pytest.approx(0.5)
+
+
 def test_long_answers_weigh_more_and_choices_are_counted_apart():
     rows = outcome_rows({"none": [1.0, 1.0], "most moved": [1.0, 2.0], "untrained": [9.0, 9.0]})
     rows["weight"] = rows.row.map({0: 1, 1: 3})

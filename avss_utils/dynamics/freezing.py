@@ -181,17 +181,19 @@ def arm_table(
     training with nothing frozen (value, low, high, n).
 
     ``movements``: (n_blocks,) by task; ``moved``: its mean over the frozen blocks; ``lost``: the
-    difference as a share of what training with nothing frozen gains.
+    difference as a share of what training with nothing frozen gains, NaN where the interval of
+    that does not lie above 0.
     """
     rows = []
     for task, arm in frozen.sets:
-        gain = frozen.mean(task, LOSS, START) - frozen.mean(task, LOSS, NONE)
         e = frozen.difference(arm, NONE, tasks=[task], rng=rng)
         blocks = list(frozen.sets[task, arm])
         moved = movements[task][blocks].mean() if blocks else np.nan
         accuracy = frozen.mean(task, CHOICE, arm) if (task, CHOICE) in frozen.weights else np.nan
-        loss, lost = frozen.mean(task, LOSS, arm), e.value / gain if gain > 0 else np.nan
-        rows.append((task, arm, moved, loss, accuracy, lost, e.value, e.low, e.high, e.n))
-    names = ["task", "arm", "moved", "loss", "accuracy", "lost", "value", "low", "high", "n"]
+        loss = frozen.mean(task, LOSS, arm)
+        rows.append((task, arm, moved, loss, accuracy, e.value, e.low, e.high, e.n))
+    names = ["task", "arm", "moved", "loss", "accuracy", "value", "low", "high", "n"]
     table = pd.DataFrame(rows, columns=names)
+    gains = table[(table.arm == START) & (table.low > 0)].set_index("task").value
+    table.insert(names.index("value"), "lost", table.value / table.task.map(gains))
     return table.sort_values("task", key=lambda t: t.map(frozen.tasks.index), kind="stable")
