@@ -113,7 +113,7 @@ def _chapter(path: Path, absent: dict[str, str], *, model: str = "") -> nbformat
             figure["name"] = f"{model}-{figure['name']}"
     if model:
         title, _, rest = notebook.cells[0].source.partition("\n")
-        notebook.cells[0].source = f"{title}: {model}\n{rest}"
+        notebook.cells[0].source = f"{title} ({model})\n{rest}"
     return notebook
 
 

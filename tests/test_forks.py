@@ -116,7 +116,8 @@ def test_a_further_models_chapters_come_after_under_names_of_their_own(tmp_path)
     assert found == [["07_claims.ipynb", "42_new.ipynb"], ["42_new.ipynb"]]
     theirs = nbformat.read(staged / "models" / "other" / "42_new.ipynb", as_version=4)
     assert theirs.cells[0].source == (
-        "# A title: other\n\n$$\nx\n$$ (other-eq-own)\n\nIn {eq}`other-eq-own` as in {eq}`eq-avss`."
+        "# A title (other)\n\n$$\nx\n$$ (other-eq-own)\n\n"
+        "In {eq}`other-eq-own` as in {eq}`eq-avss`."
     )
     assert theirs.cells[1].metadata["mystnb"]["figure"]["name"] == "other-fig-one"
     ours = nbformat.read(staged / "notebooks" / "42_new.ipynb", as_version=4)
