@@ -407,4 +407,9 @@ def test_a_merged_adapter_answers_as_the_adapter_does():
         expected = trained.model(ids).logits
         merged = measures.merged(ours, trained)
         torch.testing.assert_close(merged.model(ids).logits, expected, atol=1e-4, rtol=1e-4)
-    assert type(merged.model) is type(ours.model)
+        torch.testing.assert_close(trained.model(ids).logits, expected)
+        plain = ours.model(ids).logits
+        in_place = measures.merged(ours, trained, keep=False)
+        assert torch.equal(in_place.model(ids).logits, merged.model(ids).logits)
+        assert torch.equal(ours.model(ids).logits, plain)
+    assert type(merged.model) is type(in_place.model) is type(ours.model)

@@ -93,6 +93,11 @@ def _divergence(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-def merged(loaded, trained):
-    """The loaded model with the adapter merged into a copy: an ordinary checkpoint."""
-    return replace(loaded, model=copy.deepcopy(trained.model).merge_and_unload().eval())
+def merged(loaded, trained, *, keep: bool = True):
+    """The loaded model with the adapter merged into a copy: an ordinary checkpoint.
+
+    Without ``keep`` it is merged into the trained model itself, which is then no longer that: one
+    copy of the weights less.
+    """
+    model = copy.deepcopy(trained.model) if keep else trained.model
+    return replace(loaded, model=model.merge_and_unload().eval())

@@ -141,8 +141,8 @@ def arm_rows(
         own = replace(recipe, learning_rate=rate)
         options = dict(seed=seed, folder=folder)
         trained = train(loaded, lessons.training, lessons.development, arm, own, **options)
-        after, name = merged(loaded, trained), arm.name
         facts = {"parameters": trained.n_parameters, "steps": trained.history.step.max()}
+        after, name = merged(loaded, trained, keep=False), arm.name
     rows = judged_rows(loaded, for_evaluation(after, dtype), bench, dtype)
     rows += [("", measure, "", float(value)) for measure, value in facts.items()]
     table = pd.DataFrame(rows, columns=["set", "measure", "cells", "value"])
