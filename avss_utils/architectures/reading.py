@@ -138,10 +138,11 @@ def grid(values: pd.DataFrame, family: Sequence[Architecture]) -> pd.DataFrame:
     return table.merge(over_seeds(values), on="architecture")
 
 
-def slope_of(slopes: pd.DataFrame, term: str, outcome: str = PRIMARY) -> Estimate:
-    """One slope of a ``slope_table`` with its interval."""
-    row = slopes[(slopes.outcome == outcome) & (slopes.term == term)].iloc[0]
-    return Estimate(float(row.value), float(row.low), float(row.high), int(row.n))
+def slope_of(slopes: pd.DataFrame, term: str, outcome: str = PRIMARY) -> Estimate | None:
+    """One slope of a ``slope_table`` with its interval, or None where it was not measured."""
+    for row in slopes[(slopes.outcome == outcome) & (slopes.term == term)].itertuples():
+        return Estimate(row.value, row.low, row.high, row.n)
+    return None
 
 
 def direction(slope: Estimate) -> str:
