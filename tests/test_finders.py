@@ -187,6 +187,28 @@ def test_the_table_of_plans_by_hand():
     assert (table.low <= table.value).all()
 
 
+def test_corrected_retention_is_averaged_where_the_full_model_is_above_chance():
+    rows = [
+        ("full", "s", "choice accuracy", 0.8, 0.7),
+        ("full", "u", "choice accuracy", 0.52, 0.4),
+        ("full", "s", "corrected retention", 1.0, 1.0),
+        ("full", "u", "corrected retention", 1.0, 1.0),
+        ("a", "s", "choice accuracy", 0.6, 0.5),
+        ("a", "u", "choice accuracy", 0.4, 0.3),
+        ("a", "s", "corrected retention", 0.4, 0.2),
+        ("a", "u", "corrected retention", -15.0, -40.0),
+    ]
+    plans = pd.DataFrame(rows, columns=["arm", "set", "measure", "value", "low"])
+    means, above = pruned.mean_table(plans)
+    assert above == ["s"]
+    assert means.columns.to_list() == ["choice accuracy", "corrected retention"]
+    assert means.loc["a"].to_list() == pytest.approx([0.5, 0.4])
+    means, above = pruned.mean_table(plans.assign(low=0.3))
+    assert above == []
+    assert means["corrected retention"].isna().all()
+    assert means.loc["a", "choice accuracy"] == pytest.approx(0.5)
+
+
 def test_arms_of_other_questions_are_not_compared():
     table = pd.DataFrame(
         {"arm": ["full", "a"], "set": "s", "row_id": ["x", "y"], "right": 1.0, "confidence": 1.0}

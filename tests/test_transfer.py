@@ -1,10 +1,12 @@
 """Flags that hold on another set, and flags that do not, on made-up scores."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from avss_utils.hallucination.transfer import precision_table, transfer_table
+from avss_utils.hallucination.transfer import precision_table, study_transfer, transfer_table
 
 N_BLOCKS, N_DRAWS = 12, 100
 
@@ -38,6 +40,23 @@ def test_blocks_that_all_sets_flag_are_found_on_the_one_left_out():
     assert (table.p <= 0.02).all()
     assert (table.lift > 2).all()
     assert table.lift_shuffled.to_numpy() == pytest.approx(1, abs=0.1)
+
+
+def test_true_labels_have_the_recorded_scores_and_random_ones_those_of_the_study():
+    asked, sources = dict(targets=["a", "b"], top=3), ["a", "b", "c"]
+    recorded = made_scores(dict.fromkeys("abc", (2, 5, 7)))
+    again = made_scores(dict.fromkeys("abc", (1, 4, 8)))  # of a run that went on elsewhere
+
+    def study(name: str) -> SimpleNamespace:
+        own = again[again.set == name]
+        return SimpleNamespace(scores=lambda n_shuffles: own[own.draw < n_shuffles])
+
+    studies, written = map(study, "abc"), recorded[recorded.draw < 0]
+    table = study_transfer(studies, written, n_shuffles=40, sources=sources, **asked)
+    drawn = pd.concat([written, again[(again.draw >= 0) & (again.draw < 40)]])
+    pd.testing.assert_frame_equal(table, transfer_table(drawn, sources=sources, **asked))
+    assert (table.n == 40).all()
+    assert table.lift.to_list() != transfer_table(again, sources=sources, **asked).lift.to_list()
 
 
 def test_a_set_with_blocks_of_its_own_shares_none():

@@ -9,6 +9,7 @@ from avss_utils.architectures import effects
 from avss_utils.architectures.facts import HELD_OUT, KNOWN, RARE
 from avss_utils.architectures.family import Architecture
 from avss_utils.architectures.peaks import CENTRE, EAVSS, PLACES, SCORES, places
+from avss_utils.retention import pick
 from avss_utils.statistics import Estimate
 
 BEYOND = "beyond shuffled"
@@ -140,9 +141,8 @@ def grid(values: pd.DataFrame, family: Sequence[Architecture]) -> pd.DataFrame:
 
 def slope_of(slopes: pd.DataFrame, term: str, outcome: str = PRIMARY) -> Estimate | None:
     """One slope of a ``slope_table`` with its interval, or None where it was not measured."""
-    for row in slopes[(slopes.outcome == outcome) & (slopes.term == term)].itertuples():
-        return Estimate(row.value, row.low, row.high, row.n)
-    return None
+    own = slopes[(slopes.outcome == outcome) & (slopes.term == term)]
+    return pick(own) if len(own) else None
 
 
 def direction(slope: Estimate) -> str:

@@ -5,7 +5,7 @@ import pandas as pd
 from avss_utils.claims.thresholds import CLAIMED_ARM, KEPT, LEVEL, SMALL_EFFECT
 from avss_utils.corpora import set_name
 from avss_utils.hallucination.events import PAIRED
-from avss_utils.hallucination.pruned import plan_table
+from avss_utils.hallucination.pruned import CHANCE, plan_table
 from avss_utils.retention import BASELINE, pick
 from avss_utils.rights import plan_name
 from avss_utils.runs import Run
@@ -82,8 +82,8 @@ def answer_findings(plans: pd.DataFrame, *, arm: str) -> list[Finding]:
     """
     found = []
     base = {
-        "raw retention": ("choice accuracy", 0.5),
-        "corrected retention": ("choice accuracy", 0.5),
+        "raw retention": ("choice accuracy", CHANCE),
+        "corrected retention": ("choice accuracy", CHANCE),
         "exact match retention": ("exact match", 0.0),
     }
     for name in plans.set.unique():

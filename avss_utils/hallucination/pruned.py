@@ -14,6 +14,7 @@ from avss_utils.likelihood import score_choices
 from avss_utils.statistics import Estimate, corrected_ratio, mean, ratio_of_means
 
 N_BINS = 15
+CHANCE = 0.5  # of a choice between the true and the false answer
 
 
 def choice_rows(
@@ -79,6 +80,19 @@ def plan_table(choices: pd.DataFrame, answers: pd.DataFrame, *, seed: int) -> pd
     return pd.DataFrame(rows, columns=["arm", "set", "measure", "value", "low", "high", "n"])
 
 
+def mean_table(plans: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Means over sets of a ``plan_table``, a row an arm and a column a measure, and the sets of
+    corrected retention: those where the full model is above chance.
+
+    Elsewhere a ratio to what it has above chance can be anything; NaN where there is no such set.
+    """
+    whole = plans[(plans.arm == "full") & (plans.measure == "choice accuracy")]
+    above = whole[whole.low > CHANCE].set.to_list()
+    kept = plans[(plans.measure != "corrected retention") | plans.set.isin(above)]
+    means = kept.groupby(["arm", "measure"], sort=False).value.mean().unstack()
+    return means.reindex(columns=plans.measure.unique()).rename_axis(columns=None), above
+
+
 def _in_order(full: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
     """The rows of ``full`` in the order of ``own``; both must hold the same questions."""
     if set(full.row_id) != set(own.row_id) or len(full) != len(own):
@@ -95,7 +109,7 @@ def _of_choices(own: pd.DataFrame, full: pd.DataFrame, rng) -> dict[str, Estimat
     return {
         "choice accuracy": mean(right, rng=rng),
         "raw retention": ratio_of_means(right, whole, rng=rng),
-        "corrected retention": corrected_ratio(right, whole, np.full(len(right), 0.5), rng=rng),
+        "corrected retention": corrected_ratio(right, whole, np.full(len(right), CHANCE), rng=rng),
         "ECE": error,
         "excess ECE": shifted,
     }

@@ -23,7 +23,6 @@ from avss_utils.likelihood import (
     grouped,
     log_probabilities,
     pad,
-    within_logits,
 )
 from avss_utils.progress import progress
 
@@ -89,8 +88,7 @@ def collect_answers(
         prompts = PromptPass(model, [g[0].prefix for g in groups])
         group_of = torch.tensor([i for i, g in enumerate(groups) for _ in g])
         own = [u for g in groups for u in g]
-        lengths = [len(u.ids) for u in own]
-        for part in alike(range(len(own)), lengths, most=within_logits(model, sum(lengths))):
+        for part in alike(model, range(len(own)), [len(u.ids) for u in own]):
             rows = [own[i].ids for i in part]
             found = _read(model, prompts, group_of[part], rows, reducer, sites)
             found["answer"] = np.repeat([number[id(own[i])] for i in part], list(map(len, rows)))

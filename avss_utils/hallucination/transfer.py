@@ -10,13 +10,17 @@ from avss_utils.profiles import rank_correlation
 from avss_utils.statistics import against_null
 
 
-def study_transfer(studies: Sequence[SetStudy], *, n_shuffles: int, **options) -> pd.DataFrame:
+def study_transfer(
+    studies: Sequence[SetStudy], scores: pd.DataFrame, *, n_shuffles: int, **options
+) -> pd.DataFrame:
     """``transfer_table`` of studies, each with ``n_shuffles`` labellings at random.
 
-    Those are drawn and left here: a thousand of them would fill a record.
+    ``scores``: those of the true labels, as they were recorded: a run that goes on elsewhere has
+    others in the last digits. The random ones are drawn and left here: a thousand of them would
+    fill a record.
     """
-    scores = pd.concat([study.scores(n_shuffles=n_shuffles) for study in studies])
-    return transfer_table(scores, **options)
+    drawn = pd.concat([study.scores(n_shuffles=n_shuffles) for study in studies])
+    return transfer_table(pd.concat([scores, drawn[drawn.draw >= 0]]), **options)
 
 
 def transfer_table(

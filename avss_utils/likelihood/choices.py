@@ -164,7 +164,7 @@ def _score_shared(model, groups: list[list[ChoiceUnit]]) -> np.ndarray:
     scores = log_probabilities(logits, firsts)[:, 0]
     lengths = [len(u.ids) - 1 for u in units]
     longer = [i for i, n in enumerate(lengths) if n]
-    for part in alike(longer, lengths, most=within_logits(model, sum(lengths))):
+    for part in alike(model, longer, lengths):
         ids, mask = pad([units[i].ids for i in part], side="right")
         batch, cache = prompts.followed_by(group_of[part], ids[:, :-1], mask[:, :-1])
         logits = forward_logits(model, batch, past_key_values=cache)
@@ -205,16 +205,15 @@ class PromptPass:
         return {"input_ids": ids, "attention_mask": full}, cache
 
 
-def alike(rows: Sequence[int], lengths: Sequence[int], *, most: int) -> list[list[int]]:
-    """Rows in parts of at most ``most`` tokens, padding included, or one row.
+def alike(model: nn.Module, rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Rows in parts of lengths that differ by less than a factor of two, to spare padding.
 
-    Lengths in a part differ by less than a factor of two, to spare padding.
+    A part has one row, or tokens, padding included, that ``within_logits`` allows.
     """
     by_length: dict[int, list[int]] = {}
     for i in rows:
         by_length.setdefault(lengths[i].bit_length(), []).append(i)
-    parts = []
+    most, parts = within_logits(model, sum(lengths)), []
     for own in by_length.values():
-        n = max(1, most // max(lengths[i] for i in own))
-        parts += [own[start : start + n] for start in range(0, len(own), n)]
+        parts += in_batches(sorted(own, key=lambda i: -lengths[i]), lengths, most)
     return parts
