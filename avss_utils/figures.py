@@ -187,7 +187,8 @@ def null_distribution(
     looks = cycle([(INK, "--"), (COLOURS[0], "-."), (COLOURS[2], ":"), (COLOURS[4], "--")])
     for name, value in marks.items():
         colour, style = (COLOURS[3], "-") if name == highlight else next(looks)
-        ax.axvline(value, color=colour, ls=style, lw=1.8, label=name)
+        over = 3 if style == ":" else 2  # dots on a dashed line show both
+        ax.axvline(value, color=colour, ls=style, lw=1.8, label=name, zorder=over)
     ax.set(xlabel=xlabel, ylabel="random sets", xscale="log" if log else "linear")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
@@ -205,5 +206,6 @@ def reliability(ax: Axes, bins: dict[str, pd.DataFrame]) -> Axes:
         sizes = 8 + 90 * own.n / own.n.sum()
         ax.scatter(own.confidence, own.accuracy, s=sizes, color=colour, lw=0, label=name)
     ax.set(xlabel="confidence", ylabel="share right", xlim=(0, 1.02), ylim=(-0.02, 1.02))
-    ax.legend(fontsize="small", loc="upper left")
+    if len(bins) > 1:
+        ax.legend(fontsize="small", loc="upper left")
     return ax

@@ -60,8 +60,8 @@ def number(x: float) -> str:
 
 
 def interval(e: Estimate) -> str:
-    """ "value [low, high]" with three significant digits each; the value alone without limits."""
-    if e.low != e.low:
+    """ "value [low, high]" with three significant digits each; alone without value or limits."""
+    if e.value != e.value or e.low != e.low:
         return number(e.value)
     return f"{number(e.value)} [{number(e.low)}, {number(e.high)}]"
 
