@@ -5,6 +5,7 @@ in its prose, and needs no book package where a notebook is only run.
 """
 
 import html
+import math
 import re
 from collections.abc import Sequence
 from urllib.parse import quote
@@ -60,10 +61,16 @@ def number(x: float) -> str:
 
 
 def interval(e: Estimate) -> str:
-    """ "value [low, high]" with three significant digits each; alone without value or limits."""
+    """ "value [low, high]" with three significant digits each; alone without value or limits.
+
+    What is within rounding of 0 beside the others is 0.
+    """
     if e.value != e.value or e.low != e.low:
         return number(e.value)
-    return f"{number(e.value)} [{number(e.low)}, {number(e.high)}]"
+    three = (e.value, e.low, e.high)
+    rounding = 1e-12 * max((abs(x) for x in three if math.isfinite(x)), default=0.0)
+    value, low, high = (number(0.0 if abs(x) < rounding else x) for x in three)
+    return f"{value} [{low}, {high}]"
 
 
 def with_interval(table: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 
 import matplotlib as mpl
@@ -335,7 +336,7 @@ def test_distances_are_turned_so_that_a_claim_holds_above_zero():
 
 def drawn(models: dict[str, ledger.Judged]) -> plt.Axes:
     table = ledger.distances(models)
-    _, ax = plt.subplots(figsize=(6.3, ledger.figure_height(table)), layout="constrained")
+    _, ax = plt.subplots(figsize=(7, ledger.figure_height(table)), layout="constrained")
     return ledger.forest(ax, table)
 
 
@@ -353,6 +354,21 @@ def test_the_figure_shows_every_verdict_by_a_marker_and_a_colour_of_its_own():
     texts = [t.get_text() for t in ax.texts]
     assert texts.count("a") == texts.count("b") == 2
     assert texts.count(ledger.NOT_MEASURED) == len(claims.CLAIMS) - 2
+    plt.close("all")
+
+
+def test_no_text_of_the_figure_lies_on_another():
+    rows = [("C1", -0.514, -0.0554), ("C4", 0.02345, 0.9234)]
+    ax = drawn({name: judged(m=rows)["m"] for name in ("smollm2-135m", "qwen2.5-coder-1.5b")})
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    over = [
+        (one.get_text(), two.get_text())
+        for (one, a), (two, b) in combinations(zip(ax.texts, boxes, strict=True), 2)
+        if a.overlaps(b)
+    ]
+    assert over == []
+    assert max(box.x1 for box in boxes) <= ax.figure.bbox.x1
     plt.close("all")
 
 

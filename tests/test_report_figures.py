@@ -151,6 +151,13 @@ def test_a_number_reads_back_within_its_digits():
 def test_an_interval_shows_value_and_limits():
     assert interval(Estimate(0.5, -0.25, 12.0, 9)) == "0.500 [−0.250, 12.0]"
     assert interval(Estimate(NAN, -INF, INF, 9)) == "n/a"
+    assert interval(Estimate(0.5, -INF, INF, 9)) == "0.500 [−∞, ∞]"
+
+
+def test_what_rounding_leaves_of_zero_is_shown_as_zero():
+    assert interval(Estimate(-0.03, -0.07, 1.1e-16, 9)) == "−0.0300 [−0.0700, 0.000]"
+    assert interval(Estimate(-1.1e-16, -0.03, 0.03, 9)) == "0.000 [−0.0300, 0.0300]"
+    assert interval(Estimate(2e-14, 1e-14, 3e-14, 9)) == "2.00e−14 [1.00e−14, 3.00e−14]"
 
 
 # tables
@@ -429,7 +436,10 @@ def test_reliability_has_a_point_a_bin_and_the_diagonal(ax):
     points = ax.collections[-1].get_offsets()
     np.testing.assert_allclose(points, [[0.25, 0.5], [0.9, 1.0]])
     assert ax.lines[0].get_xydata().tolist() == [[0, 0], [1, 1]]
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["ours"]
+    assert ax.get_legend() is None
+    ax.clear()
+    figures.reliability(ax, {"ours": bins, "theirs": bins})
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["ours", "theirs"]
 
 
 def test_an_estimate_without_limits_is_its_value_alone():

@@ -17,10 +17,10 @@ LOOKS = {
 }
 REACH = 1.0  # of the scale to both sides; what lies beyond ends in an arrow
 SMALL, GAP = 7, 0.5  # points; between claims, in rows
-LONGEST = 16  # characters of a model's name
+LONGEST = 18  # characters of a model's name
 # where columns of text begin and the last ends, in units of the scale
 CLAIM, SHORT = -2.75, -2.47
-SEVERAL = {"model": 1.07, "estimate [95 %]": 1.95, "needed": 3.38, "": 3.82}
+SEVERAL = {"model": 1.07, "estimate [95 %]": 2.5, "needed": 4.2, "": 4.65}
 ALONE = {"estimate [95 %]": 1.12, "needed": 2.5, "": 2.95}
 
 
