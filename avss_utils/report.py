@@ -7,6 +7,7 @@ in its prose, and needs no book package where a notebook is only run.
 import html
 import math
 import re
+from ast import literal_eval
 from collections.abc import Sequence
 from urllib.parse import quote
 
@@ -24,7 +25,7 @@ _MIME = "application/papermill.record/"
 def glue(**values: object) -> None:
     """Make values available to the book's prose under their names; nothing is displayed.
 
-    Text goes in as it is, an Estimate as "value [low, high]", a DataFrame or HTML as HTML.
+    The book shows text as it is, an Estimate as "value [low, high]", a DataFrame or HTML as HTML.
     """
     for name, value in values.items():
         value = as_html(value) if isinstance(value, pd.DataFrame) else value
@@ -42,8 +43,16 @@ def _text(value: object) -> str:
     if isinstance(value, Estimate):
         return interval(value)
     if isinstance(value, float):
-        return number(value)
-    return str(value)
+        return _quoted(number(value))
+    return _quoted(str(value))
+
+
+def _quoted(text: str) -> str:
+    """In quotes where the book, which reads text as a literal, would show 0.310 as 0.31."""
+    try:
+        return text if str(literal_eval(text)) == text else repr(text)
+    except (SyntaxError, ValueError):
+        return text
 
 
 def number(x: float) -> str:

@@ -7,7 +7,7 @@ from tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 from avss_utils.activations import collect_block_stats
 from avss_utils.hallucination.tokens import absolute_limits, collect_answers, relative_limits
-from avss_utils.likelihood import choice_units, score_choices
+from avss_utils.likelihood import choice_units, passes, score_choices
 from avss_utils.runs import UsageError
 
 ASKED = [
@@ -54,7 +54,11 @@ def test_a_model_without_a_cache_is_refused():
         collected(model_of("openai_gpt"))
 
 
-def test_log_probabilities_are_those_of_choices_and_entropies_those_of_the_softmax():
+@pytest.mark.parametrize("at_once", [passes.AT_ONCE, 1])
+def test_log_probabilities_are_those_of_choices_and_entropies_those_of_the_softmax(
+    at_once, monkeypatch
+):
+    monkeypatch.setattr(passes, "AT_ONCE", at_once)
     model, tokenizer = model_of("llama"), tiny_tokenizer()
     tokens = collected(model)
     scores = score_choices(model, tokenizer, [a[0] for a in ASKED], [a[1] for a in ASKED])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import FAMILIES, tiny_tokenizer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from avss_utils.likelihood import (
     choice_units,
@@ -211,3 +212,31 @@ def test_perplexity_of_a_uniform_model_is_the_vocabulary():
 def test_no_text_is_refused():
     with pytest.raises(UsageError, match="two tokens"):
         text_windows(tiny_tokenizer(), [SimpleNamespace(row_id="x", text="")], context=8)
+
+
+class Largest(TorchDispatchMode):
+    """Numbers in the largest floating-point tensor that an operation has made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.is_floating_point() and not out._is_view():
+            self.n = max(self.n, out.numel())
+        return out
+
+
+def test_log_probabilities_take_few_logits_to_float32_at_once(monkeypatch):
+    torch.manual_seed(0)
+    logits = torch.randn(7, 5, 1000, dtype=torch.bfloat16)
+    targets = torch.randint(1000, (7, 5))
+    expected = logits.double().log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+    for most, largest in ((10**6, 7 * 5 * 1000), (11_000, 2 * 5 * 1000), (1, 5 * 1000)):
+        monkeypatch.setattr(passes, "AT_ONCE", most)
+        with Largest() as seen:
+            got = passes.log_probabilities(logits, targets)
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+        assert seen.n == largest
+    assert passes.log_probabilities(logits[:0], targets[:0]).shape == (0, 5)

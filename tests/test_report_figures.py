@@ -84,7 +84,8 @@ def test_glue_puts_text_in_as_it_is(shown):
     ("value", "text"),
     [
         (0.123456, "0.123"),
-        (np.float64(1234.5), "1,234"),
+        (np.float64(1234.5), "'1,234'"),
+        (0.31, "'0.310'"),
         (30, "30"),
         (Estimate(0.5, 0.25, 0.75, 9), "0.500 [0.250, 0.750]"),
     ],
@@ -92,6 +93,17 @@ def test_glue_puts_text_in_as_it_is(shown):
 def test_glue_formats_numbers_and_estimates(shown, value, text):
     glue(x=value)
     assert shown.calls[0][0] == {PREFIX + "text/plain": text}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.31, "0.310"), (1234.5, "1,234"), (0.0, "0.000"), (1e-7, "1.00e−7"), (7, "7")]
+    + [(text, text) for text in ("12 16", "0.10", "1,000", "it's", "none", "")],
+)
+def test_the_book_shows_what_was_glued(shown, value, text):
+    variables = pytest.importorskip("myst_nb.core.variables", reason="no packages of the book")
+    glue(x=value)
+    assert variables.format_plain_text(shown.calls[0][0][PREFIX + "text/plain"], "s") == text
 
 
 def test_glue_gives_tables_as_escaped_html(shown):

@@ -18,6 +18,7 @@ from avss_utils.likelihood import (
     PromptPass,
     alike,
     choice_units,
+    few_rows,
     forward_logits,
     group_batches,
     grouped,
@@ -138,12 +139,16 @@ def _read(model, prompts: PromptPass, which, rows, reducer, sites) -> dict:
     with torch.inference_mode(), site_hooks(model, sites, reducer):
         logits = forward_logits(model, batch, past_key_values=cache)
     first = prompts.logits[which.to(prompts.logits.device)]
-    before = torch.cat([first, logits[:, :-1].to(first.device)], dim=1)
+    log_probability, entropy = [], []
+    for own, before, wanted in few_rows(logits, first, ids):
+        before = torch.cat([before, own[:, :-1].to(before.device)], dim=1)
+        log_probability.append(log_probabilities(before, wanted))
+        entropy.append(_entropies(before))
     real = mask.bool()
     return {
         "position": np.concatenate([np.arange(len(row)) for row in rows]),
-        "log_probability": log_probabilities(before, ids)[real].numpy(),
-        "entropy": _entropies(before)[real].numpy(),
+        "log_probability": torch.cat(log_probability)[real].numpy(),
+        "entropy": torch.cat(entropy)[real].numpy(),
         "reduced": reducer.finish(),
     }
 

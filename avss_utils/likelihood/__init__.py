@@ -13,6 +13,7 @@ from avss_utils.likelihood.choices import (
     score_choices,
 )
 from avss_utils.likelihood.passes import (
+    few_rows,
     forward_logits,
     last_only,
     left_padded,
@@ -28,6 +29,7 @@ __all__ = [
     "PromptPass",
     "alike",
     "choice_units",
+    "few_rows",
     "forward_logits",
     "group_batches",
     "grouped",

@@ -11,6 +11,7 @@ import torch
 from avss_utils import blocks as families
 
 MOST_LOGITS = 2**30  # numbers in one tensor: 4 GB, and half of what 32 bits can count
+AT_ONCE = 2**27  # logits that are taken to float32 together, of which some copies are made
 
 
 def within_logits(model, batch_tokens: int) -> int:
@@ -42,9 +43,18 @@ def last_only(model, n: int) -> dict:
 
 def log_probabilities(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """log p(target) at each position, float64 on the CPU; logits (B, L, V), targets (B, L)."""
-    logits, targets = logits.float(), targets.to(logits.device)
-    picked = logits.gather(-1, targets[..., None])[..., 0]
-    return (picked - logits.logsumexp(-1)).double().cpu()
+    parts = []
+    for own, wanted in few_rows(logits, targets.to(logits.device)):
+        own = own.float()
+        picked = own.gather(-1, wanted[..., None])[..., 0]
+        parts.append(picked - own.logsumexp(-1))
+    return torch.cat(parts).double().cpu()
+
+
+def few_rows(logits: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """The same rows of each tensor, as many as have AT_ONCE logits (B, L, V), or one."""
+    n = max(1, AT_ONCE // max(1, logits.shape[1:].numel()))
+    return zip(*(tensor.split(n) for tensor in (logits, *others)), strict=True)
 
 
 def pad(rows: Sequence[Sequence[int]], *, side: str) -> tuple[torch.Tensor, torch.Tensor]:
