@@ -449,6 +449,12 @@ def test_the_papers_sign_of_failure_is_said_of_the_interval(low, high, says):
     assert says in claims.signature(Estimate((low + high) / 2, low, high, 100))
 
 
+def test_few_random_sets_are_said_to_confirm_nothing():
+    assert "reach 0.18, above 0.05" in claims.few_draws(19)
+    assert claims.few_draws(71)  # the exact interval of 0 of n is below 0.05 from 72 on
+    assert claims.few_draws(72) == ""
+
+
 def test_the_findings_of_a_run_are_those_on_its_sets(monkeypatch):
     outcomes = mitigation_outcomes(0.3, 0.7)
     monkeypatch.setattr(mitigation, "Outcomes", lambda rows: outcomes)

@@ -15,6 +15,7 @@ from avss_utils.claims.mechanisms import mechanism_findings
 from avss_utils.claims.mitigation import (
     choice_findings,
     error_findings,
+    few_draws,
     mitigation_findings,
     rate_findings,
     signature,
@@ -68,6 +69,7 @@ __all__ = [
     "answer_findings",
     "choice_findings",
     "error_findings",
+    "few_draws",
     "flag_findings",
     "hallucination_findings",
     "mechanism_findings",

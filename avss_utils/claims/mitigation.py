@@ -15,7 +15,7 @@ from avss_utils.mitigation.effects import (
 )
 from avss_utils.mitigation.outcomes import UNTRAINED, Outcomes
 from avss_utils.runs import Run
-from avss_utils.statistics import Estimate, against_null
+from avss_utils.statistics import Estimate, against_null, proportion
 from avss_utils.verdicts import Finding, finding
 
 
@@ -114,6 +114,17 @@ def choice_findings(
             )
         )
     return found
+
+
+def few_draws(n: int) -> str:
+    """Where ``n`` random sets cannot confirm C11 whatever comes out, a sentence that says so."""
+    high = proportion(0, n).high
+    if high < LEVEL:
+        return ""
+    return (
+        f"With {n} random sets C11 can be refuted and not confirmed: had none of them done as "
+        f"well, the interval of their share would still reach {high:.2f}, above {LEVEL:g}."
+    )
 
 
 def mitigation_findings(run: Run) -> list[Finding]:
