@@ -119,14 +119,14 @@ def pooled_retention(
     plans: pd.DataFrame,
     rights: Rights,
     *,
-    reference: str | None = None,
+    references: Sequence[str] = (),
     seed: int,
     n_resamples: int = 2000,
 ) -> pd.DataFrame:
-    """Retention averaged over tasks, raw and corrected for chance, and how raw differs from one
-    arm's.
+    """Retention averaged over tasks, raw and corrected for chance, and how raw differs from other
+    arms'.
 
-    Columns: arm, measure (mean raw retention, mean corrected retention, less that of the reference
+    Columns: arm, measure (mean raw retention, mean corrected retention, less that of each reference
     arm), value, low, high, n. Questions are drawn anew within each task, the same ones for every
     arm. Without a task there is no estimate (NaN) and no limit.
     """
@@ -134,10 +134,10 @@ def pooled_retention(
     draws = _pooled_draws(plans, rights, seed=seed, n_resamples=n_resamples)
     for (measure, arm), own in draws.items():
         rows.append((arm, f"mean {measure} retention", *_with_limits(own), n_rows))
-        against = draws.get((measure, reference))
-        if measure == "raw" and against is not None and arm != reference:
-            gap = _with_limits(own - against)
-            rows.append((arm, f"less that of {reference}", *gap, n_rows))
+        for reference in references if measure == "raw" else ():
+            if ("raw", reference) in draws and arm != reference:
+                gap = _with_limits(own - draws["raw", reference])
+                rows.append((arm, f"less that of {reference}", *gap, n_rows))
     return pd.DataFrame(rows, columns=["arm", "measure", "value", "low", "high", "n"])
 
 

@@ -22,11 +22,12 @@ def finished_runs(root: Path) -> list[Run]:
 def model_table(runs: Sequence[Run]) -> pd.DataFrame:
     """A row a model with different weights: what it is, whence, how quantised, under what licence.
 
-    Columns: model, what, from, quantisation, licence, blocks, parameters, sha256 (of the weights,
-    its first twelve digits). What a record does not say is UNKNOWN.
+    Columns: model, what, from, quantisation, licence, blocks, parameters, bos (the token before
+    every text), sha256 (of the weights, its first twelve digits). What a record does not say is
+    UNKNOWN.
     """
     models = {run.record["model"]["weights_sha256"]: run.record["model"] for run in runs}
-    names = ["model", "what", "from", "quantisation", "licence", "blocks", "parameters", "sha256"]
+    names = ["model", "what", "from", "quantisation", "licence", "blocks", "parameters", "bos"]
     rows = [
         (
             identity["short"],
@@ -34,11 +35,12 @@ def model_table(runs: Sequence[Run]) -> pd.DataFrame:
             identity["licence"] or UNKNOWN,
             identity["n_blocks"],
             f"{identity['n_parameters']:,}",
+            identity.get("bos") or UNKNOWN,
             sha256[:12],
         )
         for sha256, identity in models.items()
     ]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=[*names, "sha256"])
 
 
 def run_table(runs: Sequence[Run]) -> pd.DataFrame:

@@ -277,6 +277,16 @@ def test_a_planted_slope_of_hallucination_on_depth_is_told(tmp_path, slope, side
     assert found.says == getattr(claims.QUESTIONS["Q3"], side)
 
 
+def test_a_question_asked_of_models_made_for_it_is_not_owed_by_the_others():
+    slope = questions.answer("Q3", Estimate(0.1, 0.05, 0.15, 5), note="")
+    asked, other = ledger.Judged({}, [], {"Q3": slope}), ledger.Judged({}, [], {})
+    table = ledger.by_model({"a": asked, "b": other}).set_index("claim or question")
+    (row,) = [own for name, own in table.iterrows() if name.startswith("Q3")]
+    assert row.to_list() == [claims.QUESTIONS["Q3"].above, "asked of models made for it"]
+    assert (table.b[:-1] == ledger.NOT_MEASURED).all()
+    assert (ledger.by_model({"b": other}).b == ledger.NOT_MEASURED).all()
+
+
 def test_a_family_that_cannot_tell_depth_from_width_does_not_answer(tmp_path):
     run = shapes(tmp_path / "full", 0.1, ["tiny-2x48", "tiny-4x96"])
     assert questions.architecture_answer(run) is None

@@ -43,7 +43,8 @@ def test_a_record_without_folder_gives_no_rows_and_all_columns(tmp_path):
     runs = status.finished_runs(tmp_path / "full")
     assert runs == []
     assert list(status.model_table(runs)) == [
-        *("model", "what", "from", "quantisation", "licence", "blocks", "parameters", "sha256")
+        *("model", "what", "from", "quantisation", "licence", "blocks", "parameters"),
+        *("bos", "sha256"),
     ]
     assert len(status.model_table(runs)) == len(status.run_table(runs)) == 0
 
@@ -112,10 +113,11 @@ def test_a_model_says_where_its_weights_are_from(tmp_path, given, origin):
 
 def test_every_embedded_model_can_be_a_row(tmp_path):
     for name, model in EMBEDDED.items():
-        own = {"source": "embedded", "note": model.note, "licence": model.licence}
+        own = {"source": "embedded", "note": model.note, "licence": model.licence, "bos": "none"}
         write_run(tmp_path, "01_one", identity(name, **own))
     table = status.model_table(status.finished_runs(tmp_path / "full"))
     assert len(table) == len(EMBEDDED)
+    assert (table.bos == "none").all()
     assert table.quantisation.str.fullmatch(r"Q\d\w+").all()
 
 

@@ -76,7 +76,7 @@ def test_the_pooled_difference_is_of_the_same_questions():
     plans = pd.DataFrame({"arm": ["greedy", "a"], "n_dropped": 1, "drop": ["1", "2"]})
     marks = {"full": "xx..", "without 1": "x...", "without 2": "x..."}
     same = rights_of({arm: right * 25 for arm, right in marks.items()})
-    table = rights.pooled_retention(plans, same, reference="greedy", seed=0)
+    table = rights.pooled_retention(plans, same, references=["greedy"], seed=0)
     gap = table[table.measure == "less that of greedy"].iloc[0]
     assert (gap.arm, gap.value, gap.low, gap.high) == ("a", 0.0, 0.0, 0.0)
     assert table[table.measure == "mean raw retention"].value.to_list() == [0.5, 0.5]
@@ -88,7 +88,7 @@ def test_only_tasks_above_chance_can_be_tested():
     assert guessing.testable(seed=0) == []
     plans = pd.DataFrame({"arm": ["greedy", "a"], "n_dropped": 1, "drop": ["3", "3 4"]})
     nothing = rights_of(CURVE).only([])
-    table = rights.pooled_retention(plans, nothing, reference="greedy", seed=0)
+    table = rights.pooled_retention(plans, nothing, references=["greedy"], seed=0)
     assert table.value.isna().all()
     assert (table.n == 0).all()
     assert np.isinf(table.low).all()

@@ -50,14 +50,21 @@ def _rate(what: str, name: str, fall: Estimate, *, primary: bool, room: bool = T
     return finding("C9", f"{what}, {name}", fall, **options)
 
 
-def signature(fall: Estimate) -> str:
+def signature(fall: Estimate, *, before: float) -> str:
     """What the papers' sign of failure says here: "unchanged after mitigation" (arXiv 2411.10069).
 
-    ``fall``: of the hallucination rate, in shares of questions.
+    ``fall``: of the hallucination rate, in shares of questions; ``before``: that rate untrained.
     """
+    found, claimed = detectable(fall), RATE_FALL * before
     if fall.low <= 0 <= fall.high:
+        if found > claimed:
+            return (
+                f"No fall of the hallucination rate is shown, and one of the claimed size, "
+                f"{claimed:.3f}, could have been missed: {found:.3f} would have been found. The "
+                "papers' sign of failure can be neither seen nor ruled out"
+            )
         return (
-            f"The hallucination rate is unchanged: a fall of {detectable(fall):.3f} would have "
+            f"The hallucination rate is unchanged: a fall of {found:.3f} would have "
             "been found. By the papers' own sign the layers were not the right ones"
         )
     if fall.value > 0:

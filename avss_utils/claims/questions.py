@@ -15,7 +15,9 @@ from avss_utils.architectures import effects, reading
 from avss_utils.architectures.family import read_family
 from avss_utils.claims.thresholds import DROPPED, KEPT, PRIMARY_TASK
 from avss_utils.dynamics import freezing
-from avss_utils.rights import Rights
+from avss_utils.pruning import n_to_drop
+from avss_utils.retention import pick
+from avss_utils.rights import Rights, retention_rows
 from avss_utils.runs import Run, UsageError
 from avss_utils.statistics import Estimate
 from avss_utils.thresholds import crossings
@@ -140,11 +142,23 @@ def threshold_answer(run: Run) -> Answer | None:
         f"{by.value['corrected', PRIMARY_TASK]:.3g} corrected for chance; one block is "
         f"{1 / n_blocks:.3g}"
     )
+    kept = _kept_at(plans, rights, n_to_drop(n_blocks, ratio=DROPPED), seed=seed)
+    if kept:
+        note += f"; without a quarter {kept.value:.3g} [{kept.low:.3g}, {kept.high:.3g}] is kept"
     if row.open:
         note += "; never lost: at least this"
     estimate = Estimate(row.value, row.low, row.high, int(row.n))
     testable = PRIMARY_TASK in rights.testable(seed=seed)
     return answer("Q1", estimate, testable=testable, note=note)
+
+
+def _kept_at(plans, rights: Rights, n_drop: int, *, seed: int) -> Estimate | None:
+    """Raw retention of the primary task without ``n_drop`` blocks; None where it was not tried."""
+    own = plans[plans.n_dropped == n_drop]
+    if own.empty:
+        return None
+    table = retention_rows(own, rights.only([PRIMARY_TASK]), seed=seed)
+    return pick(table, measure="raw retention")
 
 
 def movement_answer(run: Run) -> Answer:

@@ -14,6 +14,8 @@ from avss_utils.statistics import Estimate
 from avss_utils.verdicts import Finding
 
 MEASURED, NOT_MEASURED = "measured", "not yet measured"
+MADE_FOR_IT = {"Q3"}  # asked of models that are trained for it, whatever model a book is about
+OTHER_MODELS = "asked of models made for it"
 LINK = "shown in"
 
 
@@ -54,6 +56,8 @@ def by_model(models: Mapping[str, Judged]) -> pd.DataFrame:
     rows = []
     for name, declared in {**CLAIMS, **QUESTIONS}.items():
         ends = {model: _end(name, own) for model, own in models.items()}
+        if name in MADE_FOR_IT and set(ends.values()) != {NOT_MEASURED}:
+            ends = {m: OTHER_MODELS if end == NOT_MEASURED else end for m, end in ends.items()}
         rows.append({"claim or question": f"{name}. {declared.short}", **ends})
     return pd.DataFrame(rows)
 
