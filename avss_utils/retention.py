@@ -15,6 +15,7 @@ from avss_utils.statistics import (
 )
 
 BASELINE = "full"
+SENTIMENT = "sst2"  # its choices are the same two words in every row
 NOT_MEASURED = "(not measured)"
 _WINDOW = ["row_id", "window", "n_tokens", "n_bytes"]  # what a text window is known by
 
@@ -49,11 +50,20 @@ def _measures(both: pd.DataFrame, own: pd.DataFrame, rng) -> dict[str, Estimate]
     chance = 1 / both.n_choices.to_numpy(float)
     return {
         "accuracy": mean(right, rng=rng),
-        "above chance": mean(right - chance, rng=rng),
+        "above chance": mean(right - _without_reading(both, chance), rng=rng),
         "AUROC": auroc(own, rng=rng),
         "raw retention": ratio_of_means(right, right_full, rng=rng),
         "corrected retention": corrected_ratio(right, right_full, chance, rng=rng),
     }
+
+
+def _without_reading(both: pd.DataFrame, chance: np.ndarray) -> np.ndarray:
+    """What is right without a look at the question: by an even guess, or, where the choices are
+    the same words in every row, by always giving the commonest answer, if that is more.
+    """
+    if both.task.iloc[0] != SENTIMENT:
+        return chance
+    return np.maximum(chance, both.label.value_counts(normalize=True).max())
 
 
 def auroc(own: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = 500) -> Estimate:
@@ -63,7 +73,7 @@ def auroc(own: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = 500
     choice 1 against the label. Otherwise within questions: the mean share of wrong choices that
     the right one beats.
     """
-    if own.task.iloc[0] != "sst2":
+    if own.task.iloc[0] != SENTIMENT:
         return mean(own.beaten.to_numpy(float), rng=rng)
     label = own.label.to_numpy(float)
     score = np.where(label == 1, own.p_label, 1 - own.p_label)

@@ -50,6 +50,15 @@ def estimate(table: pd.DataFrame, arm: str, measure: str):
 TABLE = question_estimates(pd.concat([answers("full", 15), answers("half", 10)]), seed=0)
 
 
+@pytest.mark.parametrize(("task", "above"), [("sst2", 0.7 - 0.7), ("piqa", 0.7 - 0.5)])
+def test_one_answer_to_all_is_not_above_chance_where_choices_are_the_same_words(task, above):
+    own = answers("full", 20, n_choices=2)
+    label = (np.arange(20) < 14).astype(int)
+    own = own.assign(task=task, label=label, prediction=1)
+    found = estimate(question_estimates(own, seed=0), "full", "above chance")
+    assert found.value == pytest.approx(above)
+
+
 @pytest.mark.parametrize(
     ("arm", "measure", "value"),
     [

@@ -34,7 +34,6 @@ from avss_utils.claims.thresholds import (
     LEVEL,
     PRIMARY_TASK,
     RATE_FALL,
-    SENTIMENT,
     SMALL_EFFECT,
 )
 from avss_utils.runs import Run
@@ -61,7 +60,6 @@ __all__ = [
     "PRIMARY_TASK",
     "QUESTIONS",
     "RATE_FALL",
-    "SENTIMENT",
     "SMALL_EFFECT",
     "Answer",
     "Claim",

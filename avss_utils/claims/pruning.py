@@ -8,9 +8,8 @@ from avss_utils.claims.thresholds import (
     KEPT,
     LEVEL,
     PRIMARY_TASK,
-    SENTIMENT,
 )
-from avss_utils.retention import BASELINE, pick, question_estimates, text_estimates
+from avss_utils.retention import BASELINE, SENTIMENT, pick, question_estimates, text_estimates
 from avss_utils.runs import Run
 from avss_utils.statistics import against_null
 from avss_utils.verdicts import Finding, finding
@@ -24,8 +23,9 @@ def retention_findings(
     """C1-C3 for one arm from the tidy estimates of ``retention``, plain wording.
 
     Primary: raw retention of SciQ, bits retention of ``primary_text``, raw retention of SST-2.
-    A task on which the full model's interval reaches chance cannot test anything, nor can texts of
-    which it knows no more than the frequency of bytes.
+    A task on which the full model's interval reaches chance cannot test anything (sentiment: chance
+    or always the commonest answer, whichever is more), nor can texts of which it knows no more than
+    the frequency of bytes.
     """
     found = []
     plain = questions[questions.wording == "plain"]
