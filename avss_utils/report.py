@@ -42,9 +42,7 @@ def glue(**values: object) -> None:
 def _text(value: object) -> str:
     if isinstance(value, Estimate):
         return interval(value)
-    if isinstance(value, float):
-        return _quoted(number(value))
-    return _quoted(str(value))
+    return _quoted(number(value) if isinstance(value, float) else str(value))
 
 
 def _quoted(text: str) -> str:

@@ -27,7 +27,8 @@ def model_table(runs: Sequence[Run]) -> pd.DataFrame:
     UNKNOWN.
     """
     models = {run.record["model"]["weights_sha256"]: run.record["model"] for run in runs}
-    names = ["model", "what", "from", "quantisation", "licence", "blocks", "parameters", "bos"]
+    names = ["model", "what", "from", "quantisation", "licence", "blocks"]
+    names += ["parameters", "bos", "sha256"]
     rows = [
         (
             identity["short"],
@@ -40,7 +41,7 @@ def model_table(runs: Sequence[Run]) -> pd.DataFrame:
         )
         for sha256, identity in models.items()
     ]
-    return pd.DataFrame(rows, columns=[*names, "sha256"])
+    return pd.DataFrame(rows, columns=names)
 
 
 def run_table(runs: Sequence[Run]) -> pd.DataFrame:

@@ -59,7 +59,7 @@ def signature(fall: Estimate, *, before: float) -> str:
     if fall.low <= 0 <= fall.high:
         if found > claimed:
             return (
-                f"No fall of the hallucination rate is shown, and one of the claimed size, "
+                "No fall of the hallucination rate is shown, and one of the claimed size, "
                 f"{claimed:.3f}, could have been missed: {found:.3f} would have been found. The "
                 "papers' sign of failure can be neither seen nor ruled out"
             )
