@@ -66,6 +66,34 @@ def test_a_training_that_leaves_the_numbers_says_so():
         train(loaded(), LEARNT, LEARNT, BOTH, replace(RECIPE, learning_rate=1e30), seed=0)
 
 
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_left_out_and_counted(bad, monkeypatch):
+    plain, calls = training.loss_of, []
+
+    def loss_of(model, *given):
+        loss = plain(model, *given)
+        if not torch.is_grad_enabled():  # the development loss
+            return loss
+        calls.append(loss)
+        if len(calls) != 3:
+            return loss
+        if bad == "loss":
+            return loss * float("nan")
+        loss.register_hook(lambda grad: grad * float("inf"))
+        return loss + 0.0
+
+    monkeypatch.setattr(training, "loss_of", loss_of)
+    recipe = replace(RECIPE, steps=20, patience=20)
+    trained = train(loaded(), LEARNT, LEARNT, BOTH, recipe, seed=0)
+    assert (trained.n_left_out, len(calls)) == (1, 20)
+    assert all(p.isfinite().all() for p in trained.model.parameters())
+    assert np.isfinite(trained.history.development.dropna()).all()
+    assert len(trained.history) == 21  # a loss and a development loss every second step, an end
+    calls.clear()
+    with pytest.raises(UsageError, match="not finite: lower the learning rate"):
+        train(loaded(), LEARNT, LEARNT, BOTH, replace(recipe, steps=8), seed=0)
+
+
 def test_losses_by_hand():
     right = answers([[[1.0, 0.0]]], [[[2.0, 0.0]]], [[[0.0, 3.0]]])  # cosines 1 and 0
     assert info_nce(right, temperature=0.5) == pytest.approx(math.log(1 + math.exp(-2)))

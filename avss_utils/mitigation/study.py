@@ -133,7 +133,7 @@ def arm_rows(
     the bench (``cells.as_shares``): mc1, mc2, confidence, mc1 without the question; of own answers
     match (is one of the aliases), contains (has one of them within), abstained, and own confidence
     (its probability); right for a task. ``value``: bits per byte and divergence of a text set, the
-    number of parameters, and steps.
+    number of parameters, steps, and those of them that were left out.
     """
     arm, rate, seed = trial
     after, name, facts = loaded, UNTRAINED, {"parameters": 0}
@@ -141,7 +141,11 @@ def arm_rows(
         own = replace(recipe, learning_rate=rate)
         options = dict(seed=seed, folder=folder)
         trained = train(loaded, lessons.training, lessons.development, arm, own, **options)
-        facts = {"parameters": trained.n_parameters, "steps": trained.history.step.max()}
+        facts = {
+            "parameters": trained.n_parameters,
+            "steps": trained.history.step.max(),
+            "left out": trained.n_left_out,
+        }
         after, name = merged(loaded, trained, keep=False), arm.name
     rows = judged_rows(loaded, for_evaluation(after, dtype), bench, dtype)
     rows += [("", measure, "", float(value)) for measure, value in facts.items()]

@@ -17,18 +17,22 @@ from avss_utils.mitigation.reading import Lesson, collate, read_answers
 from avss_utils.runs import UsageError
 from avss_utils.trainer import training_arguments
 
+MOST_LEFT_OUT = 0.1  # of the steps: beyond it a training has diverged
+LEFT_OUT = "left_out"
+
 
 @dataclass(frozen=True)
 class Trained:
     """``model``: a peft model with the best adapter by development loss, ready to be judged.
 
     ``history``: step, loss (training) and development, a row an entry of the log; ``n_parameters``:
-    trained ones.
+    trained ones; ``n_left_out``: steps whose gradients were not finite, which changed nothing.
     """
 
     model: nn.Module
     history: pd.DataFrame
     n_parameters: int
+    n_left_out: int = 0
 
 
 def train(
@@ -46,8 +50,9 @@ def train(
     ``seed`` decides the adapters' start, the order of lessons and, where an arm asks for it, the
     shuffled labels. Checkpoints go to ``folder``, from where an interrupted training goes on to
     the same end; without one nothing is kept. Weights stay in float32; where the device computes
-    bfloat16 natively, passes run in it. Raises UsageError for no lessons, or where no development
-    loss is finite.
+    bfloat16 natively, passes run in it. A step whose gradients are not finite is left out. Raises
+    UsageError for no lessons, where no development loss is finite, or where more than
+    MOST_LEFT_OUT of the steps were left out.
     """
     if not lessons or not development:
         raise UsageError("training needs questions to learn from and others to stop by")
@@ -96,15 +101,17 @@ def _run(model, lessons, development, arm, recipe, folder: Path, *, seed: int) -
     trainer.remove_callback(PrinterCallback)
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
-    history = pd.DataFrame(trainer.state.log_history).rename(columns={"eval_loss": "development"})
+    log = [entry for entry in trainer.state.log_history if LEFT_OUT not in entry]
+    history = pd.DataFrame(log).rename(columns={"eval_loss": "development"})
     history = history.reindex(columns=["step", "loss", "development"])
-    if not np.isfinite(history.development).any():
+    n_left_out = len(trainer.state.log_history) - len(log)
+    if n_left_out > MOST_LEFT_OUT * recipe.steps or not np.isfinite(history.development).any():
         raise UsageError(
-            f"the development loss of arm {arm.name!r} is not finite: lower the learning rate of "
+            f"the training of arm {arm.name!r} is not finite: lower the learning rate of "
             f"{recipe.learning_rate:g}"
         )
     n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Trained(trainer.model.eval(), history, n_parameters)
+    return Trained(trainer.model.eval(), history, n_parameters, n_left_out)
 
 
 def _trainer_class():
@@ -118,6 +125,15 @@ def _trainer_class():
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             loss = loss_of(model, inputs, self.arm, self.recipe)
             return (loss, {}) if return_outputs else loss
+
+        def training_step(self, model, *given, **options):
+            """As Trainer's; one gradient that is not finite would end in every trained weight."""
+            loss = super().training_step(model, *given, **options)
+            own = [p.grad for p in model.parameters() if p.grad is not None]
+            if not torch.nn.utils.get_total_norm(own).isfinite():
+                model.zero_grad()
+                self.state.log_history.append({"step": self.state.global_step + 1, LEFT_OUT: True})
+            return loss
 
         def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
             with torch.no_grad(), self.compute_loss_context_manager():
