@@ -3,7 +3,8 @@
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -64,6 +65,22 @@ def settle_attention(model) -> None:
     heads = getattr(model.config.get_text_config(decoder=True), "num_key_value_heads", None)
     if heads == 1 and model.device.type == "cuda":
         model.set_attn_implementation("eager")
+
+
+@contextmanager
+def without_cudnn_attention() -> Iterator[None]:
+    """Trainings run inside: cuDNN's attention can give gradients that are not numbers.
+
+    It does for padded batches of odd multiples of 64 tokens in bfloat16 where a head scores all
+    keys low, as in Qwen2.5 (pytorch issue 196678; seen with torch 2.11). torch's other kernels
+    take its place.
+    """
+    allowed = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(allowed)
 
 
 def median_seconds(run: Callable[[], object], device: torch.device, *, repeats: int) -> float:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from avss_utils.devices import trains_in_bfloat16
+from avss_utils.devices import trains_in_bfloat16, without_cudnn_attention
 from avss_utils.likelihood import pad, within_logits
 from avss_utils.sensitivity import Scored
 
@@ -59,6 +59,7 @@ def adapted(
     return get_peft_model(model, config)
 
 
+@without_cudnn_attention()
 def train_on(
     model: nn.Module,
     rows: Sequence[Scored],

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny import tiny_model
+from torch.nn.functional import scaled_dot_product_attention
 
 from avss_utils import devices
 from avss_utils.architectures import training
@@ -99,3 +100,17 @@ def test_padding_to_32_n_and_1_changes_nothing_on_a_gpu(dtype):
     alone = torch.stack([PromptPass(model, [row]).logits[0, 0].float() for row in rows])
     room = 1e-4 if dtype == torch.float32 else 0.05
     torch.testing.assert_close(together, alone, rtol=room, atol=room)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("length", [64, 192])
+def test_gradients_are_numbers_where_a_head_scores_all_keys_low(length):
+    query = torch.zeros(1, 2, length, 128, device="cuda", dtype=torch.bfloat16)
+    query[..., 0] = 40.0
+    key = -query.clone()  # scores of -1600 / sqrt(128) = -141, below the log of float32's smallest
+    value = torch.randn_like(query)
+    given = [x.requires_grad_() for x in (query, key, value)]
+    mask = torch.ones(length, length, dtype=torch.bool, device="cuda").tril()[None, None]
+    with devices.without_cudnn_attention():
+        scaled_dot_product_attention(*given, attn_mask=mask).sum().backward()
+    assert all(x.grad.isfinite().all() for x in given)

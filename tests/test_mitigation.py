@@ -66,6 +66,21 @@ def test_a_training_that_leaves_the_numbers_says_so():
         train(loaded(), LEARNT, LEARNT, BOTH, replace(RECIPE, learning_rate=1e30), seed=0)
 
 
+def test_training_keeps_off_cudnn_attention_and_gives_it_back(monkeypatch):
+    plain, seen = training.loss_of, []
+
+    def loss_of(*given):
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return plain(*given)
+
+    monkeypatch.setattr(training, "loss_of", loss_of)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    train(loaded(), LEARNT, LEARNT, BOTH, RECIPE, seed=0)
+    assert before
+    assert set(seen) == {False}
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
 @pytest.mark.parametrize("bad", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_is_left_out_and_counted(bad, monkeypatch):
     plain, calls = training.loss_of, []

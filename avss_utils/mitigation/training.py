@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from avss_utils.devices import without_cudnn_attention
 from avss_utils.mitigation.adapters import with_adapters
 from avss_utils.mitigation.arms import Arm, Recipe
 from avss_utils.mitigation.losses import CONTRASTS
@@ -35,6 +36,7 @@ class Trained:
     n_left_out: int = 0
 
 
+@without_cudnn_attention()
 def train(
     loaded,
     lessons: Sequence[Lesson],
