@@ -13,7 +13,7 @@ from avss_utils.hallucination.prone import ProneScores
 from avss_utils.mitigation import Arm, calibrated, costs, effects, measures, study
 from avss_utils.mitigation.bench import MC1_UNASKED, UNASKED, Bench
 from avss_utils.mitigation.cells import as_cells, as_shares
-from avss_utils.mitigation.outcomes import UNTRAINED, Outcomes
+from avss_utils.mitigation.outcomes import TYPICAL, UNTRAINED, Outcomes
 from avss_utils.project import read_csv, write_csv
 from avss_utils.suites import Suite
 from avss_utils.windows import Window
@@ -156,6 +156,27 @@ def test_an_arm_stands_among_the_random_ones():
     value, null = effects.rank_among(outcomes_of(shares), "eavss top", "random", "s", "mc1")
     assert value == 1
     assert sorted(null) == pytest.approx([0.5, 1])
+
+
+def test_a_typical_random_set_is_the_mean_of_all_and_minds_which_were_drawn():
+    shares = {"none": [[0, 0]], "a": [[1, 1], [1, 0]]}
+    without = outcomes_of(shares)
+    assert TYPICAL not in without.arms
+    shares |= {"random 0": [[0, 1]], "random 1": [[1, 1]], "random 2": [[0, 0]]}
+    found, rng = outcomes_of(shares), np.random.default_rng(0)
+    assert found.of(TYPICAL, "s", "mc1").tolist() == [[0, 1], [1, 1], [0, 0]]
+    gain = effects.mean_change(found, "a", "s", "mc1", reference=TYPICAL, rng=rng)
+    assert gain.value == pytest.approx(3 / 4 - 1 / 2)
+    alike = {f"random {i}": [[0, 1] * 200] for i in range(3)}
+    apart = {f"random {i}": [own * 200] for i, own in enumerate(([0, 1], [1, 1], [0, 0]))}
+    one, other = (
+        effects.mean_change(
+            outcomes_of({"a": [[1, 1] * 200], **own}), "a", "s", "mc1", reference=TYPICAL, rng=rng
+        )
+        for own in (alike, apart)
+    )
+    assert other.value == one.value == 0.5
+    assert other.high - other.low > 5 * (one.high - one.low)
 
 
 def test_trials_take_every_arm_seed_by_seed_and_random_ones_once():

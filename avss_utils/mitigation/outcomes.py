@@ -10,17 +10,28 @@ from avss_utils.mitigation.cells import as_shares
 from avss_utils.statistics import N_RESAMPLES, resample_counts, safe_ratio
 
 UNTRAINED = "none"
+RANDOM = "random "  # how the names of random sets begin
+TYPICAL = "mean random set"
 # Of shares of one seed, (n_questions,) each, and weights, (n_draws, n_questions): (n_draws,)
 Statistic = Callable[..., np.ndarray]
 
 
 class Outcomes:
-    """Shares by arm, set and measure, (n_seeds, n_questions); the untrained model has one seed."""
+    """Shares by arm, set and measure, (n_seeds, n_questions); the untrained model has one seed.
+
+    A further arm, TYPICAL, is the random sets as if each were a seed of one: its mean is theirs,
+    and its intervals hold the draw of sets.
+    """
 
     def __init__(self, rows: pd.DataFrame) -> None:
         kept = rows[rows.cells.astype(str) != ""]
         groups = kept.sort_values("seed").groupby(["arm", "set", "measure"], sort=False).cells
         self.by = {key: np.stack([as_shares(cell) for cell in own]) for key, own in groups}
+        drawn: dict[tuple[str, ...], list[np.ndarray]] = {}
+        for (arm, *where), shares in self.by.items():
+            if arm.startswith(RANDOM):
+                drawn.setdefault((TYPICAL, *where), []).append(shares[0])
+        self.by |= {key: np.stack(own) for key, own in drawn.items()}
 
     @property
     def arms(self) -> list[str]:

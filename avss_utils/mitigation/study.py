@@ -15,7 +15,7 @@ from avss_utils.hallucination.study import SetStudy
 from avss_utils.mitigation.arms import Arm, Recipe, rank_of
 from avss_utils.mitigation.bench import Bench, judged_rows
 from avss_utils.mitigation.measures import merged
-from avss_utils.mitigation.outcomes import UNTRAINED
+from avss_utils.mitigation.outcomes import RANDOM, UNTRAINED
 from avss_utils.mitigation.reading import Lesson
 from avss_utils.mitigation.training import train
 from avss_utils.pruning import as_text
@@ -114,7 +114,7 @@ def trials(
 
 def is_random(name: str) -> bool:
     """Whether an arm of this name is one of the random sets."""
-    return name.startswith("random ")
+    return name.startswith(RANDOM)
 
 
 def arm_rows(
