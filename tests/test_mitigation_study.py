@@ -153,7 +153,7 @@ def test_the_fall_of_the_calibration_error():
 def test_an_arm_stands_among_the_random_ones():
     guided = [[1, 1], [0, 0]]  # of which the first seed is ranked
     shares = {"none": [[0, 0]], "eavss top": guided, "random 0": [[0, 1]], "random 1": [[1, 1]]}
-    value, null = effects.rank_among(outcomes_of(shares), "eavss top", "random", "s", "mc1")
+    value, null = effects.rank_among(outcomes_of(shares), "eavss top", "s", "mc1")
     assert value == 1
     assert sorted(null) == pytest.approx([0.5, 1])
 

@@ -102,7 +102,7 @@ def choice_findings(
     """
     found = []
     for name in sets:
-        place = against_null(*rank_among(outcomes, GUIDED, "random", name, "mc1"))
+        place = against_null(*rank_among(outcomes, GUIDED, name, "mc1"))
         found.append(
             finding(
                 "C11",

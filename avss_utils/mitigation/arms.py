@@ -10,6 +10,7 @@ from avss_utils.mitigation.losses import CONTRASTS
 from avss_utils.runs import UsageError
 
 NEEDED = ("eavss top", "uniform")
+RANDOM = "random "  # how the names of random sets begin
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class Recipe:
     temperature: float = 0.1
     margin: float = 0.2
     strength: float = 1.0
+
+
+def is_random(name: str) -> bool:
+    """Whether an arm of this name is one of the random sets."""
+    return name.startswith(RANDOM)
 
 
 def budget(sizes: Sequence[int], *, least: int) -> int:
@@ -122,7 +128,7 @@ def standard_arms(
     ]
     rng = np.random.default_rng(seed)
     drawn = [rng.choice(n_blocks, top, replace=False) for _ in range(n_random)]
-    return named + [elsewhere(f"random {i}", blocks) for i, blocks in enumerate(drawn)]
+    return named + [elsewhere(f"{RANDOM}{i}", blocks) for i, blocks in enumerate(drawn)]
 
 
 def chosen_arms(

@@ -4,6 +4,7 @@ import numpy as np
 
 from avss_utils.hallucination.intervention import DETECTABLE
 from avss_utils.mitigation.outcomes import (
+    TYPICAL,
     UNTRAINED,
     Outcomes,
     Statistic,
@@ -138,13 +139,10 @@ def _error(n_bins: int, *, equal_mass: bool, own_answers: bool):
     return (OWN_ANSWERS, of_answered(error)) if own_answers else (CHOICES, error)
 
 
-def rank_among(
-    outcomes: Outcomes, arm: str, others: str, name: str, measure: str
-) -> tuple[float, np.ndarray]:
-    """The arm's mean, and that of every arm whose name starts with ``others``: higher is better.
+def rank_among(outcomes: Outcomes, arm: str, name: str, measure: str) -> tuple[float, np.ndarray]:
+    """The arm's mean, and that of every random set: higher is better.
 
     All are of their first seed: a mean over more seeds would vary less than what it is ranked in.
     """
-    null = [a for a in outcomes.arms if a.startswith(others)]
-    means = [outcomes.of(a, name, measure)[0].mean() for a in (arm, *null)]
-    return float(means[0]), np.array(means[1:])
+    own, null = outcomes.of(arm, name, measure)[0], outcomes.of(TYPICAL, name, measure)
+    return float(own.mean()), null.mean(1)

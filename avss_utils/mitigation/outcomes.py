@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.confidence.binning import bin_numbers
+from avss_utils.mitigation.arms import is_random
 from avss_utils.mitigation.cells import as_shares
 from avss_utils.statistics import N_RESAMPLES, resample_counts, safe_ratio
 
 UNTRAINED = "none"
-RANDOM = "random "  # how the names of random sets begin
 TYPICAL = "mean random set"
 # Of shares of one seed, (n_questions,) each, and weights, (n_draws, n_questions): (n_draws,)
 Statistic = Callable[..., np.ndarray]
@@ -29,7 +29,7 @@ class Outcomes:
         self.by = {key: np.stack([as_shares(cell) for cell in own]) for key, own in groups}
         drawn: dict[tuple[str, ...], list[np.ndarray]] = {}
         for (arm, *where), shares in self.by.items():
-            if arm.startswith(RANDOM):
+            if is_random(arm):
                 drawn.setdefault((TYPICAL, *where), []).append(shares[0])
         self.by |= {key: np.stack(own) for key, own in drawn.items()}
 

@@ -12,10 +12,10 @@ from avss_utils.hallucination.events import Events
 from avss_utils.hallucination.finders import probe_table
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.hallucination.study import SetStudy
-from avss_utils.mitigation.arms import Arm, Recipe, rank_of
+from avss_utils.mitigation.arms import Arm, Recipe, is_random, rank_of
 from avss_utils.mitigation.bench import Bench, judged_rows
 from avss_utils.mitigation.measures import merged
-from avss_utils.mitigation.outcomes import RANDOM, UNTRAINED
+from avss_utils.mitigation.outcomes import UNTRAINED
 from avss_utils.mitigation.reading import Lesson
 from avss_utils.mitigation.training import train
 from avss_utils.pruning import as_text
@@ -110,11 +110,6 @@ def trials(
     for seed in range(n_seeds):
         found += [(a, rates[a.name], seed) for a in arms if not (seed and is_random(a.name))]
     return found
-
-
-def is_random(name: str) -> bool:
-    """Whether an arm of this name is one of the random sets."""
-    return name.startswith(RANDOM)
 
 
 def arm_rows(
