@@ -31,8 +31,9 @@ def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
 
     The table of contents takes the notebooks that were run; without the ledger, whose verdicts the
     introduction shows, there is no book. ``others`` are the folders of further models' executed
-    notebooks, whose chapters come after, as models/NAME/NOTEBOOK. A paragraph of a page that shows
-    a value of a notebook that is not among them is left out, and a link to one is plain words.
+    notebooks, whose chapters come after, as models/NAME/NOTEBOOK. A paragraph of a page, or a row
+    of a table, that shows a value of a notebook that is not among them is left out, and a link to
+    one is plain words.
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("*.py[c]"))
@@ -136,12 +137,18 @@ def _write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def _without_absent(page: str, folder: Path) -> str:
-    """The page less the paragraphs that show a value of a notebook that was not run."""
-    return "\n\n".join(
-        paragraph
-        for paragraph in page.split("\n\n")
-        if all((folder / name).exists() for name in SHOWN.findall(paragraph))
-    )
+    """The page less the paragraphs and rows of tables that show a value that was not measured."""
+
+    def measured(text: str) -> bool:
+        return all((folder / name).exists() for name in SHOWN.findall(text))
+
+    def left(paragraph: str) -> str:
+        rows = [line for line in paragraph.split("\n") if line.startswith("| ")][1:]
+        absent = [row for row in rows if not measured(row)]
+        kept = "\n".join(line for line in paragraph.split("\n") if line not in absent)
+        return kept if measured(kept) and (not rows or len(absent) < len(rows)) else ""
+
+    return "\n\n".join(filter(None, map(left, page.split("\n\n"))))
 
 
 def build(folder: Path, out: Path) -> int:

@@ -261,6 +261,21 @@ def test_a_page_shows_values_of_nothing_but_what_was_run(staged):
     assert "## The commands\n\n`--model` takes" in advice
 
 
+def test_a_table_has_a_row_for_every_model_that_was_run_and_is_left_out_without_one(tmp_path):
+    (tmp_path / "executed").mkdir()
+    for name in ("04_pruning_thresholds", "07_claims"):
+        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / "executed")
+    module_of(BOOK / "build.py").stage(tmp_path / "executed", tmp_path / "stage")
+    page = (tmp_path / "stage" / "book" / "practice.md").read_text()
+    tables = re.findall(r"^\|.+\n\|[-|]+\n((?:\|.+\n)*)", page, re.MULTILINE)
+    measured = [rows for rows in tables if "{glue" in rows]
+    assert len(tables) == len(measured) + 1  # the advice, in words
+    assert len(measured) > 2
+    for rows in measured:
+        assert rows.count("\n") == 1
+        assert rows.startswith("| {glue:text}`/notebooks/04_pruning_thresholds.ipynb::")
+
+
 def test_a_page_links_to_nothing_that_was_not_run(staged):
     text = {page.name: (staged / "book" / page.name).read_text() for page in PAGES}
     for page, own in text.items():

@@ -211,7 +211,7 @@ def test_arms_have_exactly_as_many_parameters(family):
 
 def test_arms_are_chosen_by_name_with_what_the_claims_need():
     names = ["eavss top", "uniform", "eavss top, triplet"]
-    check_arms(names, contrast="infonce")
+    check_arms(names, n_random=1, contrast="infonce")
     rankings = {"eavss": np.arange(6), "probe": np.arange(6)[::-1]}
     options = dict(top=2, n_random=2, seed=0, contrast="infonce")
     chosen = chosen_arms(names, rankings, **options)
@@ -223,7 +223,9 @@ def test_arms_are_chosen_by_name_with_what_the_claims_need():
         (["eavss top", "uniform", "eavss top, infonce"], "unknown arm"),
     ):
         with pytest.raises(UsageError, match=says):
-            check_arms(wrong, contrast="infonce")
+            check_arms(wrong, n_random=1, contrast="infonce")
+    with pytest.raises(UsageError, match="n_random must be 1 or more, not 0"):
+        check_arms(names, n_random=0, contrast="infonce")
 
 
 def test_the_standard_arms():

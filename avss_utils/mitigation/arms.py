@@ -140,8 +140,13 @@ def chosen_arms(
     return [named[name] for name in names] + every[len(every) - n_random :]
 
 
-def check_arms(names: Sequence[str], *, contrast: str) -> None:
-    """Raise UsageError unless ``names`` are arms, each once, and those that the claims need."""
+def check_arms(names: Sequence[str], *, n_random: int, contrast: str) -> None:
+    """Raise UsageError unless ``names`` are arms, each once, and those that the claims need.
+
+    C11 needs one random set at least.
+    """
+    if n_random < 1:
+        raise UsageError(f"n_random must be 1 or more, not {n_random}: C11 needs a random set")
     four = {"eavss": np.arange(4), "probe": np.arange(4)}
     known = [a.name for a in standard_arms(four, top=1, n_random=0, seed=0, contrast=contrast)]
     if lacking := [name for name in NEEDED if name not in names]:
