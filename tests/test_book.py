@@ -215,6 +215,8 @@ def test_the_citation_file_names_the_licence_and_both_papers():
     assert CITATION["license"] == "MIT"
     assert "MIT License" in (ROOT / "LICENSE").read_text()
     assert CITATION["version"] == importlib.import_module("avss_utils").__version__
+    released = f"## {CITATION['version']}, {CITATION['date-released']}"
+    assert released in (ROOT / "CHANGELOG.md").read_text().splitlines()
     package = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert package["tool"]["setuptools"]["dynamic"]["version"]["attr"] == "avss_utils.__version__"
 
@@ -222,7 +224,8 @@ def test_the_citation_file_names_the_licence_and_both_papers():
 def test_the_citation_file_has_fields_of_cff_1_2_0_alone():
     required = {"cff-version", "message", "title", "authors"}
     optional = {"abstract", "type", "version", "license", "keywords", "references"}
-    assert required <= CITATION.keys() <= required | optional | {"repository-code"}
+    optional |= {"repository-code", "date-released"}
+    assert required <= CITATION.keys() <= required | optional
     assert CITATION["cff-version"] == "1.2.0"
     assert CITATION["type"] in ("software", "dataset")
     assert len(set(CITATION["keywords"])) == len(CITATION["keywords"])
