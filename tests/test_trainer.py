@@ -55,6 +55,15 @@ def test_a_trained_model_computes_in_float32_again(monkeypatch):
     hook.remove()
 
 
+def test_a_training_keeps_off_cudnn_attention_and_gives_it_back():
+    model, seen = tiny_model("llama"), []
+    model.register_forward_hook(lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled()))
+    rows = [Scored((5, 9, 7 + i), 1) for i in range(8)]
+    train_on(model, rows, **SIZES | dict(steps=2))
+    model(**collate(rows))
+    assert seen == [False, False, True]
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_adapters_alone_are_trained_and_change_nothing_at_first(family):
     model, batch = tiny_model(family), collate([Scored((5, 9, 7), 1)])
