@@ -25,7 +25,8 @@ _MIME = "application/papermill.record/"
 def glue(**values: object) -> None:
     """Make values available to the book's prose under their names; nothing is displayed.
 
-    The book shows text as it is, an Estimate as "value [low, high]", a DataFrame or HTML as HTML.
+    The book shows text as it is, an Estimate as "value [low, high]", an int with a comma after its
+    thousands, a DataFrame or HTML as HTML.
     """
     for name, value in values.items():
         value = as_html(value) if isinstance(value, pd.DataFrame) else value
@@ -42,6 +43,8 @@ def glue(**values: object) -> None:
 def _text(value: object) -> str:
     if isinstance(value, Estimate):
         return interval(value)
+    if type(value) is int:
+        return _quoted(f"{value:,}")
     return _quoted(number(value) if isinstance(value, float) else str(value))
 
 

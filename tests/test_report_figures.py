@@ -87,6 +87,7 @@ def test_glue_puts_text_in_as_it_is(shown):
         (np.float64(1234.5), "'1,234'"),
         (0.31, "'0.310'"),
         (30, "30"),
+        (491520, "'491,520'"),
         (Estimate(0.5, 0.25, 0.75, 9), "0.500 [0.250, 0.750]"),
     ],
 )
@@ -97,7 +98,14 @@ def test_glue_formats_numbers_and_estimates(shown, value, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.31, "0.310"), (1234.5, "1,234"), (0.0, "0.000"), (1e-7, "1.00e−7"), (7, "7")]
+    [
+        (0.31, "0.310"),
+        (1234.5, "1,234"),
+        (0.0, "0.000"),
+        (1e-7, "1.00e−7"),
+        (7, "7"),
+        (2048, "2,048"),
+    ]
     + [(text, text) for text in ("12 16", "0.10", "1,000", "it's", "none", "")],
 )
 def test_the_book_shows_what_was_glued(shown, value, text):
