@@ -22,6 +22,7 @@ from avss_utils.status import finished_runs, model_table, run_table
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = re.compile(r"/((?:notebooks|models)/[\w./-]+\.ipynb)(?:::|$)", re.MULTILINE)
+ROW = re.compile(r"\| \{glue:text\}`/notebooks/[\w.]+::model_name:s` \|")
 REFERENCE = re.compile(r"\{(?:doc|eq|ref|numref)\}`(?:([^`<]+?)\s*<([^`>]+)>|([^`<]+))`")
 LABEL = re.compile(r"(?<=^\$\$ \()[\w-]+(?=\))|(?<=^\()[\w-]+(?=\)=)", re.MULTILINE)
 
@@ -31,9 +32,9 @@ def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
 
     The table of contents takes the notebooks that were run; without the ledger, whose verdicts the
     introduction shows, there is no book. ``others`` are the folders of further models' executed
-    notebooks, whose chapters come after, as models/NAME/NOTEBOOK. A paragraph of a page, or a row
-    of a table, that shows a value of a notebook that is not among them is left out, and a link to
-    one is plain words.
+    notebooks, whose chapters come after, as models/NAME/NOTEBOOK; a row of a page's table that
+    begins with the model's name is repeated for each. A paragraph of a page that shows a value of a
+    notebook that is not among them is left out, and a link to one is plain words.
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("*.py[c]"))
@@ -59,7 +60,8 @@ def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
             notebook = _chapter(other / f"{name}.ipynb", absent, model=other.name)
             nbformat.write(notebook, own / f"{name}.ipynb")
     for page in (folder / "book").glob("*.md"):
-        page.write_text(_unlinked(_without_absent(page.read_text(), folder), absent))
+        text = _with_others(page.read_text(), folder, [other.name for other in others])
+        page.write_text(_unlinked(_without_absent(text, folder), absent))
     toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
     if others:
         part = {"caption": "Other models", "chapters": [{"glob": "models/*/[0-9]*"}]}
@@ -136,19 +138,25 @@ def _write_table(table: pd.DataFrame, path: Path) -> None:
     table.to_csv(path, index=False)
 
 
+def _with_others(page: str, folder: Path, others: Iterable[str]) -> str:
+    """The page with each row of a table that begins with the model's name repeated for others."""
+    lines = []
+    for line in page.split("\n"):
+        lines.append(line)
+        if ROW.match(line):
+            rows = [line.replace("/notebooks/", f"/models/{other}/") for other in others]
+            lines += [row for row in rows if _was_run(row, folder)]
+    return "\n".join(lines)
+
+
 def _without_absent(page: str, folder: Path) -> str:
-    """The page less the paragraphs and rows of tables that show a value that was not measured."""
+    """The page less the paragraphs that show a value of a notebook that was not run."""
+    return "\n\n".join(part for part in page.split("\n\n") if _was_run(part, folder))
 
-    def measured(text: str) -> bool:
-        return all((folder / name).exists() for name in SHOWN.findall(text))
 
-    def left(paragraph: str) -> str:
-        rows = [line for line in paragraph.split("\n") if line.startswith("| ")][1:]
-        absent = [row for row in rows if not measured(row)]
-        kept = "\n".join(line for line in paragraph.split("\n") if line not in absent)
-        return kept if measured(kept) and (not rows or len(absent) < len(rows)) else ""
-
-    return "\n\n".join(filter(None, map(left, page.split("\n\n"))))
+def _was_run(text: str, folder: Path) -> bool:
+    """Whether every notebook of which the text shows a value is in the folder."""
+    return all((folder / name).exists() for name in SHOWN.findall(text))
 
 
 def build(folder: Path, out: Path) -> int:

@@ -242,13 +242,30 @@ def test_the_citation_file_has_fields_of_cff_1_2_0_alone():
             assert found["type"] in ("doi", "url", "swh", "other")
 
 
+def staged_of(folder: Path, *names: str, **others: tuple[str, ...]) -> Path:
+    """The sources of a book of which these notebooks were run, and those of ``others`` by model."""
+    for model, own in {"main": names, **others}.items():
+        (folder / model).mkdir()
+        for name in own:
+            shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", folder / model)
+    build = module_of(BOOK / "build.py")
+    build.stage(folder / "main", folder / "stage", [folder / model for model in others])
+    return folder / "stage"
+
+
+def tables_of(staged: Path) -> list[str]:
+    """Rows of the tables of the page for practice that show values."""
+    page = (staged / "book" / "practice.md").read_text()
+    tables = re.findall(r"^\|.+\n\|[-|]+\n((?:\|.+\n)*)", page, re.MULTILINE)
+    measured = [rows for rows in tables if "{glue" in rows]
+    assert len(tables) == len(measured) + 1  # the advice, in words
+    return measured
+
+
 @pytest.fixture
 def staged(tmp_path) -> Path:
     """The sources of a book of which nothing but the ledger was run."""
-    (tmp_path / "executed").mkdir()
-    shutil.copy(ROOT / "notebooks" / "07_claims.ipynb", tmp_path / "executed")
-    module_of(BOOK / "build.py").stage(tmp_path / "executed", tmp_path / "stage")
-    return tmp_path / "stage"
+    return staged_of(tmp_path, "07_claims")
 
 
 def test_a_page_shows_values_of_nothing_but_what_was_run(staged):
@@ -264,19 +281,24 @@ def test_a_page_shows_values_of_nothing_but_what_was_run(staged):
     assert "## The commands\n\n`--model` takes" in advice
 
 
-def test_a_table_has_a_row_for_every_model_that_was_run_and_is_left_out_without_one(tmp_path):
-    (tmp_path / "executed").mkdir()
-    for name in ("04_pruning_thresholds", "07_claims"):
-        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / "executed")
-    module_of(BOOK / "build.py").stage(tmp_path / "executed", tmp_path / "stage")
-    page = (tmp_path / "stage" / "book" / "practice.md").read_text()
-    tables = re.findall(r"^\|.+\n\|[-|]+\n((?:\|.+\n)*)", page, re.MULTILINE)
-    measured = [rows for rows in tables if "{glue" in rows]
-    assert len(tables) == len(measured) + 1  # the advice, in words
+def test_a_table_has_a_row_of_the_model_that_was_run_and_is_left_out_without_one(tmp_path):
+    measured = tables_of(staged_of(tmp_path, "04_pruning_thresholds", "07_claims"))
     assert len(measured) > 2
     for rows in measured:
         assert rows.count("\n") == 1
         assert rows.startswith("| {glue:text}`/notebooks/04_pruning_thresholds.ipynb::")
+
+
+def test_a_table_has_a_row_for_every_further_model_that_was_run(tmp_path):
+    own = ("01_avss_pruning", "04_pruning_thresholds", "07_claims")
+    measured = tables_of(staged_of(tmp_path, *own, one=own[:2], other=own[1:2]))
+    found = [
+        re.findall(r"^\| {glue:text}`/(\S+)/(\d\d)\w+\.ipynb::", t, re.MULTILINE) for t in measured
+    ]
+    assert {rows[0] for rows in found} == {("notebooks", "01"), ("notebooks", "04")}
+    for (_, chapter), *further in found:
+        models = ["models/one", "models/other"] if chapter == "04" else ["models/one"]
+        assert further == [(model, chapter) for model in models]
 
 
 def test_a_page_links_to_nothing_that_was_not_run(staged):
