@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from data_sources import write
 from tiny import tiny_model, tiny_tokenizer
 
 from avss_utils.blocks import decoder_blocks
@@ -102,7 +103,9 @@ def test_sizes_are_counted_by_part():
     ]
 
 
-def test_sets_that_are_not_split_are_refused(tmp_path):
+def test_sets_that_are_not_split_are_refused(tmp_path, monkeypatch):
+    write(tmp_path, "wikitext2/wikitext2_raw_test.txt", " = A title = \n\n A text of it . \n")
+    monkeypatch.setenv("AVSS_DATA_DIR", str(tmp_path))
     file = tmp_path / "questions.csv"
     file.write_text("question,answer,distractors\nIs it?,yes,no\nWas it?,no,yes\n")
     for name, part in ((str(file), "development"), ("wikitext2", "calibration")):
