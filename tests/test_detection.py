@@ -16,6 +16,7 @@ from avss_utils.hallucination.detection import (
     risk_coverage,
 )
 from avss_utils.hallucination.tokens import AnswerTokens
+from avss_utils.project import UsageError
 from avss_utils.statistics import limits, resample_counts
 
 BY_HAND = np.array([1.0, 2.0, 2.0, 3.0]), np.array([False, True, False, True])
@@ -168,5 +169,7 @@ def test_what_cannot_be_ranked_is_refused():
         auroc_estimate(score, np.zeros(10, bool), groups, seed=0)
     with pytest.raises(ValueError, match="not finite"):
         auroc_estimate(np.append(score[1:], np.nan), is_false, groups, seed=0)
+    with pytest.raises(UsageError, match=r"the 10 answers .* take more questions"):
+        fit_detector(score[:, None], np.zeros(10, bool), seed=0)
     with pytest.raises(ValueError, match="one of each"):
         auroc_estimate(score[1:], is_false, groups, seed=0)

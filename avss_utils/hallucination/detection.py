@@ -10,6 +10,7 @@ import pandas as pd
 
 from avss_utils.hallucination.contrasts import answer_sums, each_answer, log_variance
 from avss_utils.hallucination.tokens import AnswerTokens
+from avss_utils.project import UsageError
 from avss_utils.statistics import (
     N_RESAMPLES,
     Estimate,
@@ -60,14 +61,20 @@ def fit_detector(features: np.ndarray, is_false: np.ndarray, *, seed: int):
     """Logistic regression on standardised features, (n_answers, n_features): a fitted pipeline.
 
     ``is_false``: (n_answers,) of bool. Fit it on other questions than those that judge it. Raises
-    ValueError where all answers have one label, or a feature is not finite.
+    UsageError where all answers have one label, ValueError where a feature is not finite.
     """
     from sklearn.linear_model import LogisticRegression  # a second, and few commands need it
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    is_false = np.asarray(is_false, bool)
+    if len(np.unique(is_false)) < 2:
+        raise UsageError(
+            f"the {len(is_false)} answers to fit a detector on are not both true and false: "
+            "take more questions (answers that share a text with those it judges do not count)"
+        )
     model = LogisticRegression(max_iter=1000, random_state=seed)
-    return make_pipeline(StandardScaler(), model).fit(features, np.asarray(is_false, bool))
+    return make_pipeline(StandardScaler(), model).fit(features, is_false)
 
 
 def detect(detector, features: np.ndarray) -> np.ndarray:
