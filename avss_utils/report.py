@@ -16,7 +16,8 @@ from IPython.display import HTML, Markdown, display
 
 from avss_utils.statistics import Estimate
 
-_INSIDE = re.compile(r"(?<=\S) (?=\[)|(?<=,) (?=[−∞\d.,e]+\])")
+_IN_BRACKETS = re.compile(r"(?<=,) (?=[−∞\d.,e]+\])")
+_BEFORE_BRACKETS = re.compile(r"(?<=\S) (?=\[)")
 _MARKUP = re.compile(r"([!-/:-@\[-`{-~])")
 _MINUS = re.compile(r"−(?=[\d∞])")
 _MIME = "application/papermill.record/"
@@ -25,8 +26,8 @@ _MIME = "application/papermill.record/"
 def glue(**values: object) -> None:
     """Make values available to the book's prose under their names; nothing is displayed.
 
-    The book shows text as it is, an Estimate as "value [low, high]", an int with a comma after its
-    thousands, a DataFrame or HTML as HTML.
+    The book shows text as it is, an Estimate as "value [low, high]" whose limits stay on one line,
+    an int with a comma after its thousands, a DataFrame or HTML as HTML.
     """
     for name, value in values.items():
         value = as_html(value) if isinstance(value, pd.DataFrame) else value
@@ -42,7 +43,7 @@ def glue(**values: object) -> None:
 
 def _text(value: object) -> str:
     if isinstance(value, Estimate):
-        return interval(value)
+        return _IN_BRACKETS.sub("\u00a0", interval(value))
     if type(value) is int:
         return _quoted(f"{value:,}")
     return _quoted(number(value) if isinstance(value, float) else str(value))
@@ -98,7 +99,9 @@ def wide(table: pd.DataFrame, *, rows: str, columns: str) -> pd.DataFrame:
 
 def _unbroken(cell: object) -> object:
     """An interval stays on one line of its cell."""
-    return _INSIDE.sub("\u00a0", cell) if isinstance(cell, str) else cell
+    if not isinstance(cell, str):
+        return cell
+    return _BEFORE_BRACKETS.sub("\u00a0", _IN_BRACKETS.sub("\u00a0", cell))
 
 
 def as_html(table: pd.DataFrame, *, caption: str = "") -> HTML:

@@ -88,7 +88,7 @@ def test_glue_puts_text_in_as_it_is(shown):
         (0.31, "'0.310'"),
         (30, "30"),
         (491520, "'491,520'"),
-        (Estimate(0.5, 0.25, 0.75, 9), "0.500 [0.250, 0.750]"),
+        (Estimate(0.5, 0.25, 0.75, 9), "0.500 [0.250,\u00a00.750]"),
     ],
 )
 def test_glue_formats_numbers_and_estimates(shown, value, text):
