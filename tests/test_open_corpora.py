@@ -1,8 +1,6 @@
 """Open question sets: what each format becomes, and which false answers are no false ones."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 from data_sources import as_jsonl, stand_in_hub, write
@@ -20,8 +18,6 @@ from avss_utils.corpora import (
 )
 from avss_utils.corpora.rows import normalised, overlaps
 from avss_utils.runs import UsageError
-
-USERS_DATA = os.environ.get("AVSS_DATA_DIR")
 
 NQ = "question,answer,false_answer\n"
 TRUTHFUL = (
@@ -262,9 +258,8 @@ def test_the_open_prompt_word_by_word():
         ("halueval_qa", 1000, 1000),
     ],
 )
-def test_the_users_files(name, n, published):
-    if not USERS_DATA or not all((Path(USERS_DATA) / f).exists() for f in SPECS[name].files):
-        pytest.skip(f"AVSS_DATA_DIR is not set to a folder with {SPECS[name].files[0]}")
+def test_the_users_files(name, n, published, users_data):
+    users_data(name)
     corpus = load_open(name)
     assert corpus.identity["source"] == "AVSS_DATA_DIR"
     assert corpus.identity["n"] == len({row.row_id for row in corpus.rows}) == n
