@@ -14,7 +14,9 @@ import pandas as pd
 from avss_utils.activations import SITES, available_sites, collect_block_stats
 from avss_utils.block_stats import BlockStats, stats_table
 from avss_utils.blocks import bypass_blocks
-from avss_utils.importance import CRITERIA, SCORED_ONCE, avss_at, score_blocks, wanted_options
+from avss_utils.criteria import CRITERIA, SCORED_ONCE, score_blocks, wanted_options
+from avss_utils.errors import UsageError
+from avss_utils.importance import avss_at
 from avss_utils.pruning import (
     PruningPlan,
     as_drop,
@@ -26,7 +28,6 @@ from avss_utils.pruning import (
     plan_lowest,
     plan_tail,
 )
-from avss_utils.runs import UsageError
 
 RULES = ("lowest", "highest", "iterative", "as-released", "contiguous")
 SKIP_FIRST = "/skip-first"

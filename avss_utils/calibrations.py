@@ -6,12 +6,14 @@ import numpy as np
 import torch
 
 from avss_utils.activations import text_batches
-from avss_utils.corpora import load_questions, load_texts, prompt, standard_split
+from avss_utils.corpora.loading import load_questions, load_texts, standard_split
 from avss_utils.corpora.registry import SPECS
 from avss_utils.corpora.rows import Text
-from avss_utils.likelihood import pad
-from avss_utils.runs import UsageError
-from avss_utils.sensitivity import ChoiceRows, Scored, choice_rows
+from avss_utils.corpora.wordings import prompt
+from avss_utils.errors import UsageError
+from avss_utils.likelihood.passes import pad
+from avss_utils.sensitivity.losses import Scored
+from avss_utils.sensitivity.probe import ChoiceRows, choice_rows
 from avss_utils.windows import Window, automatic_bos, text_windows
 
 RANDOM_TOKENS = "random tokens"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from avss_utils import commands, processes
+from avss_utils.errors import UsageError
 from avss_utils.project import disk_reason
-from avss_utils.runs import UsageError
 
 DEFAULT_MODEL = "smollm2-135m"
 ANSWERS = "sciq_open"  # embedded, with published false answers

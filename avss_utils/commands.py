@@ -11,7 +11,7 @@ from collections import Counter
 from functools import cache, partial
 
 from avss_utils import processes
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 
 def score(arguments: argparse.Namespace) -> None:
@@ -37,7 +37,7 @@ def score(arguments: argparse.Namespace) -> None:
 
 def _score_answers(arguments: argparse.Namespace) -> None:
     """Scores of a file's answers on standard output; how they were made and do, on the error."""
-    from avss_utils.corpora import load_open
+    from avss_utils.corpora.loading import load_open
     from avss_utils.hallucination.scoring import AnswerDetector, other_questions, separation
     from avss_utils.models import load_model
     from avss_utils.options import BATCH_TOKENS, RATIO
@@ -105,7 +105,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
     from avss_utils.blocks import remove_blocks
-    from avss_utils.corpora import check_wording
+    from avss_utils.corpora.wordings import check_wording
     from avss_utils.evaluation import judge_answers, judge_texts
     from avss_utils.models import load_model
     from avss_utils.pruning import as_drop, as_text
@@ -155,7 +155,7 @@ def run(arguments: argparse.Namespace) -> None:
     from avss_utils.models import positions_of, short_name
     from avss_utils.notebooks import execute, notebook_names, notebook_parameters, within
     from avss_utils.progress import TERMINAL, terminal_name
-    from avss_utils.runs import project_root
+    from avss_utils.project import project_root
     from avss_utils.sharing import end_with_owner, helpers, is_helper
 
     if is_helper():
@@ -233,8 +233,10 @@ def compare(arguments: argparse.Namespace) -> None:
 def verify(arguments: argparse.Namespace) -> int:
     """Print a row a table of every record of the model; 1 where any differs, else 0."""
     from avss_utils.models import short_name
-    from avss_utils.runs import project_root, record_folders
-    from avss_utils.verification import DIFFERS, HEAD, each_record, model_on_cpu
+    from avss_utils.project import project_root
+    from avss_utils.runs import record_folders
+    from avss_utils.verification.replay import model_on_cpu
+    from avss_utils.verification.verifying import DIFFERS, HEAD, each_record
 
     folder = project_root() / arguments.records / short_name(arguments.model)
     records = [own for own in record_folders(folder.parent) if own.parent == folder]

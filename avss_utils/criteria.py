@@ -15,7 +15,7 @@ from importlib import metadata
 import numpy as np
 
 from avss_utils.block_stats import BlockStats
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 ENTRY_POINTS = "avss_utils.criteria"
 CRITERIA: dict[str, Callable[..., np.ndarray]] = {}

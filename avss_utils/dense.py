@@ -12,7 +12,7 @@ from torch import nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from avss_utils.blocks import decoder_blocks
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 from avss_utils.windows import automatic_bos
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 from avss_utils.sharing import GPU_SHARE
 
 DTYPES = {

@@ -11,9 +11,11 @@ import torch
 
 from avss_utils import blocks as families
 from avss_utils.blocks import remove_blocks
-from avss_utils.corpora import Question, prompt
+from avss_utils.corpora.rows import Question
+from avss_utils.corpora.wordings import prompt
 from avss_utils.devices import as_dtype, median_seconds
-from avss_utils.likelihood import score_choices, window_likelihoods
+from avss_utils.likelihood.choices import score_choices
+from avss_utils.likelihood.texts import window_likelihoods
 from avss_utils.pruning import as_text, plan_random
 from avss_utils.suites import Suite
 

@@ -18,7 +18,7 @@ from avss_utils.criteria import (
     score_blocks,
     wanted_options,
 )
-from avss_utils.sensitivity import Sensitivity
+from avss_utils.sensitivity.probe import Sensitivity
 
 __all__ = [
     "CRITERIA",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from avss_utils.project import UsageError
+from avss_utils.errors import UsageError
 
 NAME = ".lock"
 

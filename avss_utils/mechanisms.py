@@ -9,7 +9,7 @@ from avss_utils.profiles import (
     partial_rank,
     rank_correlation,
 )
-from avss_utils.sensitivity import Sensitivity
+from avss_utils.sensitivity.probe import Sensitivity
 from avss_utils.statistics import Estimate
 
 

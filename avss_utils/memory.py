@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 SKIP = "AVSS_SKIP_MEMORY_CHECK"
 

@@ -17,9 +17,10 @@ from avss_utils.blocks import decoder_blocks, positions
 from avss_utils.dense import check_folder, load_dense
 from avss_utils.devices import as_device, as_dtype, auto_dtype, settle_attention
 from avss_utils.embedded import EMBEDDED, describe_models, prepare_model, safe_name
+from avss_utils.errors import UsageError
 from avss_utils.memory import check_memory, stored_parameters
 from avss_utils.origins import Origin, locate
-from avss_utils.runs import UsageError, file_sha256
+from avss_utils.project import file_sha256
 
 __all__ = [
     "EMBEDDED",

@@ -10,7 +10,8 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from avss_utils.runs import UsageError, plain_write_errors, project_root
+from avss_utils.errors import UsageError
+from avss_utils.project import plain_write_errors, project_root
 
 PROFILES = ("smoke", "quick", "full")
 SHARES = ("drop_ratio",)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 HEAD_START = 3.0  # seconds in which torchrun ends the others of a process that has failed
 

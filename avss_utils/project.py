@@ -17,16 +17,9 @@ from pathlib import Path
 import pandas as pd
 
 from avss_utils import __version__
+from avss_utils.errors import UsageError, WriteError
 
 PACKAGES = ("torch", "transformers", "datasets", "numpy", "pandas", "scipy")
-
-
-class UsageError(ValueError):
-    """A mistake the user can mend; its message is one sentence saying how."""
-
-
-class WriteError(UsageError, OSError):
-    """A file or folder that the disk would not take, named in the message."""
 
 
 def cache_dir() -> Path:

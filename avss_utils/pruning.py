@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from avss_utils.errors import UsageError
 from avss_utils.importance import normalised
-from avss_utils.runs import UsageError
 
 
 @dataclass(frozen=True)

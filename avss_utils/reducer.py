@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from avss_utils.block_stats import N_BINS, BlockStats, Moments
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 
 class Reducer:

@@ -17,9 +17,9 @@ import pandas as pd
 from filelock import FileLock
 
 from avss_utils import locks, sharing
+from avss_utils.errors import UsageError
 from avss_utils.progress import progress
 from avss_utils.project import (
-    UsageError,
     compress,
     content_sha256,
     plain_write_errors,

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from avss_utils import locks, sharing
+from avss_utils.errors import UsageError
 from avss_utils.project import (
-    UsageError,
     cache_dir,
     file_sha256,
     plain_write_errors,

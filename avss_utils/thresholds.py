@@ -12,7 +12,8 @@ from avss_utils.arms import Calibration, plan_arm
 from avss_utils.pruning import as_drop, as_text, plan_random
 from avss_utils.retention import BASELINE, text_estimates
 from avss_utils.rights import Rights, plan_name, weights_of
-from avss_utils.sensitivity import Scored, Sensitivity, drop_losses
+from avss_utils.sensitivity.losses import Scored, drop_losses
+from avss_utils.sensitivity.probe import Sensitivity
 
 
 def curve_plans(

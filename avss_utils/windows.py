@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 
 @dataclass(frozen=True)

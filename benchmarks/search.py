@@ -16,10 +16,10 @@ from speed import MODEL, OUT, broken_bounds, presented, timed, value_row
 from avss_utils.blocks import bypass_blocks, decoder_blocks
 from avss_utils.calibrations import scored_texts
 from avss_utils.evaluation import device_name
-from avss_utils.likelihood import longest_first, pad
+from avss_utils.likelihood.passes import longest_first, pad
 from avss_utils.models import load_model
 from avss_utils.project import provenance, write_csv, write_json
-from avss_utils.sensitivity import Scored, greedy_path, leave_one_out
+from avss_utils.sensitivity.losses import Scored, greedy_path, leave_one_out
 
 PART = "search"
 PLAIN, OURS = "SLEB's own procedure", "shared prefixes"

@@ -24,9 +24,10 @@ import transformers
 
 from avss_utils import blocks as families
 from avss_utils.activations import SITES, collect_block_stats, text_batches
-from avss_utils.corpora import load_questions, load_texts, prompt, standard_split
+from avss_utils.corpora.loading import load_questions, load_texts, standard_split
+from avss_utils.corpora.wordings import prompt
 from avss_utils.evaluation import device_name
-from avss_utils.likelihood import score_choices
+from avss_utils.likelihood.choices import score_choices
 from avss_utils.models import load_model
 from avss_utils.project import project_root, provenance, write_csv, write_json
 

@@ -15,9 +15,9 @@ import nbformat
 import pandas as pd
 import yaml
 
+from avss_utils.errors import UsageError
 from avss_utils.models import short_name
 from avss_utils.notebooks import notebook_names, notebook_path
-from avss_utils.runs import UsageError
 from avss_utils.status import finished_runs, model_table, run_table
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,9 +6,10 @@ import torch
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 from avss_utils.activations import collect_block_stats
+from avss_utils.errors import UsageError
 from avss_utils.hallucination.tokens import absolute_limits, collect_answers, relative_limits
-from avss_utils.likelihood import choice_units, passes, score_choices
-from avss_utils.runs import UsageError
+from avss_utils.likelihood import passes
+from avss_utils.likelihood.choices import choice_units, score_choices
 
 ASKED = [
     ("Question: who barks?\nAnswer:", (" a dog", " the quick cat")),

@@ -17,7 +17,7 @@ from avss_utils.blocks import (
     mlp_down_projection,
     remove_blocks,
 )
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 DROPS = ([0], [2], [4], [1, 3])
 every_family = pytest.mark.parametrize("family", FAMILIES)

@@ -4,17 +4,15 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from avss_utils.confidence import (
+from avss_utils.confidence.choices import choice_confidence, temperature
+from avss_utils.confidence.errors import (
     brier_score,
-    calibration_estimate,
     calibration_floor,
-    choice_confidence,
     debiased_calibration_error,
     expected_calibration_error,
-    paired_calibration_change,
     reliability_bins,
-    temperature,
 )
+from avss_utils.confidence.intervals import calibration_estimate, paired_calibration_change
 
 
 def test_by_hand():

@@ -10,22 +10,13 @@ import pytest
 from data_sources import COMMIT, as_jsonl, stand_in_hub, write
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from avss_utils.corpora import (
-    SPECS,
-    WORDINGS,
-    Corpus,
-    Question,
-    Text,
-    load_open,
-    load_questions,
-    load_texts,
-    prompt,
-    sources,
-    split_rows,
-    standard_split,
-)
+from avss_utils.corpora import sources
+from avss_utils.corpora.loading import load_open, load_questions, load_texts, standard_split
+from avss_utils.corpora.registry import SPECS
+from avss_utils.corpora.rows import Corpus, Question, Text, split_rows
+from avss_utils.corpora.wordings import WORDINGS, prompt
 from avss_utils.embedded import package_path
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 IN_WHEELS = [name for name, spec in SPECS.items() if spec.wheel]
 LOADERS = {"text": load_texts, "open": load_open}

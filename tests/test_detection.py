@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from test_contrasts import EPS, made_tokens
 
+from avss_utils.errors import UsageError
 from avss_utils.hallucination.detection import (
     answer_features,
     aurc_estimate,
@@ -16,7 +17,6 @@ from avss_utils.hallucination.detection import (
     risk_coverage,
 )
 from avss_utils.hallucination.tokens import AnswerTokens
-from avss_utils.project import UsageError
 from avss_utils.statistics import limits, resample_counts
 
 BY_HAND = np.array([1.0, 2.0, 2.0, 3.0]), np.array([False, True, False, True])

@@ -10,7 +10,7 @@ from tiny import FAMILIES, tiny_tokenizer
 
 from avss_utils.activations import text_batches
 from avss_utils.arms import Calibration, blocks_table, plans_table, scores_table
-from avss_utils.corpora import Question, Text
+from avss_utils.corpora.rows import Question, Text
 from avss_utils.evaluation import judge_answers, judge_texts
 from avss_utils.suites import Suite
 from avss_utils.windows import text_windows

@@ -12,9 +12,10 @@ from avss_utils.architectures.family import Architecture
 from avss_utils.architectures.mixture import make_mixture
 from avss_utils.architectures.training import Recipe, train_member
 from avss_utils.blocks import remove_blocks
-from avss_utils.corpora import load_texts
+from avss_utils.corpora.loading import load_texts
 from avss_utils.devices import replayed
-from avss_utils.likelihood import PromptPass, forward_logits, left_padded
+from avss_utils.likelihood.choices import PromptPass
+from avss_utils.likelihood.passes import forward_logits, left_padded
 from avss_utils.sharing import GPU_SHARE
 
 PADDED = [(tuple(range(5, 38)), 3), (tuple(range(7, 31)), 3), (tuple(range(9, 14)), 3)]

@@ -12,7 +12,9 @@ from avss_utils import blocks as families
 from avss_utils.activations import collect_block_stats, text_batches
 from avss_utils.arms import Calibration, blocks_table, distinct, plan_arm, plans_table
 from avss_utils.checkpoint import checkpoint_table, save_pruned
-from avss_utils.corpora import Question, Text, prompt
+from avss_utils.corpora.rows import Question, Text
+from avss_utils.corpora.wordings import prompt
+from avss_utils.errors import UsageError
 from avss_utils.evaluation import (
     answer_questions,
     bits_per_byte,
@@ -23,9 +25,8 @@ from avss_utils.evaluation import (
     null_row,
     null_sets,
 )
-from avss_utils.likelihood import score_choices
+from avss_utils.likelihood.choices import score_choices
 from avss_utils.pruning import PruningPlan
-from avss_utils.runs import UsageError
 from avss_utils.suites import Suite
 from avss_utils.windows import text_windows
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from avss_utils.corpora import OpenQuestion
+from avss_utils.corpora.rows import OpenQuestion
+from avss_utils.errors import UsageError
 from avss_utils.hallucination import finders, intervention, pruned
 from avss_utils.hallucination.events import (
     CHAT,
@@ -22,8 +23,7 @@ from avss_utils.hallucination.probes import training_rows
 from avss_utils.hallucination.study import SetStudy
 from avss_utils.hallucination.tokens import log_spread
 from avss_utils.models import LoadedModel
-from avss_utils.runs import UsageError
-from avss_utils.sensitivity import Scored, drop_losses
+from avss_utils.sensitivity.losses import Scored, drop_losses
 
 NAMES = [
     *("ant", "bat", "cat", "cow", "dog", "eel", "elk", "emu", "fox", "gnu"),

@@ -10,22 +10,22 @@ from data_sources import write
 from tiny import tiny_model, tiny_tokenizer
 
 from avss_utils.blocks import decoder_blocks
-from avss_utils.dynamics import (
-    METHODS,
+from avss_utils.dynamics import StatsCallback
+from avss_utils.dynamics.measures import weight_movement
+from avss_utils.dynamics.tasks import (
     Part,
-    Recipe,
-    StatsCallback,
     TuningTask,
-    fine_tune,
     judged,
+    right_choices,
+    row_losses,
+    size_table,
     tuning_task,
-    weight_movement,
 )
-from avss_utils.dynamics.tasks import right_choices, row_losses, size_table
+from avss_utils.dynamics.training import METHODS, Recipe, fine_tune
+from avss_utils.errors import UsageError
 from avss_utils.models import LoadedModel
 from avss_utils.project import read_csv
-from avss_utils.runs import UsageError
-from avss_utils.sensitivity import Scored
+from avss_utils.sensitivity.losses import Scored
 from avss_utils.trainer import collate
 
 PATTERN = (5, 9, 7, 30, 11, 40)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny import tiny_model, tiny_tokenizer
 
-from avss_utils.corpora import OpenQuestion, normalised
+from avss_utils.corpora.rows import OpenQuestion, normalised
 from avss_utils.hallucination.contrasts import READINGS, group_stats, hsav, hss_intervals
 from avss_utils.hallucination.events import FALSE_FALSE, IRRELEVANT, PAIRED, events_of, set_events
 from avss_utils.hallucination.prone import ProneScores

@@ -9,7 +9,7 @@ import torch
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 from avss_utils import healing, rights, sensitivity
-from avss_utils.corpora import Question
+from avss_utils.corpora.rows import Question
 from avss_utils.models import LoadedModel
 from avss_utils.pruning import as_drop
 from avss_utils.suites import Suite

@@ -6,13 +6,13 @@ import pytest
 from tiny import FAMILIES, tiny_tokenizer
 
 from avss_utils.blocks import remove_blocks
+from avss_utils.errors import UsageError
 from avss_utils.hallucination.intervention import (
     answer_losses,
     causal_contrast,
     hallucination_rates,
 )
-from avss_utils.likelihood import score_choices
-from avss_utils.runs import UsageError
+from avss_utils.likelihood.choices import score_choices
 
 N_BLOCKS, N_QUESTIONS, FLAGGED = 20, 500, (3, 8, 12, 17)
 SHUFFLED = np.random.default_rng(0).permutation(N_BLOCKS)  # no order of the blocks in their rises

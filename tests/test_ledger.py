@@ -22,9 +22,11 @@ from avss_utils import claims, ledger, report
 from avss_utils.architectures import effects
 from avss_utils.architectures.family import read_family
 from avss_utils.claims import questions
+from avss_utils.errors import UsageError
 from avss_utils.ledger import figure
 from avss_utils.notebooks import execute, notebook_names
-from avss_utils.runs import Run, UsageError, open_run
+from avss_utils.run_folder import Run
+from avss_utils.runs import open_run
 from avss_utils.statistics import Estimate
 from avss_utils.verdicts import finding
 

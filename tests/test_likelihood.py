@@ -8,17 +8,11 @@ import torch
 from tiny import FAMILIES, tiny_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from avss_utils.likelihood import (
-    choice_units,
-    forward_logits,
-    group_batches,
-    grouped,
-    passes,
-    perplexity,
-    score_choices,
-    window_likelihoods,
-)
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
+from avss_utils.likelihood import passes
+from avss_utils.likelihood.choices import choice_units, group_batches, grouped, score_choices
+from avss_utils.likelihood.passes import forward_logits
+from avss_utils.likelihood.texts import perplexity, window_likelihoods
 from avss_utils.windows import text_windows
 
 TEXTS = [

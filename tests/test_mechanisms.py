@@ -10,7 +10,8 @@ from tiny import FAMILIES
 
 from avss_utils import forensics, mechanisms, thresholds
 from avss_utils.profiles import correlation_interval, partial_rank
-from avss_utils.sensitivity import DropLosses, Scored, Sensitivity
+from avss_utils.sensitivity.losses import DropLosses, Scored
+from avss_utils.sensitivity.probe import Sensitivity
 
 N = 20
 

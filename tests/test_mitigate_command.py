@@ -12,10 +12,10 @@ from peft import PeftModel
 from tiny import save_tiny
 
 from avss_utils import cli
-from avss_utils.corpora import load_open
+from avss_utils.corpora.loading import load_open
+from avss_utils.errors import UsageError
 from avss_utils.mitigation import judging, product
 from avss_utils.models import load_model
-from avss_utils.runs import UsageError
 
 N = 48
 

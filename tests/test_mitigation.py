@@ -11,34 +11,26 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from avss_utils.blocks import decoder_blocks
-from avss_utils.corpora import OpenQuestion
+from avss_utils.corpora.rows import OpenQuestion
+from avss_utils.errors import UsageError
 from avss_utils.hallucination.events import events_of
-from avss_utils.likelihood import choice_units, score_choices
-from avss_utils.mitigation import (
-    CONTRASTS,
-    Answers,
+from avss_utils.likelihood.choices import choice_units, score_choices
+from avss_utils.mitigation import measures, training
+from avss_utils.mitigation.adapters import with_adapters
+from avss_utils.mitigation.arms import (
     Arm,
-    Lesson,
     Recipe,
     budget,
     check_arms,
     chosen_arms,
-    collate,
-    info_nce,
-    lessons,
-    measures,
-    preference,
     rank_of,
-    read_answers,
     standard_arms,
-    train,
-    training,
-    triplet,
-    with_adapters,
 )
+from avss_utils.mitigation.losses import CONTRASTS, Answers, info_nce, preference, triplet
 from avss_utils.mitigation.product import lessons_of
+from avss_utils.mitigation.reading import Lesson, collate, lessons, read_answers
+from avss_utils.mitigation.training import train
 from avss_utils.models import LoadedModel
-from avss_utils.runs import UsageError
 from avss_utils.windows import Window
 
 LEARNT = [

@@ -23,9 +23,16 @@ from transformers import (
 
 from avss_utils import dense, embedded
 from avss_utils import models as models_of
-from avss_utils.embedded import EMBEDDED, EmbeddedModel, package_path, prepare_model
-from avss_utils.models import auto_dtype, describe_models, load_model, short_name
-from avss_utils.runs import UsageError
+from avss_utils.devices import auto_dtype
+from avss_utils.embedded import (
+    EMBEDDED,
+    EmbeddedModel,
+    describe_models,
+    package_path,
+    prepare_model,
+)
+from avss_utils.errors import UsageError
+from avss_utils.models import load_model, short_name
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 SPECIAL = ["<s>", "</s>", "<pad>"]

@@ -13,6 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from avss_utils import notebooks
 from avss_utils.embedded import EMBEDDED
+from avss_utils.errors import UsageError
 from avss_utils.notebooks import (
     LOCATION,
     PROFILES,
@@ -25,7 +26,6 @@ from avss_utils.notebooks import (
     read_profile,
     within,
 )
-from avss_utils.runs import UsageError
 
 ROOT = Path(__file__).parents[1]
 STORED = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -10,8 +10,9 @@ import pytest
 from tiny import save_tiny
 
 from avss_utils import cli, suites
-from avss_utils.corpora import load_open, load_questions, load_texts, prompt, standard_split
-from avss_utils.runs import UsageError
+from avss_utils.corpora.loading import load_open, load_questions, load_texts, standard_split
+from avss_utils.corpora.wordings import prompt
+from avss_utils.errors import UsageError
 
 QUESTIONS = [
     {"question": "Which animal barks?", "answer": "a dog", "distractors": ["a cat", "an owl"]},

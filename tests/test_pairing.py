@@ -2,9 +2,9 @@
 
 import pytest
 
-from avss_utils.corpora import OpenQuestion, answer_type, false_against_false, irrelevant, paired
-from avss_utils.corpora.rows import normalised, overlaps
-from avss_utils.runs import UsageError
+from avss_utils.corpora.pairing import answer_type, false_against_false, irrelevant, paired
+from avss_utils.corpora.rows import OpenQuestion, normalised, overlaps
+from avss_utils.errors import UsageError
 
 CITIES = ["Paris", "Rome", "Bonn", "Lima", "Oslo", "New York", "Buenos Aires", "York", "Kyiv"]
 PEOPLE = ["Ann", "Eve Black", "Bob", "Charles Robert Darwin", "Zoe", "Max Planck", "Emmy Noether"]

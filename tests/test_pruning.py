@@ -11,8 +11,10 @@ from handmade import EPS, random_states, stats_of, stats_with
 
 from avss_utils.arms import RULES, distinct, parse_arm, plan_arm, plans_table, scores_table
 from avss_utils.block_stats import BlockStats
-from avss_utils.importance import CRITERIA, SCORED_ONCE, avss_at, score_blocks, wanted_options
-from avss_utils.mitigation import check_arms
+from avss_utils.criteria import CRITERIA, SCORED_ONCE, score_blocks, wanted_options
+from avss_utils.errors import UsageError
+from avss_utils.importance import avss_at
+from avss_utils.mitigation.arms import check_arms
 from avss_utils.pruning import (
     PruningPlan,
     as_drop,
@@ -25,7 +27,6 @@ from avss_utils.pruning import (
     plan_random,
     plan_tail,
 )
-from avss_utils.runs import UsageError
 
 ROOT = Path(__file__).parents[1]
 

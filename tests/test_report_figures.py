@@ -17,7 +17,7 @@ from IPython.display import HTML
 from matplotlib.colors import same_color
 
 from avss_utils import figures, report
-from avss_utils.confidence import reliability_bins
+from avss_utils.confidence.errors import reliability_bins
 from avss_utils.report import as_html, budget, glue, interval, number, with_interval
 from avss_utils.statistics import Estimate
 

@@ -13,7 +13,9 @@ import torch
 from tiny import save_tiny
 
 from avss_utils import cli, models, options
-from avss_utils.corpora import answer_prompt, load_open
+from avss_utils.corpora.loading import load_open
+from avss_utils.corpora.wordings import answer_prompt
+from avss_utils.errors import UsageError
 from avss_utils.hallucination.detection import (
     answer_features,
     auroc_estimate,
@@ -28,7 +30,6 @@ from avss_utils.hallucination.scoring import AnswerDetector, other_questions, se
 from avss_utils.hallucination.study import SetStudy
 from avss_utils.hallucination.tokens import collect_answers, relative_limits
 from avss_utils.models import load_model
-from avss_utils.runs import UsageError
 
 SIZES = dict(eps=1e-5, ratio=1e-3, batch_tokens=2048)
 WORDS = ["".join(letters) for letters in itertools.permutations("abcde", 3)]

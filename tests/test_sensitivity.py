@@ -8,12 +8,12 @@ import torch
 from tiny import FAMILIES
 
 from avss_utils.blocks import BlockSteps, bypass_blocks, decoder_blocks, forward_inputs
+from avss_utils.errors import UsageError
 from avss_utils.likelihood import passes
-from avss_utils.runs import UsageError
-from avss_utils.sensitivity import (
+from avss_utils.sensitivity.gates import gate_gradients
+from avss_utils.sensitivity.losses import (
     Scored,
     drop_losses,
-    gate_gradients,
     greedy_path,
     leave_one_out,
     pair_losses,

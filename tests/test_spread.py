@@ -13,11 +13,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from avss_utils import activations, cli, models
 from avss_utils.blocks import bypass_blocks, decoder_blocks, remove_blocks
 from avss_utils.dense import load_dense
+from avss_utils.errors import UsageError
 from avss_utils.evaluation import for_evaluation
-from avss_utils.likelihood import score_choices
+from avss_utils.likelihood.choices import score_choices
 from avss_utils.models import LoadedModel, load_model
-from avss_utils.runs import UsageError
-from avss_utils.sensitivity import Scored, leave_one_out
+from avss_utils.sensitivity.losses import Scored, leave_one_out
 
 PARTS = {
     "llama": ("model.layers", ("model.embed_tokens", "model.norm", "model.rotary_emb")),

@@ -13,14 +13,18 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from avss_utils.activations import collect_block_stats
 from avss_utils.blocks import decoder_blocks
-from avss_utils.corpora import OpenQuestion
-from avss_utils.dynamics import COLUMNS, WHOLE, StatsCallback, log_steps, prone_scores, undisturbed
+from avss_utils.corpora.rows import OpenQuestion
+from avss_utils.criteria import score_blocks
+from avss_utils.dynamics import StatsCallback
+from avss_utils.dynamics.looking import undisturbed
+from avss_utils.dynamics.measures import prone_scores
+from avss_utils.dynamics.rows import COLUMNS, WHOLE, log_steps
+from avss_utils.errors import UsageError
 from avss_utils.hallucination.events import events_of
 from avss_utils.hallucination.prone import ProneScores
-from avss_utils.importance import floored_sparsity, score_blocks
+from avss_utils.importance import floored_sparsity
 from avss_utils.models import LoadedModel
 from avss_utils.project import read_csv
-from avss_utils.runs import UsageError
 
 DROPOUT = {
     "gpt2": dict(resid_pdrop=0.3, attn_pdrop=0.3, embd_pdrop=0.3),

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.architectures.family import GPT2, OLMO2, Architecture
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 from avss_utils.statistics import LEVEL, Estimate
 
 DEPTH, WIDTH, SIZE = "log2 depth", "log2 width", "log2 parameters"

@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from avss_utils.blocks import decoder_blocks
-from avss_utils.runs import UsageError, project_root
+from avss_utils.errors import UsageError
+from avss_utils.project import project_root
 
 LLAMA, OLMO2, GPT2 = "llama", "olmo2", "gpt2"
 KINDS = (LLAMA, OLMO2, GPT2)

@@ -8,9 +8,11 @@ import pandas as pd
 
 from avss_utils.architectures.facts import UNKNOWNS, Fact
 from avss_utils.blocks import remove_blocks
-from avss_utils.generation import greedy_answers, is_abstention
+from avss_utils.generation.decoding import greedy_answers
+from avss_utils.generation.matching import is_abstention
 from avss_utils.hallucination.generated import ABSTAINED, FALSE, RIGHT, judged
-from avss_utils.sensitivity import Scored, Sensitivity, drop_losses
+from avss_utils.sensitivity.losses import Scored, drop_losses
+from avss_utils.sensitivity.probe import Sensitivity
 
 MEASURES = {"recall": RIGHT, "hallucination": FALSE, "abstention": ABSTAINED}
 

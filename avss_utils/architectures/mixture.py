@@ -7,23 +7,12 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from avss_utils.architectures.facts import (
-    Fact,
-    FactSpec,
-    fact_lines,
-    facts_sha256,
-    make_facts,
-)
+from avss_utils.architectures.facts import Fact, FactSpec, fact_lines, facts_sha256, make_facts
 from avss_utils.architectures.relations import RELATIONS, UNKNOWN
-from avss_utils.corpora import (
-    Corpus,
-    NowhereError,
-    Text,
-    check_set,
-    disjoint_parts,
-    load_texts,
-)
-from avss_utils.runs import UsageError
+from avss_utils.corpora.loading import check_set, disjoint_parts, load_texts
+from avss_utils.corpora.rows import Corpus, Text
+from avss_utils.corpora.sources import NowhereError
+from avss_utils.errors import UsageError
 from avss_utils.windows import Window, text_windows
 
 PAD, END = "<pad>", "<|endoftext|>"

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.architectures.facts import Fact
-from avss_utils.corpora import false_against_false, irrelevant, paired
+from avss_utils.corpora.pairing import false_against_false, irrelevant, paired
 from avss_utils.embedded import EMBEDDED, package_path
 from avss_utils.hallucination.contrasts import eavss, group_stats, hsav, hss
 from avss_utils.hallucination.events import PAIRED, PLAIN, Events, set_events

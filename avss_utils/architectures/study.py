@@ -23,8 +23,9 @@ from avss_utils.architectures.training import Member, Recipe, train_member
 from avss_utils.arms import Calibration, scores_table
 from avss_utils.evaluation import bits_per_byte
 from avss_utils.hallucination.study import SetStudy
-from avss_utils.likelihood import window_likelihoods
-from avss_utils.sensitivity import Scored, Sensitivity
+from avss_utils.likelihood.texts import window_likelihoods
+from avss_utils.sensitivity.losses import Scored
+from avss_utils.sensitivity.probe import Sensitivity
 
 CRITERIA = ("avss", "block-influence", "leave-one-out")
 COLUMNS = ["measure", "group", "at", "value", "n"]

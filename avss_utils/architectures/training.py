@@ -14,9 +14,9 @@ from avss_utils.architectures.facts import Fact
 from avss_utils.architectures.family import Architecture, build
 from avss_utils.architectures.mixture import Mixture
 from avss_utils.checkpoint import check_target, whole_folder
-from avss_utils.corpora import OpenQuestion
+from avss_utils.corpora.rows import OpenQuestion
 from avss_utils.devices import replayed, settle_attention
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 MARK, QUESTIONS = "architecture.json", "questions.jsonl"
 

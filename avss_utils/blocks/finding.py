@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 CONTEXT_LIMITS = ("max_position_embeddings", "max_seq_len")
 ATTENTION_OUT = ("o_proj", "out_proj", "c_proj", "dense")

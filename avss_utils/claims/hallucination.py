@@ -3,12 +3,12 @@
 import pandas as pd
 
 from avss_utils.claims.thresholds import CLAIMED_ARM, KEPT, LEVEL, SMALL_EFFECT
-from avss_utils.corpora import set_name
+from avss_utils.corpora.own import set_name
 from avss_utils.hallucination.events import PAIRED
 from avss_utils.hallucination.pruned import CHANCE, plan_table
 from avss_utils.retention import BASELINE, pick
 from avss_utils.rights import plan_name
-from avss_utils.runs import Run
+from avss_utils.run_folder import Run
 from avss_utils.statistics import Estimate
 from avss_utils.verdicts import Finding, finding
 

@@ -5,16 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from avss_utils.claims.thresholds import ERROR_BINS, ERROR_FALL, GUIDED, LEVEL, RATE_FALL, ROOM
-from avss_utils.corpora import set_name
-from avss_utils.mitigation.effects import (
-    detectable,
-    error_fall,
-    mean_change,
-    own_fall,
-    rank_among,
-)
+from avss_utils.corpora.own import set_name
+from avss_utils.mitigation.effects import detectable, error_fall, mean_change, own_fall, rank_among
 from avss_utils.mitigation.outcomes import TYPICAL, UNTRAINED, Outcomes
-from avss_utils.runs import Run
+from avss_utils.run_folder import Run
 from avss_utils.statistics import Estimate, against_null, proportion
 from avss_utils.verdicts import Finding, finding
 

@@ -15,10 +15,11 @@ from avss_utils.architectures import effects, reading
 from avss_utils.architectures.family import read_family
 from avss_utils.claims.thresholds import DROPPED, KEPT, PRIMARY_TASK
 from avss_utils.dynamics import freezing
+from avss_utils.errors import UsageError
 from avss_utils.pruning import n_to_drop
 from avss_utils.retention import pick
 from avss_utils.rights import Rights, retention_rows
-from avss_utils.runs import Run, UsageError
+from avss_utils.run_folder import Run
 from avss_utils.statistics import Estimate
 from avss_utils.thresholds import crossings
 

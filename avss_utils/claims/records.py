@@ -3,14 +3,10 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from avss_utils.runs import (
-    Run,
-    UsageError,
-    open_record,
-    project_root,
-    record_folders,
-    renew_command,
-)
+from avss_utils.errors import UsageError
+from avss_utils.project import project_root
+from avss_utils.run_folder import Run, renew_command
+from avss_utils.runs import open_record, record_folders
 
 
 def recorded_models(records: str | Path, notebooks: Collection[str]) -> list[str]:

@@ -18,14 +18,7 @@ from avss_utils.corpora.loading import (
 from avss_utils.corpora.own import set_name
 from avss_utils.corpora.pairing import Pair, answer_type, false_against_false, irrelevant, paired
 from avss_utils.corpora.registry import SPECS
-from avss_utils.corpora.rows import (
-    Corpus,
-    OpenQuestion,
-    Question,
-    Text,
-    normalised,
-    split_rows,
-)
+from avss_utils.corpora.rows import Corpus, OpenQuestion, Question, Text, normalised, split_rows
 from avss_utils.corpora.sources import NowhereError
 from avss_utils.corpora.wordings import WORDINGS, answer_prompt, check_wording, prompt
 

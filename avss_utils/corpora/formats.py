@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from avss_utils.corpora.rows import Question, Text, digest, shuffled_question
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 STORY_END = "<|endoftext|>"
 DOCUMENT = re.compile(r'^<doc id="([^"]+)"[^\n]*>\n(.*?)^</doc>$', re.DOTALL | re.MULTILINE)

@@ -4,7 +4,7 @@ from avss_utils.corpora.own import SOURCE, SUFFIXES, is_own, own_corpus
 from avss_utils.corpora.registry import SPECS
 from avss_utils.corpora.rows import Corpus, split_rows
 from avss_utils.corpora.sources import Spec, load_corpus
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 STANDARD_SEED = 0
 

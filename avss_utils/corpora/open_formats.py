@@ -10,7 +10,7 @@ from pathlib import Path
 
 from avss_utils.corpora.formats import read_text, text_column
 from avss_utils.corpora.rows import OpenQuestion, digest, normalised, overlaps
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 CANDIDATE_COLUMNS = ("QuestionID", "Question", "Sentence", "Label")
 # NQ's and TriviaQA's machine-written false answers were cut at their first full stop.

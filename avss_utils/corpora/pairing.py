@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from avss_utils.corpora.rows import OpenQuestion, normalised, overlaps, position
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 NEIGHBOURS = 10  # on each side in the order of length: a borrowed answer is one of twice as many
 LONG = 6  # words; a longer answer is a sentence, whose type its question alone can tell

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 ARTICLES = {"a", "an", "the"}
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from avss_utils.corpora.own import is_own
 from avss_utils.corpora.registry import SPECS
 from avss_utils.corpora.rows import OpenQuestion, Question
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 # "answer-only" shows what a model does from its taste for an answer alone. The continuations'
 # plain prompt is nothing but the question, so a word has to stand in for what is left out.

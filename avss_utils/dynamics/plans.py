@@ -11,7 +11,7 @@ from avss_utils.dynamics.movement import UNIT
 from avss_utils.dynamics.tasks import Part
 from avss_utils.models import LoadedModel
 from avss_utils.pruning import as_drop, as_text, plan_lowest, plan_random
-from avss_utils.sensitivity import drop_losses
+from avss_utils.sensitivity.losses import drop_losses
 from avss_utils.statistics import Estimate, bootstrap
 
 BEFORE, AFTER, RANDOM, WHOLE_MODEL = "before", "after", "random", "nothing dropped"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from torch import nn
 
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
 
 COLUMNS = ["step", "block", "site", "measure", "value"]
 WHOLE = -1  # the block of what is measured on the whole model

@@ -14,8 +14,8 @@ from avss_utils.dynamics.plans import chosen, pruned_losses
 from avss_utils.dynamics.rows import FOLLOWED, SITES, WHOLE, Measure
 from avss_utils.dynamics.tasks import TuningTask, judged
 from avss_utils.dynamics.training import Recipe, fine_tune
+from avss_utils.errors import UsageError
 from avss_utils.models import LoadedModel
-from avss_utils.runs import UsageError
 
 PRUNED = "pruned loss"
 KEYS = ["step", "site", "measure"]
@@ -82,7 +82,7 @@ def tuned_rows(
     rows of the measure "pruned loss", of which the last three columns say by which plan
     (``plans.pruned_losses``; "" elsewhere).
     """
-    from avss_utils.dynamics.callback import StatsCallback  # with transformers' Trainer: seconds
+    from avss_utils.dynamics.callback import StatsCallback
 
     task, method, seed = one
     with TemporaryDirectory() as folder:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from avss_utils.blocks import checked_numbers, decoder_blocks, unwrapped
+from avss_utils.errors import UsageError
 from avss_utils.models import LoadedModel
-from avss_utils.runs import UsageError
-from avss_utils.sensitivity import Scored
+from avss_utils.sensitivity.losses import Scored
 from avss_utils.trainer import adapted, train_on
 
 METHODS = FULL, LORA = ("full", "lora")

@@ -11,9 +11,9 @@ from torch import nn
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from avss_utils import blocks as families
-from avss_utils.likelihood import log_probabilities, longest_first, pad
+from avss_utils.errors import UsageError
+from avss_utils.likelihood.passes import log_probabilities, longest_first, pad
 from avss_utils.progress import progress
-from avss_utils.runs import UsageError
 
 
 @dataclass(frozen=True)

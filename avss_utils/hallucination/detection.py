@@ -8,16 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from avss_utils.errors import UsageError
 from avss_utils.hallucination.contrasts import answer_sums, each_answer, log_variance
 from avss_utils.hallucination.tokens import AnswerTokens
-from avss_utils.project import UsageError
-from avss_utils.statistics import (
-    N_RESAMPLES,
-    Estimate,
-    limits,
-    resample_counts,
-    safe_ratio,
-)
+from avss_utils.statistics import N_RESAMPLES, Estimate, limits, resample_counts, safe_ratio
 
 
 def answer_features(

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from avss_utils.corpora import normalised
+from avss_utils.corpora.rows import normalised
 from avss_utils.hallucination.contrasts import eavss
 from avss_utils.hallucination.detection import (
     answer_features,

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from avss_utils.errors import UsageError
 from avss_utils.hallucination.study import SetStudy
-from avss_utils.runs import UsageError
-from avss_utils.sensitivity import Scored, choice_rows, leave_one_out
+from avss_utils.sensitivity.losses import Scored, leave_one_out
+from avss_utils.sensitivity.probe import choice_rows
 from avss_utils.statistics import N_RESAMPLES, limits, two_sided_p
 
 SIDE = 2  # blocks of lower and of higher rise that a block is compared with

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.blocks import remove_blocks
-from avss_utils.confidence import calibration_estimate, calibration_floor
+from avss_utils.confidence.errors import calibration_floor
+from avss_utils.confidence.intervals import calibration_estimate
 from avss_utils.hallucination.events import Events
 from avss_utils.hallucination.generated import ABSTAINED, FALSE, RIGHT, generated_answers
-from avss_utils.likelihood import score_choices
+from avss_utils.likelihood.choices import score_choices
 from avss_utils.statistics import Estimate, corrected_ratio, mean, ratio_of_means
 
 N_BINS = 15

@@ -5,7 +5,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from avss_utils.corpora import Corpus, answer_prompt, load_open, normalised, standard_split
+from avss_utils.corpora.loading import load_open, standard_split
+from avss_utils.corpora.rows import Corpus, normalised
+from avss_utils.corpora.wordings import answer_prompt
+from avss_utils.errors import UsageError
 from avss_utils.hallucination.detection import (
     answer_features,
     baseline_scores,
@@ -17,7 +20,6 @@ from avss_utils.hallucination.events import PLAIN, Events, events_of
 from avss_utils.hallucination.finders import Labels, flagged_blocks
 from avss_utils.hallucination.study import RELATIVE, SetStudy
 from avss_utils.hallucination.tokens import AnswerTokens, collect_answers
-from avss_utils.runs import UsageError
 
 SITE = "residual"
 

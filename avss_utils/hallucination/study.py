@@ -19,11 +19,7 @@ from avss_utils.hallucination.contrasts import (
 )
 from avss_utils.hallucination.events import FALSE_FALSE, IRRELEVANT, KINDS, PAIRED, Events
 from avss_utils.hallucination.halves import half_agreement, half_excess
-from avss_utils.hallucination.testing import (
-    Pairs,
-    contrast_intervals,
-    contrast_test,
-)
+from avss_utils.hallucination.testing import Pairs, contrast_intervals, contrast_test
 from avss_utils.hallucination.tokens import (
     AnswerTokens,
     absolute_limits,

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from avss_utils.claims import ANSWERS, CLAIMS, FINDINGS, QUESTIONS, Answer, Claim, Question
+from avss_utils.claims import FINDINGS
+from avss_utils.claims.papers import CLAIMS, Claim
+from avss_utils.claims.questions import ANSWERS, QUESTIONS, Answer, Question
 from avss_utils.claims.records import read_records
 from avss_utils.report import interval
-from avss_utils.runs import Run
+from avss_utils.run_folder import Run
 from avss_utils.statistics import Estimate
 from avss_utils.verdicts import Finding
 

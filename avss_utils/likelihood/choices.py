@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from avss_utils import blocks as families
+from avss_utils.errors import UsageError
 from avss_utils.likelihood.passes import (
     forward_logits,
     in_batches,
@@ -21,7 +22,6 @@ from avss_utils.likelihood.passes import (
     within_logits,
 )
 from avss_utils.progress import progress
-from avss_utils.runs import UsageError
 
 
 def score_choices(

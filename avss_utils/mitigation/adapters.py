@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from avss_utils.blocks import decoder_blocks
+from avss_utils.errors import UsageError
 from avss_utils.mitigation.arms import Arm, Recipe, rank_of
-from avss_utils.runs import UsageError
 from avss_utils.trainer import adapted
 
 

@@ -6,8 +6,8 @@ from math import lcm
 
 import numpy as np
 
+from avss_utils.errors import UsageError
 from avss_utils.mitigation.losses import CONTRASTS
-from avss_utils.runs import UsageError
 
 NEEDED = ("eavss top", "uniform")
 RANDOM = "random "  # how the names of random sets begin

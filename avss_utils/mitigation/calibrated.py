@@ -5,12 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from avss_utils.confidence import (
-    calibration_floor,
-    choice_confidence,
-    debiased_calibration_error,
-    temperature,
-)
+from avss_utils.confidence.choices import choice_confidence, temperature
+from avss_utils.confidence.errors import calibration_floor, debiased_calibration_error
 from avss_utils.hallucination.detection import mean_risks, pairs_won
 from avss_utils.mitigation.effects import CHOICES
 from avss_utils.mitigation.measures import as_scores

@@ -14,11 +14,13 @@ import pandas as pd
 
 from avss_utils.blocks import checked_numbers
 from avss_utils.checkpoint import check_target
-from avss_utils.corpora import Corpus, load_open, load_texts, split_rows, standard_split
+from avss_utils.corpora.loading import load_open, load_texts, standard_split
+from avss_utils.corpora.rows import Corpus, split_rows
 from avss_utils.devices import as_device
+from avss_utils.errors import UsageError
 from avss_utils.hallucination.events import PLAIN, Events, events_of
 from avss_utils.hallucination.prone import ProneScores
-from avss_utils.likelihood import choice_units
+from avss_utils.likelihood.choices import choice_units
 from avss_utils.mitigation.arms import Arm, Recipe
 from avss_utils.mitigation.judging import before_and_after
 from avss_utils.mitigation.measures import merged
@@ -27,7 +29,6 @@ from avss_utils.mitigation.saving import MARK, save_adapter
 from avss_utils.mitigation.training import Trained, train
 from avss_utils.models import load_model
 from avss_utils.pruning import as_text
-from avss_utils.runs import UsageError
 from avss_utils.windows import Window, text_windows
 
 LEARNED, STOPPED_BY, JUDGED = "learned from", "stopped by", "judged"

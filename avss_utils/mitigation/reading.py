@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from avss_utils import blocks as families
-from avss_utils.likelihood import ChoiceUnit, last_only, pad
+from avss_utils.errors import UsageError
+from avss_utils.likelihood.choices import ChoiceUnit
+from avss_utils.likelihood.passes import last_only, pad
 from avss_utils.mitigation.losses import Answers
-from avss_utils.runs import UsageError
 
 
 @dataclass(frozen=True)

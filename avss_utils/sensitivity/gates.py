@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from avss_utils import blocks as families
-from avss_utils.likelihood import last_only, left_padded, log_probabilities, longest_first
+from avss_utils.likelihood.passes import last_only, left_padded, log_probabilities, longest_first
 from avss_utils.progress import progress
 from avss_utils.sensitivity.losses import Scored
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from avss_utils import blocks as families
-from avss_utils.likelihood import (
+from avss_utils.errors import UsageError
+from avss_utils.likelihood.passes import (
     last_only,
     left_padded,
     log_probabilities,
@@ -19,7 +20,6 @@ from avss_utils.likelihood import (
     within_logits,
 )
 from avss_utils.progress import progress
-from avss_utils.runs import UsageError
 from avss_utils.windows import Window
 
 

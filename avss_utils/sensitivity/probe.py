@@ -11,8 +11,8 @@ import pandas as pd
 from torch import nn
 
 from avss_utils import blocks as families
-from avss_utils.likelihood import choice_units
-from avss_utils.runs import UsageError
+from avss_utils.errors import UsageError
+from avss_utils.likelihood.choices import choice_units
 from avss_utils.sensitivity.gates import gate_gradients
 from avss_utils.sensitivity.losses import DropLosses, Scored, greedy_path, leave_one_out
 

@@ -14,9 +14,9 @@ import pandas as pd
 
 from avss_utils.arms import parse_arm
 from avss_utils.block_stats import BlockStats, Moments
+from avss_utils.criteria import score_blocks
 from avss_utils.hallucination.generated import ABSTAINED, FALSE, RIGHT
 from avss_utils.hallucination.transfer import transfer_table
-from avss_utils.importance import score_blocks
 from avss_utils.mitigation.outcomes import UNTRAINED, Outcomes
 from avss_utils.pruning import (
     PruningPlan,
@@ -27,7 +27,7 @@ from avss_utils.pruning import (
     plan_random,
     plan_tail,
 )
-from avss_utils.runs import Run
+from avss_utils.run_folder import Run
 
 Table = pd.DataFrame
 PRUNING, THRESHOLDS = "01_avss_pruning", "04_pruning_thresholds"

@@ -15,10 +15,11 @@ import nbformat
 import pandas as pd
 
 from avss_utils.blocks import remove_blocks
-from avss_utils.corpora import set_name
+from avss_utils.corpora.own import set_name
+from avss_utils.errors import UsageError
 from avss_utils.models import LoadedModel, load_model
 from avss_utils.notebooks import notebook_path
-from avss_utils.runs import Run, UsageError
+from avss_utils.run_folder import Run
 
 DATA_DIR = "AVSS_DATA_DIR"
 SETTINGS = dict(records="", device="cpu", batch_tokens=2048, checkpoint="")
