@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from avss_utils import blocks as families
 from avss_utils.blocks import remove_blocks
 from avss_utils.errors import UsageError
-from avss_utils.project import plain_write_errors, removed_on_failure
 from avss_utils.pruning import PruningPlan
+from avss_utils.store.files import plain_write_errors, removed_on_failure
 
 
 def save_pruned(loaded, plan: PruningPlan, folder: Path, *, facts: dict) -> Path:

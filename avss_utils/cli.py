@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from avss_utils import commands, processes
+from avss_utils import commands
 from avss_utils.errors import UsageError
-from avss_utils.project import disk_reason
+from avss_utils.store import processes
+from avss_utils.store.files import disk_reason
 
 DEFAULT_MODEL = "smollm2-135m"
 ANSWERS = "sciq_open"  # embedded, with published false answers

@@ -10,8 +10,8 @@ import sys
 from collections import Counter
 from functools import cache, partial
 
-from avss_utils import processes
 from avss_utils.errors import UsageError
+from avss_utils.store import processes
 
 
 def score(arguments: argparse.Namespace) -> None:
@@ -153,10 +153,10 @@ def mitigate(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Execute notebooks with papermill."""
     from avss_utils.models import positions_of, short_name
-    from avss_utils.notebooks import execute, notebook_names, notebook_parameters, within
-    from avss_utils.progress import TERMINAL, terminal_name
-    from avss_utils.project import project_root
-    from avss_utils.sharing import end_with_owner, helpers, is_helper
+    from avss_utils.store.files import project_root
+    from avss_utils.store.notebooks import execute, notebook_names, notebook_parameters, within
+    from avss_utils.store.progress import TERMINAL, terminal_name
+    from avss_utils.store.sharing import end_with_owner, helpers, is_helper
 
     if is_helper():
         end_with_owner()
@@ -224,7 +224,7 @@ def assets(arguments: argparse.Namespace) -> None:
 def compare(arguments: argparse.Namespace) -> None:
     """Print what differs between two runs of a notebook."""
     from avss_utils.comparison import side_by_side
-    from avss_utils.runs import read_run
+    from avss_utils.store.runs import read_run
 
     first, second = map(read_run, arguments.runs)
     print(side_by_side(first, second))
@@ -233,8 +233,8 @@ def compare(arguments: argparse.Namespace) -> None:
 def verify(arguments: argparse.Namespace) -> int:
     """Print a row a table of every record of the model; 1 where any differs, else 0."""
     from avss_utils.models import short_name
-    from avss_utils.project import project_root
-    from avss_utils.runs import record_folders
+    from avss_utils.store.files import project_root
+    from avss_utils.store.runs import record_folders
     from avss_utils.verification.replay import model_on_cpu
     from avss_utils.verification.verifying import DIFFERS, HEAD, each_record
 

@@ -6,7 +6,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from avss_utils.claims import FINDINGS
 from avss_utils.report import with_interval
-from avss_utils.run_folder import Run
+from avss_utils.store.run_folder import Run
 from avss_utils.verdicts import ledger
 
 NOT_COMPARED = ("tables", "seconds")

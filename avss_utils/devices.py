@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from avss_utils.errors import UsageError
-from avss_utils.sharing import GPU_SHARE
+from avss_utils.store.sharing import GPU_SHARE
 
 DTYPES = {
     "float32": torch.float32,

@@ -20,7 +20,7 @@ from avss_utils.embedded import EMBEDDED, describe_models, prepare_model, safe_n
 from avss_utils.errors import UsageError
 from avss_utils.memory import check_memory, stored_parameters
 from avss_utils.origins import Origin, locate
-from avss_utils.project import file_sha256
+from avss_utils.store.files import file_sha256
 
 __all__ = [
     "EMBEDDED",

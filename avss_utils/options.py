@@ -13,9 +13,9 @@ from avss_utils.criteria import CRITERIA, wanted_options
 from avss_utils.errors import UsageError
 from avss_utils.hallucination.events import PLAIN, Events, set_events
 from avss_utils.hallucination.prone import ProneScores
-from avss_utils.processes import place
 from avss_utils.sensitivity.losses import Scored
 from avss_utils.sensitivity.probe import Sensitivity
+from avss_utils.store.processes import place
 from avss_utils.suites import check_names
 
 BULK_EPS = 1e-3  # where the share of entries below it still grows in proportion to it

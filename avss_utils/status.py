@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from avss_utils.run_folder import Run
-from avss_utils.runs import read_run, record_folders
+from avss_utils.store.run_folder import Run
+from avss_utils.store.runs import read_run, record_folders
 
 LIBRARIES = ("torch", "transformers", "datasets")
 UNKNOWN = "–"

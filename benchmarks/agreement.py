@@ -39,7 +39,7 @@ from avss_utils.evaluation import device_name
 from avss_utils.likelihood.choices import score_choices
 from avss_utils.likelihood.texts import window_likelihoods
 from avss_utils.models import load_model
-from avss_utils.project import project_root, provenance, write_csv, write_json
+from avss_utils.store.files import project_root, provenance, write_csv, write_json
 from avss_utils.windows import text_windows
 
 OUT = project_root() / "results" / "benchmarks"

@@ -25,7 +25,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from avss_utils.embedded import prepare_model
-from avss_utils.project import project_root, read_csv, write_csv
+from avss_utils.store.files import project_root, read_csv, write_csv
 
 NOTEBOOK = "01_avss_pruning"
 TIMED = {"costs": ["forward_seconds"]}

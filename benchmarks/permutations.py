@@ -17,7 +17,7 @@ from speed import OUT, broken_bounds, presented, value_row
 from avss_utils.evaluation import device_name
 from avss_utils.hallucination.contrasts import AnswerSums, GroupStats, group_stats
 from avss_utils.hallucination.testing import Pairs, contrast_test, log_ratios
-from avss_utils.project import provenance, write_csv, write_json
+from avss_utils.store.files import provenance, write_csv, write_json
 
 PART = "permutations"
 SECONDS = "1,000 permutations of 10,000 answers at 30 blocks, s"

@@ -18,8 +18,8 @@ from avss_utils.calibrations import scored_texts
 from avss_utils.evaluation import device_name
 from avss_utils.likelihood.passes import longest_first, pad
 from avss_utils.models import load_model
-from avss_utils.project import provenance, write_csv, write_json
 from avss_utils.sensitivity.losses import Scored, greedy_path, leave_one_out
+from avss_utils.store.files import provenance, write_csv, write_json
 
 PART = "search"
 PLAIN, OURS = "SLEB's own procedure", "shared prefixes"

@@ -17,8 +17,8 @@ import yaml
 
 from avss_utils.errors import UsageError
 from avss_utils.models import short_name
-from avss_utils.notebooks import notebook_names, notebook_path
 from avss_utils.status import finished_runs, model_table, run_table
+from avss_utils.store.notebooks import notebook_names, notebook_path
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = re.compile(r"/((?:notebooks|models)/[\w./-]+\.ipynb)(?:::|$)", re.MULTILINE)

@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from avss_utils import claims, figures, retention
-from avss_utils.runs import open_record
+from avss_utils.store.runs import open_record
 
 NAMES = {
     "avss": "AVSS as printed",

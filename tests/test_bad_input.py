@@ -18,14 +18,15 @@ from tiny import FAMILIES, save_tiny, tiny_tokenizer
 from tokenizers import Tokenizer, processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from avss_utils import checkpoint, cli, commands, memory, models, project
+from avss_utils import checkpoint, cli, commands, memory, models
 from avss_utils.errors import UsageError
 from avss_utils.memory import check_memory, gguf_parameters, stored_parameters
 from avss_utils.models import load_model
-from avss_utils.project import write_json
 from avss_utils.pruning import PruningPlan
-from avss_utils.run_folder import Run
-from avss_utils.runs import open_run
+from avss_utils.store import files as project
+from avss_utils.store.files import write_json
+from avss_utils.store.run_folder import Run
+from avss_utils.store.runs import open_run
 from avss_utils.suites import check_names
 
 ROOT = Path(__file__).parents[1]

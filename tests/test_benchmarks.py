@@ -12,8 +12,8 @@ import torch
 from tiny import FAMILIES
 
 from avss_utils.blocks import decoder_blocks
-from avss_utils.project import read_csv
 from avss_utils.sensitivity.losses import Scored, greedy_path
+from avss_utils.store.files import read_csv
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "results" / "benchmarks"

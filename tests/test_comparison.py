@@ -5,7 +5,7 @@ import pytest
 
 from avss_utils import cli
 from avss_utils.comparison import record_differences, side_by_side, table_differences
-from avss_utils.runs import open_run, read_run
+from avss_utils.store.runs import open_run, read_run
 
 MODEL = {"short": "tiny", "name": "Tiny", "weights_sha256": "aa"}
 TABLE = pd.DataFrame({"block": [0, 1, 2], "score": [0.5, 1.5, float("nan")], "arm": list("abc")})

@@ -16,7 +16,7 @@ from avss_utils.corpora.loading import load_texts
 from avss_utils.devices import replayed
 from avss_utils.likelihood.choices import PromptPass
 from avss_utils.likelihood.passes import forward_logits, left_padded
-from avss_utils.sharing import GPU_SHARE
+from avss_utils.store.sharing import GPU_SHARE
 
 PADDED = [(tuple(range(5, 38)), 3), (tuple(range(7, 31)), 3), (tuple(range(9, 14)), 3)]
 

@@ -16,9 +16,9 @@ from avss_utils.dynamics.tasks import Part, TuningTask, row_losses
 from avss_utils.dynamics.training import Recipe, fine_tune
 from avss_utils.errors import UsageError
 from avss_utils.models import LoadedModel
-from avss_utils.project import read_csv, write_csv
 from avss_utils.pruning import as_drop
 from avss_utils.sensitivity.losses import Scored
+from avss_utils.store.files import read_csv, write_csv
 
 N = 6
 

@@ -24,8 +24,8 @@ from avss_utils.dynamics.tasks import (
 from avss_utils.dynamics.training import METHODS, Recipe, fine_tune
 from avss_utils.errors import UsageError
 from avss_utils.models import LoadedModel
-from avss_utils.project import read_csv
 from avss_utils.sensitivity.losses import Scored
+from avss_utils.store.files import read_csv
 from avss_utils.trainer import collate
 
 PATTERN = (5, 9, 7, 30, 11, 40)

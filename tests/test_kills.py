@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avss_utils import project, runs
 from avss_utils.errors import UsageError
-from avss_utils.runs import open_record, open_run
+from avss_utils.store import files as project
+from avss_utils.store import runs
+from avss_utils.store.runs import open_record, open_run
 
 MODEL = {"short": "tiny", "weights_sha256": "aa"}
 N_KEYS = 6

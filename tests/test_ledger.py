@@ -24,10 +24,10 @@ from avss_utils.architectures.family import read_family
 from avss_utils.claims import questions
 from avss_utils.errors import UsageError
 from avss_utils.ledger import figure
-from avss_utils.notebooks import execute, notebook_names
-from avss_utils.run_folder import Run
-from avss_utils.runs import open_run
 from avss_utils.statistics import Estimate
+from avss_utils.store.notebooks import execute, notebook_names
+from avss_utils.store.run_folder import Run
+from avss_utils.store.runs import open_run
 from avss_utils.verdicts import finding
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,7 +15,7 @@ from avss_utils.mitigation.arms import Arm
 from avss_utils.mitigation.bench import MC1_UNASKED, UNASKED, Bench
 from avss_utils.mitigation.cells import as_cells, as_shares
 from avss_utils.mitigation.outcomes import TYPICAL, UNTRAINED, Outcomes
-from avss_utils.project import read_csv, write_csv
+from avss_utils.store.files import read_csv, write_csv
 from avss_utils.suites import Suite
 from avss_utils.windows import Window
 

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from avss_utils import notebooks
 from avss_utils.embedded import EMBEDDED
 from avss_utils.errors import UsageError
-from avss_utils.notebooks import (
+from avss_utils.store import notebooks
+from avss_utils.store.notebooks import (
     LOCATION,
     PROFILES,
     check_parameters,

@@ -15,9 +15,10 @@ import pytest
 import torch
 from tiny import FAMILIES, save_tiny
 
-from avss_utils import cli, options, processes
+from avss_utils import cli, options
 from avss_utils.activations import SITES, collect_block_stats
 from avss_utils.errors import UsageError
+from avss_utils.store import processes
 
 TESTS = Path(__file__).resolve().parent
 WHOLE = dict(sites=SITES, eps=(1e-3, 0.1), pooled=True, histogram=True, spans=(1, 2))

@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avss_utils import cli, run_folder, runs
+from avss_utils import cli
 from avss_utils.errors import UsageError
-from avss_utils.project import cache_dir, file_sha256, project_root, provenance, write_json
-from avss_utils.run_folder import Run, renew_command
-from avss_utils.runs import open_record, open_run, run_key
+from avss_utils.store import run_folder, runs
+from avss_utils.store.files import cache_dir, file_sha256, project_root, provenance, write_json
+from avss_utils.store.run_folder import Run, renew_command
+from avss_utils.store.runs import open_record, open_run, run_key
 
 NOTEBOOK = "01_avss_pruning"
 MODEL = {"short": "tiny", "name": "Tiny", "weights_sha256": "aa", "bos": None, "chat_template": "b"}

@@ -14,8 +14,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from test_kills import empty_project, in_child  # noqa: F401  a fixture for every test here
 
-from avss_utils import cli, sharing
-from avss_utils.runs import open_record, open_run
+from avss_utils import cli
+from avss_utils.store import sharing
+from avss_utils.store.runs import open_record, open_run
 
 N_KEYS = 8
 

@@ -24,7 +24,7 @@ from avss_utils.hallucination.events import events_of
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.importance import floored_sparsity
 from avss_utils.models import LoadedModel
-from avss_utils.project import read_csv
+from avss_utils.store.files import read_csv
 
 DROPOUT = {
     "gpt2": dict(resid_pdrop=0.3, attn_pdrop=0.3, embd_pdrop=0.3),

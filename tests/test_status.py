@@ -9,7 +9,7 @@ import pytest
 from avss_utils import status
 from avss_utils.embedded import EMBEDDED
 from avss_utils.errors import UsageError
-from avss_utils.runs import open_run
+from avss_utils.store.runs import open_run
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = ROOT / "results" / "full"

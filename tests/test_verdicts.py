@@ -13,8 +13,8 @@ from avss_utils import claims, retention
 from avss_utils.claims import mechanisms, mitigation
 from avss_utils.mitigation.cells import as_cells
 from avss_utils.mitigation.outcomes import Outcomes
-from avss_utils.runs import open_record
 from avss_utils.statistics import Estimate, proportion
+from avss_utils.store.runs import open_record
 from avss_utils.verdicts import (
     CANNOT_BE_TESTED,
     NOT_REPRODUCED,

@@ -13,8 +13,8 @@ import pytest
 
 from avss_utils import cli
 from avss_utils.errors import UsageError
-from avss_utils.project import content_sha256, read_csv, write_csv
-from avss_utils.runs import open_run
+from avss_utils.store.files import content_sha256, read_csv, write_csv
+from avss_utils.store.runs import open_run
 from avss_utils.verification import replay as replaying
 from avss_utils.verification import verifying
 from avss_utils.verification.comparing import TOLERANCES, Comparison

@@ -10,7 +10,7 @@ import yaml
 
 from avss_utils.blocks import decoder_blocks
 from avss_utils.errors import UsageError
-from avss_utils.project import project_root
+from avss_utils.store.files import project_root
 
 LLAMA, OLMO2, GPT2 = "llama", "olmo2", "gpt2"
 KINDS = (LLAMA, OLMO2, GPT2)

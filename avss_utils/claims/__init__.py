@@ -36,7 +36,7 @@ from avss_utils.claims.thresholds import (
     RATE_FALL,
     SMALL_EFFECT,
 )
-from avss_utils.run_folder import Run
+from avss_utils.store.run_folder import Run
 from avss_utils.verdicts import Finding
 
 FINDINGS: dict[str, Callable[[Run], list[Finding]]] = {

@@ -8,8 +8,8 @@ from avss_utils.hallucination.events import PAIRED
 from avss_utils.hallucination.pruned import CHANCE, plan_table
 from avss_utils.retention import BASELINE, pick
 from avss_utils.rights import plan_name
-from avss_utils.run_folder import Run
 from avss_utils.statistics import Estimate
+from avss_utils.store.run_folder import Run
 from avss_utils.verdicts import Finding, finding
 
 

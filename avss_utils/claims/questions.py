@@ -19,8 +19,8 @@ from avss_utils.errors import UsageError
 from avss_utils.pruning import n_to_drop
 from avss_utils.retention import pick
 from avss_utils.rights import Rights, retention_rows
-from avss_utils.run_folder import Run
 from avss_utils.statistics import Estimate
+from avss_utils.store.run_folder import Run
 from avss_utils.thresholds import crossings
 
 ABOVE, BELOW, UNDECIDED, UNTOLD = "above", "below", "undecided", "cannot be told"

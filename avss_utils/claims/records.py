@@ -4,9 +4,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from avss_utils.errors import UsageError
-from avss_utils.project import project_root
-from avss_utils.run_folder import Run, renew_command
-from avss_utils.runs import open_record, record_folders
+from avss_utils.store.files import project_root
+from avss_utils.store.run_folder import Run, renew_command
+from avss_utils.store.runs import open_record, record_folders
 
 
 def recorded_models(records: str | Path, notebooks: Collection[str]) -> list[str]:

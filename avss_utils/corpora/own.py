@@ -14,7 +14,7 @@ from avss_utils.corpora import formats
 from avss_utils.corpora.rows import Corpus, OpenQuestion, Question, Text, digest, shuffled_question
 from avss_utils.corpora.sources import parse_records
 from avss_utils.errors import UsageError
-from avss_utils.project import file_sha256
+from avss_utils.store.files import file_sha256
 
 TEXT_SUFFIXES = (".txt", ".jsonl", ".csv")
 QUESTION_SUFFIXES = (".jsonl", ".csv")

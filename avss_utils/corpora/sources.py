@@ -12,7 +12,7 @@ from pathlib import Path
 from avss_utils.corpora.rows import Corpus, without_duplicates
 from avss_utils.embedded import package_path
 from avss_utils.errors import UsageError
-from avss_utils.project import file_sha256
+from avss_utils.store.files import file_sha256
 
 
 @dataclass(frozen=True)

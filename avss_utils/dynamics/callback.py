@@ -21,7 +21,7 @@ from avss_utils.dynamics.looking import undisturbed
 from avss_utils.dynamics.rows import COLUMNS, FOLLOWED, N_STEPS, SITES, WHOLE, Measure, log_steps
 from avss_utils.errors import UsageError
 from avss_utils.importance import floored_sparsity
-from avss_utils.project import read_csv, write_csv
+from avss_utils.store.files import read_csv, write_csv
 
 
 class StatsCallback(TrainerCallback):

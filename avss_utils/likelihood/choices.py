@@ -21,7 +21,7 @@ from avss_utils.likelihood.passes import (
     pad,
     within_logits,
 )
-from avss_utils.progress import progress
+from avss_utils.store.progress import progress
 
 
 def score_choices(

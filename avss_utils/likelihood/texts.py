@@ -8,7 +8,7 @@ from torch import nn
 
 from avss_utils import blocks as families
 from avss_utils.likelihood.passes import forward_logits, log_probabilities, longest_first, pad
-from avss_utils.progress import progress
+from avss_utils.store.progress import progress
 from avss_utils.windows import Window, text_windows
 
 

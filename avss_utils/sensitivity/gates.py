@@ -9,8 +9,8 @@ from torch import nn
 
 from avss_utils import blocks as families
 from avss_utils.likelihood.passes import last_only, left_padded, log_probabilities, longest_first
-from avss_utils.progress import progress
 from avss_utils.sensitivity.losses import Scored
+from avss_utils.store.progress import progress
 
 
 def gate_gradients(model: nn.Module, rows: Sequence[Scored], *, batch_tokens: int) -> np.ndarray:

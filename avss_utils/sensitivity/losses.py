@@ -19,7 +19,7 @@ from avss_utils.likelihood.passes import (
     longest_first,
     within_logits,
 )
-from avss_utils.progress import progress
+from avss_utils.store.progress import progress
 from avss_utils.windows import Window
 
 

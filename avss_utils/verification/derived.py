@@ -27,7 +27,7 @@ from avss_utils.pruning import (
     plan_random,
     plan_tail,
 )
-from avss_utils.run_folder import Run
+from avss_utils.store.run_folder import Run
 
 Table = pd.DataFrame
 PRUNING, THRESHOLDS = "01_avss_pruning", "04_pruning_thresholds"

@@ -18,8 +18,8 @@ from avss_utils.blocks import remove_blocks
 from avss_utils.corpora.own import set_name
 from avss_utils.errors import UsageError
 from avss_utils.models import LoadedModel, load_model
-from avss_utils.notebooks import notebook_path
-from avss_utils.run_folder import Run
+from avss_utils.store.notebooks import notebook_path
+from avss_utils.store.run_folder import Run
 
 DATA_DIR = "AVSS_DATA_DIR"
 SETTINGS = dict(records="", device="cpu", batch_tokens=2048, checkpoint="")

@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 import yaml
 
-from avss_utils.project import project_root
 from avss_utils.pruning import as_text
-from avss_utils.run_folder import Run
-from avss_utils.runs import run_key
+from avss_utils.store.files import project_root
+from avss_utils.store.run_folder import Run
+from avss_utils.store.runs import run_key
 from avss_utils.verification import derived, forms
 from avss_utils.verification.comparing import Comparison, Finding
 from avss_utils.verification.replay import away, replay

@@ -14,7 +14,7 @@ from conftest import serving, window
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from avss_utils.notebooks import execute
+from avss_utils.store.notebooks import execute
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "smollm2-135m"

@@ -11,7 +11,7 @@ import nbformat
 import yaml
 
 from avss_utils.errors import UsageError
-from avss_utils.project import plain_write_errors, project_root
+from avss_utils.store.files import plain_write_errors, project_root
 
 PROFILES = ("smoke", "quick", "full")
 SHARES = ("drop_ratio",)

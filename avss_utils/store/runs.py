@@ -10,9 +10,9 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from avss_utils import locks, sharing
 from avss_utils.errors import UsageError
-from avss_utils.project import (
+from avss_utils.store import locks, sharing
+from avss_utils.store.files import (
     cache_dir,
     file_sha256,
     plain_write_errors,
@@ -20,7 +20,7 @@ from avss_utils.project import (
     provenance,
     write_json,
 )
-from avss_utils.run_folder import Run, read_record, renew_command
+from avss_utils.store.run_folder import Run, read_record, renew_command
 
 __all__ = [
     "Run",

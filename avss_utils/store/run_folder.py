@@ -16,10 +16,9 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from avss_utils import locks, sharing
 from avss_utils.errors import UsageError
-from avss_utils.progress import progress
-from avss_utils.project import (
+from avss_utils.store import locks, sharing
+from avss_utils.store.files import (
     compress,
     content_sha256,
     plain_write_errors,
@@ -28,6 +27,7 @@ from avss_utils.project import (
     write_csv,
     write_json,
 )
+from avss_utils.store.progress import progress
 
 LARGE = 200_000  # bytes of a table from which it is gzipped in a finished run
 
