@@ -109,7 +109,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from avss_utils.evaluation import judge_answers, judge_texts
     from avss_utils.models import load_model
     from avss_utils.pruning import as_drop, as_text
-    from avss_utils.retention import BASELINE, question_estimates, text_estimates
+    from avss_utils.stats.retention import BASELINE, question_estimates, text_estimates
     from avss_utils.suites import build_suite, check_names
 
     drop = as_drop(arguments.drop)

@@ -9,9 +9,9 @@ import pandas as pd
 
 from avss_utils.blocks import remove_blocks
 from avss_utils.evaluation import for_evaluation, judge_texts
-from avss_utils.retention import BASELINE
 from avss_utils.rights import Rights, as_numbers, plan_name, plans_to_judge, right_rows
 from avss_utils.sensitivity.losses import Scored
+from avss_utils.stats.retention import BASELINE
 from avss_utils.suites import Suite
 from avss_utils.trainer import adapted, train_on
 from avss_utils.windows import Window

@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 
-from avss_utils.profiles import (
+from avss_utils.sensitivity.probe import Sensitivity
+from avss_utils.stats.block_profiles import (
     autoregressive_p,
     correlation_interval,
     partial_rank,
     rank_correlation,
 )
-from avss_utils.sensitivity.probe import Sensitivity
-from avss_utils.statistics import Estimate
+from avss_utils.stats.resampling import Estimate
 
 
 def loss_table(sensitivity: Sensitivity) -> pd.DataFrame:

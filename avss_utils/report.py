@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
-from avss_utils.statistics import Estimate
+from avss_utils.stats.resampling import Estimate
 
 _IN_BRACKETS = re.compile(r"(?<=,) (?=[−∞\d.,e]+\])")
 _BEFORE_BRACKETS = re.compile(r"(?<=\S) (?=\[)")

@@ -8,8 +8,8 @@ import pandas as pd
 
 from avss_utils.evaluation import judge_answers
 from avss_utils.pruning import as_drop
-from avss_utils.retention import BASELINE
-from avss_utils.statistics import N_RESAMPLES, limits, mean, resample_counts, safe_ratio
+from avss_utils.stats.resampling import N_RESAMPLES, limits, mean, resample_counts, safe_ratio
+from avss_utils.stats.retention import BASELINE
 from avss_utils.suites import Suite
 
 

@@ -10,10 +10,10 @@ import pandas as pd
 from avss_utils.activations import collect_block_stats
 from avss_utils.arms import Calibration, plan_arm
 from avss_utils.pruning import as_drop, as_text, plan_random
-from avss_utils.retention import BASELINE, text_estimates
 from avss_utils.rights import Rights, plan_name, weights_of
 from avss_utils.sensitivity.losses import Scored, drop_losses
 from avss_utils.sensitivity.probe import Sensitivity
+from avss_utils.stats.retention import BASELINE, text_estimates
 
 
 def curve_plans(

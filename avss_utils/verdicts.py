@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from avss_utils.statistics import Estimate
+from avss_utils.stats.resampling import Estimate
 
 REPRODUCED = "reproduced"
 NOT_REPRODUCED = "not reproduced"

@@ -22,7 +22,7 @@ from avss_utils.hallucination.events import PAIRED
 from avss_utils.models import LoadedModel, load_model
 from avss_utils.sensitivity.losses import Scored
 from avss_utils.sensitivity.probe import Sensitivity
-from avss_utils.statistics import Estimate
+from avss_utils.stats.resampling import Estimate
 
 SIZES = study.Sizes(
     n_asked=6,

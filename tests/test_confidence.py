@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from avss_utils.confidence.choices import choice_confidence, temperature
-from avss_utils.confidence.errors import (
+from avss_utils.stats.calibration import (
     brier_score,
     calibration_floor,
     debiased_calibration_error,
     expected_calibration_error,
     reliability_bins,
 )
-from avss_utils.confidence.intervals import calibration_estimate, paired_calibration_change
+from avss_utils.stats.calibration_intervals import calibration_estimate, paired_calibration_change
+from avss_utils.stats.choice_confidence import choice_confidence, temperature
 
 
 def test_by_hand():

@@ -6,18 +6,17 @@ from sklearn.metrics import roc_auc_score
 from test_contrasts import EPS, made_tokens
 
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.detection import (
-    answer_features,
+from avss_utils.hallucination.tokens import AnswerTokens
+from avss_utils.scores.answer_features import answer_features, baseline_scores
+from avss_utils.stats.detection import (
     aurc_estimate,
     auroc_estimate,
-    baseline_scores,
     detect,
     detection_table,
     fit_detector,
     risk_coverage,
 )
-from avss_utils.hallucination.tokens import AnswerTokens
-from avss_utils.statistics import limits, resample_counts
+from avss_utils.stats.resampling import limits, resample_counts
 
 BY_HAND = np.array([1.0, 2.0, 2.0, 3.0]), np.array([False, True, False, True])
 

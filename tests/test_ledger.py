@@ -24,7 +24,7 @@ from avss_utils.architectures.family import read_family
 from avss_utils.claims import questions
 from avss_utils.errors import UsageError
 from avss_utils.ledger import figure
-from avss_utils.statistics import Estimate
+from avss_utils.stats.resampling import Estimate
 from avss_utils.store.notebooks import execute, notebook_names
 from avss_utils.store.run_folder import Run
 from avss_utils.store.runs import open_run

@@ -9,9 +9,9 @@ import pytest
 from tiny import FAMILIES
 
 from avss_utils import forensics, mechanisms, thresholds
-from avss_utils.profiles import correlation_interval, partial_rank
 from avss_utils.sensitivity.losses import DropLosses, Scored
 from avss_utils.sensitivity.probe import Sensitivity
+from avss_utils.stats.block_profiles import correlation_interval, partial_rank
 
 N = 20
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from test_mitigation import LEARNT, RECIPE, events_of_animals, loaded
 
-from avss_utils.confidence.errors import expected_calibration_error
 from avss_utils.corpora.rows import Question
-from avss_utils.hallucination.detection import risk_coverage
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.mitigation import calibrated, costs, effects, measures, study
 from avss_utils.mitigation.arms import Arm
 from avss_utils.mitigation.bench import MC1_UNASKED, UNASKED, Bench
 from avss_utils.mitigation.cells import as_cells, as_shares
 from avss_utils.mitigation.outcomes import TYPICAL, UNTRAINED, Outcomes
+from avss_utils.stats.calibration import expected_calibration_error
+from avss_utils.stats.detection import risk_coverage
 from avss_utils.store.files import read_csv, write_csv
 from avss_utils.suites import Suite
 from avss_utils.windows import Window

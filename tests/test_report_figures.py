@@ -17,9 +17,9 @@ from IPython.display import HTML
 from matplotlib.colors import same_color
 
 from avss_utils import figures, report
-from avss_utils.confidence.errors import reliability_bins
 from avss_utils.report import as_html, budget, glue, interval, number, with_interval
-from avss_utils.statistics import Estimate
+from avss_utils.stats.calibration import reliability_bins
+from avss_utils.stats.resampling import Estimate
 
 PREFIX = "application/papermill.record/"
 NAN, INF = np.nan, np.inf

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avss_utils.retention import (
+from avss_utils.stats.retention import (
     NOT_MEASURED,
     auroc,
     over_pruned,

@@ -16,13 +16,6 @@ from avss_utils import cli, models, options
 from avss_utils.corpora.loading import load_open
 from avss_utils.corpora.wordings import answer_prompt
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.detection import (
-    answer_features,
-    auroc_estimate,
-    baseline_scores,
-    detect,
-    fit_detector,
-)
 from avss_utils.hallucination.events import PAIRED, events_of, set_events
 from avss_utils.hallucination.finders import flagged_blocks
 from avss_utils.hallucination.prone import ProneScores
@@ -30,6 +23,8 @@ from avss_utils.hallucination.scoring import AnswerDetector, other_questions, se
 from avss_utils.hallucination.study import SetStudy
 from avss_utils.hallucination.tokens import collect_answers, relative_limits
 from avss_utils.models import load_model
+from avss_utils.scores.answer_features import answer_features, baseline_scores
+from avss_utils.stats.detection import auroc_estimate, detect, fit_detector
 
 SIZES = dict(eps=1e-5, ratio=1e-3, batch_tokens=2048)
 WORDS = ["".join(letters) for letters in itertools.permutations("abcde", 3)]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from avss_utils.profiles import autoregressive_p, rank_correlation
-from avss_utils.statistics import (
+from avss_utils.stats.block_profiles import autoregressive_p, rank_correlation
+from avss_utils.stats.resampling import (
     Estimate,
     against_null,
     bootstrap,

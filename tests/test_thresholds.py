@@ -7,10 +7,11 @@ import torch
 from handmade import EPS, random_states, stats_of
 from tiny import FAMILIES
 
-from avss_utils import retention, rights, stability, thresholds
+from avss_utils import rights, stability, thresholds
 from avss_utils.activations import collect_block_stats
-from avss_utils.profiles import kendall_w
 from avss_utils.pruning import as_drop
+from avss_utils.stats import retention
+from avss_utils.stats.block_profiles import kendall_w
 
 
 def rights_of(rows: dict[str, str], n_choices: int = 4) -> rights.Rights:

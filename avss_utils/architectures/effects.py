@@ -7,7 +7,7 @@ import pandas as pd
 
 from avss_utils.architectures.family import GPT2, OLMO2, Architecture
 from avss_utils.errors import UsageError
-from avss_utils.statistics import LEVEL, Estimate
+from avss_utils.stats.resampling import LEVEL, Estimate
 
 DEPTH, WIDTH, SIZE = "log2 depth", "log2 width", "log2 parameters"
 # what a row of the family may differ in beside its size

@@ -17,7 +17,7 @@ from avss_utils.embedded import EMBEDDED, package_path
 from avss_utils.hallucination.contrasts import eavss, group_stats, hsav, hss
 from avss_utils.hallucination.events import PAIRED, PLAIN, Events, set_events
 from avss_utils.hallucination.study import PRIMARY, SetStudy
-from avss_utils.statistics import limits, two_sided_p
+from avss_utils.stats.resampling import limits, two_sided_p
 
 SCORES = HSAV, HSS, EAVSS = "HSAV", "HSS", "EAVSS"
 PLACES = CENTRE, HIGHEST = "centre", "highest"

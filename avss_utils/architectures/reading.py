@@ -9,8 +9,8 @@ from avss_utils.architectures import effects
 from avss_utils.architectures.facts import HELD_OUT, KNOWN, RARE
 from avss_utils.architectures.family import Architecture
 from avss_utils.architectures.peaks import CENTRE, EAVSS, PLACES, SCORES, places
-from avss_utils.retention import pick
-from avss_utils.statistics import Estimate
+from avss_utils.stats.resampling import Estimate
+from avss_utils.stats.retention import pick
 
 BEYOND = "beyond shuffled"
 PRIMARY = f"hallucination, {HELD_OUT}"

@@ -6,9 +6,9 @@ from avss_utils.claims.thresholds import CLAIMED_ARM, KEPT, LEVEL, SMALL_EFFECT
 from avss_utils.corpora.own import set_name
 from avss_utils.hallucination.events import PAIRED
 from avss_utils.hallucination.pruned import CHANCE, plan_table
-from avss_utils.retention import BASELINE, pick
 from avss_utils.rights import plan_name
-from avss_utils.statistics import Estimate
+from avss_utils.stats.resampling import Estimate
+from avss_utils.stats.retention import BASELINE, pick
 from avss_utils.store.run_folder import Run
 from avss_utils.verdicts import Finding, finding
 

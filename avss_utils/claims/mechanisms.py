@@ -2,8 +2,8 @@
 
 from avss_utils.claims.thresholds import FEWEST_BLOCKS
 from avss_utils.mechanisms import correlations, of_criterion
-from avss_utils.retention import text_gap
 from avss_utils.rights import plan_name
+from avss_utils.stats.retention import text_gap
 from avss_utils.store.run_folder import Run
 from avss_utils.verdicts import Finding, finding
 

@@ -8,7 +8,7 @@ from avss_utils.claims.thresholds import ERROR_BINS, ERROR_FALL, GUIDED, LEVEL, 
 from avss_utils.corpora.own import set_name
 from avss_utils.mitigation.effects import detectable, error_fall, mean_change, own_fall, rank_among
 from avss_utils.mitigation.outcomes import TYPICAL, UNTRAINED, Outcomes
-from avss_utils.statistics import Estimate, against_null, proportion
+from avss_utils.stats.resampling import Estimate, against_null, proportion
 from avss_utils.store.run_folder import Run
 from avss_utils.verdicts import Finding, finding
 

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from avss_utils.claims.thresholds import BYTE_ENTROPY, CLAIMED_ARM, KEPT, LEVEL, PRIMARY_TASK
-from avss_utils.retention import BASELINE, SENTIMENT, pick, question_estimates, text_estimates
-from avss_utils.statistics import against_null
+from avss_utils.stats.resampling import against_null
+from avss_utils.stats.retention import BASELINE, SENTIMENT, pick, question_estimates, text_estimates
 from avss_utils.store.run_folder import Run
 from avss_utils.verdicts import Finding, finding
 

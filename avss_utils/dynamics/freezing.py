@@ -12,7 +12,7 @@ from avss_utils.dynamics.training import Recipe, fine_tune
 from avss_utils.errors import UsageError
 from avss_utils.models import LoadedModel
 from avss_utils.pruning import as_drop, as_text, plan_random
-from avss_utils.statistics import N_RESAMPLES, Estimate, limits
+from avss_utils.stats.resampling import N_RESAMPLES, Estimate, limits
 
 NONE, MOST, LEAST, RANDOM, START = "none", "most moved", "least moved", "random", "untrained"
 LOSS, CHOICE = "loss", "choice"

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.dynamics.rows import WHOLE
-from avss_utils.profiles import autoregressive_p, kendall_w, rank_correlation
+from avss_utils.stats.block_profiles import autoregressive_p, kendall_w, rank_correlation
 
 UNIT = ["task", "method", "seed"]  # what names one training in a table of several
 WEIGHTS = "weights"

@@ -12,7 +12,7 @@ from avss_utils.dynamics.tasks import Part
 from avss_utils.models import LoadedModel
 from avss_utils.pruning import as_drop, as_text, plan_lowest, plan_random
 from avss_utils.sensitivity.losses import drop_losses
-from avss_utils.statistics import Estimate, bootstrap
+from avss_utils.stats.resampling import Estimate, bootstrap
 
 BEFORE, AFTER, RANDOM, WHOLE_MODEL = "before", "after", "random", "nothing dropped"
 

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from avss_utils.hallucination.tokens import AnswerTokens
 from avss_utils.importance import normalised
-from avss_utils.statistics import Estimate
+from avss_utils.stats.resampling import Estimate
 
 TOKENS = ("all", "last", "skip-first", "matched")
 

@@ -5,12 +5,6 @@ import pandas as pd
 
 from avss_utils.corpora.rows import normalised
 from avss_utils.hallucination.contrasts import eavss
-from avss_utils.hallucination.detection import (
-    answer_features,
-    baseline_scores,
-    detect,
-    fit_detector,
-)
 from avss_utils.hallucination.events import PAIRED
 from avss_utils.hallucination.probes import (
     held_out_scores,
@@ -19,6 +13,8 @@ from avss_utils.hallucination.probes import (
     training_rows,
 )
 from avss_utils.hallucination.study import ABSOLUTE, PRIMARY, RELATIVE, SetStudy
+from avss_utils.scores.answer_features import answer_features, baseline_scores
+from avss_utils.stats.detection import detect, fit_detector
 
 FLAGGED, AT_RANDOM, ALL = "flagged blocks", "random blocks", "all blocks"
 PROBE, SPREAD = "probe, middle block", "hidden score, middle block"

@@ -5,8 +5,8 @@ import pandas as pd
 
 from avss_utils.hallucination.contrasts import READINGS, AnswerSums, eavss, every_eavss
 from avss_utils.hallucination.testing import AT_ONCE, Pairs
-from avss_utils.profiles import rank_correlation
-from avss_utils.statistics import Estimate, limits, moved_onto, resample_counts
+from avss_utils.stats.block_profiles import rank_correlation
+from avss_utils.stats.resampling import Estimate, limits, moved_onto, resample_counts
 
 
 def half_agreement(

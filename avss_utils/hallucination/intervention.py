@@ -14,10 +14,9 @@ from avss_utils.errors import UsageError
 from avss_utils.hallucination.study import SetStudy
 from avss_utils.sensitivity.losses import Scored, leave_one_out
 from avss_utils.sensitivity.probe import choice_rows
-from avss_utils.statistics import N_RESAMPLES, limits, two_sided_p
+from avss_utils.stats.resampling import DETECTABLE, N_RESAMPLES, limits, two_sided_p
 
 SIDE = 2  # blocks of lower and of higher rise that a block is compared with
-DETECTABLE = 2.8  # standard errors: 1.96 for two-sided 5 % and 0.84 for 80 % power
 
 
 def answer_losses(

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from avss_utils.hallucination.detection import auroc_estimate
-from avss_utils.profiles import autoregressive_p, rank_correlation
+from avss_utils.stats.block_profiles import autoregressive_p, rank_correlation
+from avss_utils.stats.detection import auroc_estimate
 
 PENALTY = 1.0  # a training answer: as strong as the features' own variance
 

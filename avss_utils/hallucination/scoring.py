@@ -9,17 +9,12 @@ from avss_utils.corpora.loading import load_open, standard_split
 from avss_utils.corpora.rows import Corpus, normalised
 from avss_utils.corpora.wordings import answer_prompt
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.detection import (
-    answer_features,
-    baseline_scores,
-    detect,
-    detection_table,
-    fit_detector,
-)
 from avss_utils.hallucination.events import PLAIN, Events, events_of
 from avss_utils.hallucination.finders import Labels, flagged_blocks
 from avss_utils.hallucination.study import RELATIVE, SetStudy
 from avss_utils.hallucination.tokens import AnswerTokens, collect_answers
+from avss_utils.scores.answer_features import answer_features, baseline_scores
+from avss_utils.stats.detection import detect, detection_table, fit_detector
 
 SITE = "residual"
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from avss_utils.statistics import limits, resample_counts
+from avss_utils.stats.resampling import limits, resample_counts
 
 
 def strata(lengths: np.ndarray, difficulty: np.ndarray, *, n_parts: int = 3) -> np.ndarray:

@@ -14,7 +14,7 @@ from avss_utils.hallucination.contrasts import (
     group_stats,
     log_variance,
 )
-from avss_utils.statistics import resample_counts, two_sided_p
+from avss_utils.stats.resampling import resample_counts, two_sided_p
 
 AT_ONCE = 200  # permutations in one product of matrices
 

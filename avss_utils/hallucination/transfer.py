@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.hallucination.study import SetStudy
-from avss_utils.profiles import rank_correlation
-from avss_utils.statistics import against_null
+from avss_utils.stats.block_profiles import rank_correlation
+from avss_utils.stats.resampling import against_null
 
 
 def study_transfer(

@@ -5,9 +5,6 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from avss_utils.confidence.choices import choice_confidence, temperature
-from avss_utils.confidence.errors import calibration_floor, debiased_calibration_error
-from avss_utils.hallucination.detection import mean_risks, pairs_won
 from avss_utils.mitigation.effects import CHOICES
 from avss_utils.mitigation.measures import as_scores
 from avss_utils.mitigation.outcomes import (
@@ -18,7 +15,10 @@ from avss_utils.mitigation.outcomes import (
     mean_of,
     paired_draws,
 )
-from avss_utils.statistics import limits, moved_onto, safe_ratio
+from avss_utils.stats.calibration import calibration_floor, debiased_calibration_error
+from avss_utils.stats.choice_confidence import choice_confidence, temperature
+from avss_utils.stats.detection import mean_risks, pairs_won
+from avss_utils.stats.resampling import limits, moved_onto, safe_ratio
 
 TEMPERED = "one temperature"
 ERROR = "ECE, 15 bins"

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from avss_utils.hallucination.intervention import DETECTABLE
 from avss_utils.mitigation.outcomes import (
     TYPICAL,
     UNTRAINED,
@@ -15,7 +14,14 @@ from avss_utils.mitigation.outcomes import (
     of_answered,
     paired_draws,
 )
-from avss_utils.statistics import N_RESAMPLES, Estimate, limits, moved_onto, safe_ratio
+from avss_utils.stats.resampling import (
+    DETECTABLE,
+    N_RESAMPLES,
+    Estimate,
+    limits,
+    moved_onto,
+    safe_ratio,
+)
 
 # right or not, how sure, and for own answers whether none was given
 CHOICES = ("mc1", "confidence")

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from avss_utils.confidence.errors import expected_calibration_error
 from avss_utils.evaluation import bits_per_byte
 from avss_utils.hallucination.events import PLAIN, Events
 from avss_utils.likelihood.texts import window_likelihoods
 from avss_utils.mitigation.measures import choice_table, divergence_rows
-from avss_utils.statistics import N_RESAMPLES, Estimate, limits, moved_onto, resample_counts
+from avss_utils.stats.calibration import expected_calibration_error
+from avss_utils.stats.resampling import N_RESAMPLES, Estimate, limits, moved_onto, resample_counts
 from avss_utils.verdicts import verdict_below
 from avss_utils.windows import Window
 

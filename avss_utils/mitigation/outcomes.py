@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from avss_utils.confidence.binning import bin_numbers
 from avss_utils.mitigation.arms import is_random
 from avss_utils.mitigation.cells import as_shares
-from avss_utils.statistics import N_RESAMPLES, resample_counts, safe_ratio
+from avss_utils.stats.binning import bin_numbers
+from avss_utils.stats.resampling import N_RESAMPLES, resample_counts, safe_ratio
 
 UNTRAINED = "none"
 TYPICAL = "mean random set"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from avss_utils.statistics import (
+from avss_utils.stats.resampling import (
     Estimate,
     bootstrap,
     corrected_ratio,

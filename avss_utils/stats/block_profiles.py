@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avss_utils.statistics import Estimate, limits, two_sided_p
+from avss_utils.stats.resampling import Estimate, limits, two_sided_p
 
 
 @dataclass(frozen=True)

@@ -3,52 +3,13 @@
 Every score is higher for the more suspicious answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.contrasts import answer_sums, each_answer, log_variance
-from avss_utils.hallucination.tokens import AnswerTokens
-from avss_utils.statistics import N_RESAMPLES, Estimate, limits, resample_counts, safe_ratio
-
-
-def answer_features(
-    tokens: AnswerTokens, blocks: Sequence[int], *, site: str, limit: str
-) -> np.ndarray:
-    """Log variance, then log sparsity of each answer at ``blocks``: (n_answers, 2 len(blocks)).
-
-    Over all entries of the answer's tokens, as in ``contrasts.group_stats`` for groups of one
-    answer: a sparsity without one zero is half a count. ``site`` and ``limit`` as collected, else
-    a KeyError.
-    """
-    each, blocks = each_answer(answer_sums(tokens, site, limit=limit)), list(blocks)
-    return np.hstack([log_variance(each)[:, blocks], np.log(each.sparsity[:, blocks])])
-
-
-def baseline_scores(tokens: AnswerTokens) -> pd.DataFrame:
-    """What a detector has to beat, a row an answer; nats but for the length.
-
-    Columns: "summed surprise" (minus the answer's log-probability), "mean surprise" (a token; the
-    log of the perplexity), "mean entropy" and "first entropy" (of the distributions before its
-    tokens; Kadavath et al. 2022 and Manakul et al. 2023 use them so) and "length" (tokens).
-    """
-    length = tokens.lengths
-    surprise = np.bincount(tokens.answer, -tokens.log_probability, tokens.n_answers)
-    entropy = np.bincount(tokens.answer, tokens.entropy, tokens.n_answers)
-    first = np.empty(tokens.n_answers)
-    start = tokens.position == 0
-    first[tokens.answer[start]] = tokens.entropy[start]
-    return pd.DataFrame(
-        {
-            "summed surprise": surprise,
-            "mean surprise": surprise / length,
-            "mean entropy": entropy / length,
-            "first entropy": first,
-            "length": length.astype(float),
-        }
-    )
+from avss_utils.stats.resampling import N_RESAMPLES, Estimate, limits, resample_counts, safe_ratio
 
 
 def fit_detector(features: np.ndarray, is_false: np.ndarray, *, seed: int):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from avss_utils.confidence.binning import bin_edges, bin_numbers, binned_errors, checked
+from avss_utils.stats.binning import bin_edges, bin_numbers, binned_errors, checked
 
 
 def expected_calibration_error(

@@ -161,3 +161,6 @@ def against_null(observed: float, null: np.ndarray) -> NullComparison:
     return NullComparison(
         (1 + better) / (1 + len(null)), proportion(better, len(null)), float(below / len(null))
     )
+
+
+DETECTABLE = 2.8  # standard errors: 1.96 for two-sided 5 % and 0.84 for 80 % power

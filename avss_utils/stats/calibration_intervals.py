@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from avss_utils.confidence.binning import bin_numbers, binned_errors, checked
-from avss_utils.statistics import N_RESAMPLES, Estimate, limits, moved_onto, safe_ratio
+from avss_utils.stats.binning import bin_numbers, binned_errors, checked
+from avss_utils.stats.resampling import N_RESAMPLES, Estimate, limits, moved_onto, safe_ratio
 
 
 def calibration_estimate(
