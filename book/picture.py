@@ -4,7 +4,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from avss_utils import claims, figures
+from avss_utils import claims
+from avss_utils.show import figures
 from avss_utils.stats import retention
 from avss_utils.store.runs import open_record
 

@@ -18,12 +18,13 @@ from matplotlib.colors import to_hex
 from test_dynamics import ARMS, outcome_rows
 from test_thresholds import CURVE, PLANS
 
-from avss_utils import claims, ledger, report
+from avss_utils import claims, ledger
 from avss_utils.architectures import effects
 from avss_utils.architectures.family import read_family
 from avss_utils.claims import questions
 from avss_utils.errors import UsageError
 from avss_utils.ledger import figure
+from avss_utils.show import tables as report
 from avss_utils.stats.resampling import Estimate
 from avss_utils.store.notebooks import execute, notebook_names
 from avss_utils.store.run_folder import Run

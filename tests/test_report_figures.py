@@ -16,8 +16,10 @@ from IPython.core.formatters import DisplayFormatter
 from IPython.display import HTML
 from matplotlib.colors import same_color
 
-from avss_utils import figures, report
-from avss_utils.report import as_html, budget, glue, interval, number, with_interval
+from avss_utils.chapters.pruning.costs import budget
+from avss_utils.show import figures
+from avss_utils.show import tables as report
+from avss_utils.show.tables import as_html, glue, interval, number, with_interval
 from avss_utils.stats.calibration import reliability_bins
 from avss_utils.stats.resampling import Estimate
 

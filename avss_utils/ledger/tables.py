@@ -10,7 +10,7 @@ from avss_utils.claims import FINDINGS
 from avss_utils.claims.papers import CLAIMS, Claim
 from avss_utils.claims.questions import ANSWERS, QUESTIONS, Answer, Question
 from avss_utils.claims.records import read_records
-from avss_utils.report import interval
+from avss_utils.show.tables import interval
 from avss_utils.stats.resampling import Estimate
 from avss_utils.store.run_folder import Run
 from avss_utils.verdicts import Finding
