@@ -12,9 +12,10 @@ from avss_utils.corpora.rows import Text
 from avss_utils.corpora.wordings import prompt
 from avss_utils.errors import UsageError
 from avss_utils.likelihood.passes import pad
+from avss_utils.models.tokenizers import automatic_bos
 from avss_utils.sensitivity.losses import Scored
 from avss_utils.sensitivity.probe import ChoiceRows, choice_rows
-from avss_utils.windows import Window, automatic_bos, text_windows
+from avss_utils.windows import Window, text_windows
 
 RANDOM_TOKENS = "random tokens"
 

@@ -39,9 +39,9 @@ def _score_answers(arguments: argparse.Namespace) -> None:
     """Scores of a file's answers on standard output; how they were made and do, on the error."""
     from avss_utils.corpora.loading import load_open
     from avss_utils.hallucination.scoring import AnswerDetector, other_questions, separation
-    from avss_utils.models import load_model
+    from avss_utils.models.load import load_model
+    from avss_utils.models.plan import as_text
     from avss_utils.options import BATCH_TOKENS, RATIO
-    from avss_utils.pruning import as_text
 
     asked, seed = load_open(arguments.questions), arguments.seed
     known = other_questions(arguments.fit, asked, n_questions=arguments.fit_questions, seed=seed)
@@ -70,9 +70,9 @@ def _score_answers(arguments: argparse.Namespace) -> None:
 def prune(arguments: argparse.Namespace) -> None:
     """Write a pruned checkpoint."""
     from avss_utils.arms import parse_arm, plan_arm
-    from avss_utils.checkpoint import check_target, save_pruned
+    from avss_utils.models.checkpoint import check_target, save_pruned
+    from avss_utils.models.plan import n_to_drop
     from avss_utils.options import answer_events, calibrate, criterion_options
-    from avss_utils.pruning import n_to_drop
 
     criterion, _, _ = parse_arm(arguments.criterion)
     check_target(arguments.out)
@@ -104,11 +104,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """Print estimates of the full model and of the pruned one as CSV."""
     import pandas as pd
 
-    from avss_utils.blocks import remove_blocks
     from avss_utils.corpora.wordings import check_wording
     from avss_utils.evaluation import judge_answers, judge_texts
-    from avss_utils.models import load_model
-    from avss_utils.pruning import as_drop, as_text
+    from avss_utils.models.blocks import remove_blocks
+    from avss_utils.models.load import load_model
+    from avss_utils.models.plan import as_drop, as_text
     from avss_utils.stats.retention import BASELINE, question_estimates, text_estimates
     from avss_utils.suites import build_suite, check_names
 
@@ -152,7 +152,7 @@ def mitigate(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Execute notebooks with papermill."""
-    from avss_utils.models import positions_of, short_name
+    from avss_utils.models.load import positions_of, short_name
     from avss_utils.store.files import project_root
     from avss_utils.store.notebooks import execute, notebook_names, notebook_parameters, within
     from avss_utils.store.progress import TERMINAL, terminal_name
@@ -213,7 +213,7 @@ def _assignment(text: str) -> tuple[str, object]:
 
 def assets(arguments: argparse.Namespace) -> None:
     """Convert an installed model once, or name the wheels that carry it."""
-    from avss_utils.embedded import EMBEDDED, prepare_model, wheel_requirements
+    from avss_utils.models.embedded import EMBEDDED, prepare_model, wheel_requirements
 
     if not arguments.wheels:
         print(prepare_model(arguments.model))
@@ -232,7 +232,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Print a row a table of every record of the model; 1 where any differs, else 0."""
-    from avss_utils.models import short_name
+    from avss_utils.models.load import short_name
     from avss_utils.store.files import project_root
     from avss_utils.store.runs import record_folders
     from avss_utils.verification.replay import model_on_cpu

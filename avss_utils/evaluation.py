@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from avss_utils import blocks as families
-from avss_utils.blocks import remove_blocks
 from avss_utils.corpora.rows import Question
 from avss_utils.corpora.wordings import prompt
-from avss_utils.devices import as_dtype, median_seconds
 from avss_utils.likelihood.choices import score_choices
 from avss_utils.likelihood.texts import window_likelihoods
-from avss_utils.pruning import as_text, plan_random
+from avss_utils.models import blocks as families
+from avss_utils.models.blocks import remove_blocks
+from avss_utils.models.devices import as_dtype, median_seconds
+from avss_utils.models.plan import as_text
+from avss_utils.scores.plans import plan_random
 from avss_utils.suites import Suite
 
 

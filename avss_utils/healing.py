@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from avss_utils.blocks import remove_blocks
 from avss_utils.evaluation import for_evaluation, judge_texts
+from avss_utils.models.blocks import remove_blocks
 from avss_utils.rights import Rights, as_numbers, plan_name, plans_to_judge, right_rows
 from avss_utils.sensitivity.losses import Scored
 from avss_utils.stats.retention import BASELINE

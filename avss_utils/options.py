@@ -6,13 +6,13 @@ import os
 import numpy as np
 import torch
 
-from avss_utils import models
 from avss_utils.arms import Calibration, parse_arm
 from avss_utils.calibrations import calibration_batches
 from avss_utils.criteria import CRITERIA, wanted_options
 from avss_utils.errors import UsageError
 from avss_utils.hallucination.events import PLAIN, Events, set_events
 from avss_utils.hallucination.prone import ProneScores
+from avss_utils.models import load as models
 from avss_utils.sensitivity.losses import Scored
 from avss_utils.sensitivity.probe import Sensitivity
 from avss_utils.store.processes import place

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from avss_utils.errors import UsageError
+from avss_utils.models.tokenizers import automatic_bos
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,6 @@ def text_windows(
     if not windows:
         raise UsageError("no text long enough to score was given: pass texts of two tokens or more")
     return windows
-
-
-def automatic_bos(tokenizer) -> list[int]:
-    """The BOS token that the tokenizer puts before a text by itself, alone in a list; or none."""
-    ids = tokenizer("a")["input_ids"]
-    return [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []
 
 
 def _cut(row, encoded, context: int, bos: list[int], left: float) -> Iterator[Window]:

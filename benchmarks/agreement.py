@@ -28,17 +28,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from avss_utils import blocks as families
 from avss_utils.activations import collect_block_stats, text_batches
 from avss_utils.cli import main as command_line
 from avss_utils.corpora.loading import load_texts, standard_split
 from avss_utils.corpora.registry import SPECS
-from avss_utils.embedded import package_path, prepare_model
 from avss_utils.errors import UsageError
 from avss_utils.evaluation import device_name
 from avss_utils.likelihood.choices import score_choices
 from avss_utils.likelihood.texts import window_likelihoods
-from avss_utils.models import load_model
+from avss_utils.models import blocks as families
+from avss_utils.models.embedded import package_path, prepare_model
+from avss_utils.models.load import load_model
 from avss_utils.store.files import project_root, provenance, write_csv, write_json
 from avss_utils.windows import text_windows
 

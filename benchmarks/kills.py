@@ -24,7 +24,7 @@ import psutil
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from avss_utils.embedded import prepare_model
+from avss_utils.models.embedded import prepare_model
 from avss_utils.store.files import project_root, read_csv, write_csv
 
 NOTEBOOK = "01_avss_pruning"

@@ -6,8 +6,8 @@ from importlib import metadata
 
 import torch
 
-from avss_utils import blocks as families
-from avss_utils.embedded import prepare_model
+from avss_utils.models import blocks as families
+from avss_utils.models.embedded import prepare_model
 
 TOOLS = ("transformer-lens", "nnsight")
 

@@ -22,13 +22,13 @@ import psutil
 import torch
 import transformers
 
-from avss_utils import blocks as families
 from avss_utils.activations import SITES, collect_block_stats, text_batches
 from avss_utils.corpora.loading import load_questions, load_texts, standard_split
 from avss_utils.corpora.wordings import prompt
 from avss_utils.evaluation import device_name
 from avss_utils.likelihood.choices import score_choices
-from avss_utils.models import load_model
+from avss_utils.models import blocks as families
+from avss_utils.models.load import load_model
 from avss_utils.store.files import project_root, provenance, write_csv, write_json
 
 OUT = project_root() / "results" / "benchmarks"

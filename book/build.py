@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 
 from avss_utils.errors import UsageError
-from avss_utils.models import short_name
+from avss_utils.models.load import short_name
 from avss_utils.status import finished_runs, model_table, run_table
 from avss_utils.store.notebooks import notebook_names, notebook_path
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_tokenizer
 
-from avss_utils import blocks as families
 from avss_utils.activations import SITES, available_sites, collect_block_stats, text_batches
 from avss_utils.corpora.rows import Text
 from avss_utils.criteria import score_blocks
-from avss_utils.embedded import EMBEDDED, package_path
 from avss_utils.errors import UsageError
-from avss_utils.models import load_model
+from avss_utils.models import blocks as families
+from avss_utils.models.embedded import EMBEDDED, package_path
+from avss_utils.models.load import load_model
 
 EPS = (1e-3, 0.1)
 SMOLLM2 = EMBEDDED["smollm2-135m"].parts[0][1]

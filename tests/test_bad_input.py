@@ -18,11 +18,13 @@ from tiny import FAMILIES, save_tiny, tiny_tokenizer
 from tokenizers import Tokenizer, processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from avss_utils import checkpoint, cli, commands, memory, models
+from avss_utils import cli, commands
 from avss_utils.errors import UsageError
-from avss_utils.memory import check_memory, gguf_parameters, stored_parameters
-from avss_utils.models import load_model
-from avss_utils.pruning import PruningPlan
+from avss_utils.models import checkpoint, memory
+from avss_utils.models import load as models
+from avss_utils.models.load import load_model
+from avss_utils.models.memory import check_memory, gguf_parameters, stored_parameters
+from avss_utils.models.plan import PruningPlan
 from avss_utils.store import files as project
 from avss_utils.store.files import write_json
 from avss_utils.store.run_folder import Run
@@ -204,7 +206,7 @@ def test_too_little_memory_is_foreseen_and_can_be_overridden(model, monkeypatch,
     assert stored_parameters(weights) == n
     free = 4 * n - 1
     monkeypatch.setattr(memory, "_free_bytes", lambda device: {"the machine": free})
-    monkeypatch.setattr("avss_utils.models.load_dense", None)  # not reached
+    monkeypatch.setattr("avss_utils.models.load.load_dense", None)  # not reached
     error = refused(capsys, "score", "--model", model)
     assert "GB in float32 and the machine has" in error
     assert "AVSS_SKIP_MEMORY_CHECK=1" in error

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import FAMILIES
 
-from avss_utils.blocks import decoder_blocks
+from avss_utils.models.blocks import decoder_blocks
 from avss_utils.sensitivity.losses import Scored, greedy_path
 from avss_utils.store.files import read_csv
 

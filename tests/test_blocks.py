@@ -7,7 +7,8 @@ import torch
 import transformers as tf
 from tiny import FAMILIES, HEAD_DIM, INNER, TOKENS, WIDTH, randomise, tiny_tokenizer
 
-from avss_utils.blocks import (
+from avss_utils.errors import UsageError
+from avss_utils.models.blocks import (
     attention_module,
     bypass_blocks,
     bypassing,
@@ -17,7 +18,6 @@ from avss_utils.blocks import (
     mlp_down_projection,
     remove_blocks,
 )
-from avss_utils.errors import UsageError
 
 DROPS = ([0], [2], [4], [1, 3])
 every_family = pytest.mark.parametrize("family", FAMILIES)

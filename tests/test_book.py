@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from avss_utils.criteria import CRITERIA
-from avss_utils.pruning import plan_as_released, plan_lowest
+from avss_utils.scores.plans import plan_as_released, plan_lowest
 from avss_utils.status import run_table
 
 ROOT = Path(__file__).parents[1]

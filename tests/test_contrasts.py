@@ -7,7 +7,6 @@ import torch
 from scipy import stats
 from tiny import tiny_model, tiny_tokenizer
 
-from avss_utils.blocks import decoder_blocks
 from avss_utils.hallucination.contrasts import (
     READINGS,
     answer_sums,
@@ -27,6 +26,7 @@ from avss_utils.hallucination.testing import (
     pooled,
 )
 from avss_utils.hallucination.tokens import AnswerTokens, absolute_limits, collect_answers
+from avss_utils.models.blocks import decoder_blocks
 
 WIDTH, EPS = 16, 0.2
 

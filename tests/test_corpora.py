@@ -15,8 +15,8 @@ from avss_utils.corpora.loading import load_open, load_questions, load_texts, st
 from avss_utils.corpora.registry import SPECS
 from avss_utils.corpora.rows import Corpus, Question, Text, split_rows
 from avss_utils.corpora.wordings import WORDINGS, prompt
-from avss_utils.embedded import package_path
 from avss_utils.errors import UsageError
+from avss_utils.models.embedded import package_path
 
 IN_WHEELS = [name for name, spec in SPECS.items() if spec.wheel]
 LOADERS = {"text": load_texts, "open": load_open}

@@ -5,8 +5,8 @@ import pytest
 import torch
 from tiny import FAMILIES
 
-from avss_utils import blocks as families
 from avss_utils.activations import collect_block_stats
+from avss_utils.models import blocks as families
 
 SPANS = (1, 3)
 # family -> where its final norm is, whose output is the last of output_hidden_states

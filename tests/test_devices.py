@@ -5,17 +5,17 @@ import torch
 from tiny import tiny_model
 from torch.nn.functional import scaled_dot_product_attention
 
-from avss_utils import devices
 from avss_utils.architectures import training
 from avss_utils.architectures.facts import FactSpec
 from avss_utils.architectures.family import Architecture
 from avss_utils.architectures.mixture import make_mixture
 from avss_utils.architectures.training import Recipe, train_member
-from avss_utils.blocks import remove_blocks
 from avss_utils.corpora.loading import load_texts
-from avss_utils.devices import replayed
 from avss_utils.likelihood.choices import PromptPass
 from avss_utils.likelihood.passes import forward_logits, left_padded
+from avss_utils.models import devices
+from avss_utils.models.blocks import remove_blocks
+from avss_utils.models.devices import replayed
 from avss_utils.store.sharing import GPU_SHARE
 
 PADDED = [(tuple(range(5, 38)), 3), (tuple(range(7, 31)), 3), (tuple(range(9, 14)), 3)]

@@ -26,11 +26,11 @@ from avss_utils.architectures.mixture import train_tokenizer
 from avss_utils.architectures.rates import best_recipes, rate_rows, trials
 from avss_utils.architectures.relations import RELATIONS
 from avss_utils.architectures.training import Recipe, save_member, train_member
-from avss_utils.blocks import decoder_blocks
 from avss_utils.corpora.loading import load_open
 from avss_utils.errors import UsageError
 from avss_utils.generation.decoding import greedy_answers
-from avss_utils.models import load_model
+from avss_utils.models.blocks import decoder_blocks
+from avss_utils.models.load import load_model
 
 FILE = Path(__file__).parents[1] / "params" / "architectures.yml"
 NAMES = list(yaml.safe_load(FILE.read_text()))

@@ -22,7 +22,7 @@ from avss_utils.hallucination.generated import OwnAnswers
 from avss_utils.hallucination.probes import training_rows
 from avss_utils.hallucination.study import SetStudy
 from avss_utils.hallucination.tokens import log_spread
-from avss_utils.models import LoadedModel
+from avss_utils.models.load import LoadedModel
 from avss_utils.sensitivity.losses import Scored, drop_losses
 
 NAMES = [

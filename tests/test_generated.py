@@ -15,7 +15,7 @@ from avss_utils.hallucination.generated import (
 )
 from avss_utils.hallucination.strata import adjusted_effects, strata
 from avss_utils.hallucination.tokens import AnswerTokens, absolute_limits
-from avss_utils.models import LoadedModel
+from avss_utils.models.load import LoadedModel
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import transformers as tf
 from tiny import FAMILIES, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models
 
-from avss_utils.blocks import remove_blocks
 from avss_utils.corpora.rows import normalised
 from avss_utils.errors import UsageError
 from avss_utils.generation.decoding import greedy_answers
 from avss_utils.generation.matching import contains, f1, is_abstention, matches
+from avss_utils.models.blocks import remove_blocks
 
 PROMPTS = ["d:", "abcd abcd a", "a b", "cab\nb:", "bad cab bad cab:", "b", "dd d\nd:", "ca ab"]
 N_NEW = 9

@@ -9,7 +9,7 @@ from avss_utils.hallucination.contrasts import READINGS, group_stats, hsav, hss_
 from avss_utils.hallucination.events import FALSE_FALSE, IRRELEVANT, PAIRED, events_of, set_events
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.hallucination.study import PRIMARY, RELATIVE, SetStudy
-from avss_utils.models import LoadedModel
+from avss_utils.models.load import LoadedModel
 
 ANIMALS = ("dog", "cat", "owl", "red fox", "cow", "old grey horse", "hen", "pig", "goat", "bee")
 

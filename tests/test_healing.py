@@ -10,8 +10,8 @@ from tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 from avss_utils import healing, rights, sensitivity
 from avss_utils.corpora.rows import Question
-from avss_utils.models import LoadedModel
-from avss_utils.pruning import as_drop
+from avss_utils.models.load import LoadedModel
+from avss_utils.models.plan import as_drop
 from avss_utils.suites import Suite
 from avss_utils.windows import Window
 

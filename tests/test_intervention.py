@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from tiny import FAMILIES, tiny_tokenizer
 
-from avss_utils.blocks import remove_blocks
 from avss_utils.errors import UsageError
 from avss_utils.hallucination.intervention import (
     answer_losses,
@@ -13,6 +12,7 @@ from avss_utils.hallucination.intervention import (
     hallucination_rates,
 )
 from avss_utils.likelihood.choices import score_choices
+from avss_utils.models.blocks import remove_blocks
 
 N_BLOCKS, N_QUESTIONS, FLAGGED = 20, 500, (3, 8, 12, 17)
 SHUFFLED = np.random.default_rng(0).permutation(N_BLOCKS)  # no order of the blocks in their rises

@@ -15,7 +15,7 @@ from avss_utils import cli
 from avss_utils.corpora.loading import load_open
 from avss_utils.errors import UsageError
 from avss_utils.mitigation import judging, product
-from avss_utils.models import load_model
+from avss_utils.models.load import load_model
 
 N = 48
 

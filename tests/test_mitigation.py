@@ -10,7 +10,6 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from avss_utils.blocks import decoder_blocks
 from avss_utils.corpora.rows import OpenQuestion
 from avss_utils.errors import UsageError
 from avss_utils.hallucination.events import events_of
@@ -30,7 +29,8 @@ from avss_utils.mitigation.losses import CONTRASTS, Answers, info_nce, preferenc
 from avss_utils.mitigation.product import lessons_of
 from avss_utils.mitigation.reading import Lesson, collate, lessons, read_answers
 from avss_utils.mitigation.training import train
-from avss_utils.models import LoadedModel
+from avss_utils.models.blocks import decoder_blocks
+from avss_utils.models.load import LoadedModel
 from avss_utils.windows import Window
 
 LEARNT = [

@@ -21,18 +21,19 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from avss_utils import dense, embedded
-from avss_utils import models as models_of
-from avss_utils.devices import auto_dtype
-from avss_utils.embedded import (
+from avss_utils.errors import UsageError
+from avss_utils.models import embedded
+from avss_utils.models import hf_loading as dense
+from avss_utils.models import load as models_of
+from avss_utils.models.devices import auto_dtype
+from avss_utils.models.embedded import (
     EMBEDDED,
     EmbeddedModel,
     describe_models,
     package_path,
     prepare_model,
 )
-from avss_utils.errors import UsageError
-from avss_utils.models import load_model, short_name
+from avss_utils.models.load import load_model, short_name
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 SPECIAL = ["<s>", "</s>", "<pad>"]

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from avss_utils.embedded import EMBEDDED
 from avss_utils.errors import UsageError
+from avss_utils.models.embedded import EMBEDDED
 from avss_utils.store import notebooks
 from avss_utils.store.notebooks import (
     LOCATION,

@@ -15,11 +15,8 @@ from avss_utils.criteria import CRITERIA, SCORED_ONCE, score_blocks, wanted_opti
 from avss_utils.errors import UsageError
 from avss_utils.importance import avss_at
 from avss_utils.mitigation.arms import check_arms
-from avss_utils.pruning import (
-    PruningPlan,
-    as_drop,
-    as_text,
-    n_to_drop,
+from avss_utils.models.plan import PruningPlan, as_drop, as_text, n_to_drop
+from avss_utils.scores.plans import (
     plan_as_released,
     plan_contiguous,
     plan_iterative,

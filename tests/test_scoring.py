@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny import save_tiny
 
-from avss_utils import cli, models, options
+from avss_utils import cli, options
 from avss_utils.corpora.loading import load_open
 from avss_utils.corpora.wordings import answer_prompt
 from avss_utils.errors import UsageError
@@ -22,7 +22,8 @@ from avss_utils.hallucination.prone import ProneScores
 from avss_utils.hallucination.scoring import AnswerDetector, other_questions, separation
 from avss_utils.hallucination.study import SetStudy
 from avss_utils.hallucination.tokens import collect_answers, relative_limits
-from avss_utils.models import load_model
+from avss_utils.models import load as models
+from avss_utils.models.load import load_model
 from avss_utils.scores.answer_features import answer_features, baseline_scores
 from avss_utils.stats.detection import auroc_estimate, detect, fit_detector
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny import FAMILIES
 
-from avss_utils.blocks import BlockSteps, bypass_blocks, decoder_blocks, forward_inputs
 from avss_utils.errors import UsageError
 from avss_utils.likelihood import passes
+from avss_utils.models.blocks import BlockSteps, bypass_blocks, decoder_blocks, forward_inputs
 from avss_utils.sensitivity.gates import gate_gradients
 from avss_utils.sensitivity.losses import (
     Scored,

@@ -10,13 +10,14 @@ from test_processes import WHOLE, assert_same, batches, score_words
 from tiny import FAMILIES, save_tiny, tiny_tokenizer
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from avss_utils import activations, cli, models
-from avss_utils.blocks import bypass_blocks, decoder_blocks, remove_blocks
-from avss_utils.dense import load_dense
+from avss_utils import activations, cli
 from avss_utils.errors import UsageError
 from avss_utils.evaluation import for_evaluation
 from avss_utils.likelihood.choices import score_choices
-from avss_utils.models import LoadedModel, load_model
+from avss_utils.models import load as models
+from avss_utils.models.blocks import bypass_blocks, decoder_blocks, remove_blocks
+from avss_utils.models.hf_loading import load_dense
+from avss_utils.models.load import LoadedModel, load_model
 from avss_utils.sensitivity.losses import Scored, leave_one_out
 
 PARTS = {

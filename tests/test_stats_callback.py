@@ -12,7 +12,6 @@ from tiny import tiny_model, tiny_tokenizer
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from avss_utils.activations import collect_block_stats
-from avss_utils.blocks import decoder_blocks
 from avss_utils.corpora.rows import OpenQuestion
 from avss_utils.criteria import score_blocks
 from avss_utils.dynamics import StatsCallback
@@ -23,7 +22,8 @@ from avss_utils.errors import UsageError
 from avss_utils.hallucination.events import events_of
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.importance import floored_sparsity
-from avss_utils.models import LoadedModel
+from avss_utils.models.blocks import decoder_blocks
+from avss_utils.models.load import LoadedModel
 from avss_utils.store.files import read_csv
 
 DROPOUT = {

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from avss_utils import status
-from avss_utils.embedded import EMBEDDED
 from avss_utils.errors import UsageError
+from avss_utils.models.embedded import EMBEDDED
 from avss_utils.store.runs import open_run
 
 ROOT = Path(__file__).parents[1]

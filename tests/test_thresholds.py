@@ -9,7 +9,7 @@ from tiny import FAMILIES
 
 from avss_utils import rights, stability, thresholds
 from avss_utils.activations import collect_block_stats
-from avss_utils.pruning import as_drop
+from avss_utils.models.plan import as_drop
 from avss_utils.stats import retention
 from avss_utils.stats.block_profiles import kendall_w
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from avss_utils.blocks import decoder_blocks
 from avss_utils.errors import UsageError
+from avss_utils.models.blocks import decoder_blocks
 from avss_utils.store.files import project_root
 
 LLAMA, OLMO2, GPT2 = "llama", "olmo2", "gpt2"

@@ -7,8 +7,8 @@ from avss_utils.architectures.facts import KNOWN, FactSpec
 from avss_utils.architectures.family import read_family
 from avss_utils.architectures.mixture import first_available, make_mixture
 from avss_utils.architectures.training import MARK, Recipe, save_member, train_member
-from avss_utils.checkpoint import check_target
-from avss_utils.devices import as_device
+from avss_utils.models.checkpoint import check_target
+from avss_utils.models.devices import as_device
 
 
 def make_member(

@@ -10,8 +10,9 @@ from avss_utils.dynamics.movement import thirds
 from avss_utils.dynamics.tasks import Part, TuningTask, right_choices, row_losses
 from avss_utils.dynamics.training import Recipe, fine_tune
 from avss_utils.errors import UsageError
-from avss_utils.models import LoadedModel
-from avss_utils.pruning import as_drop, as_text, plan_random
+from avss_utils.models.load import LoadedModel
+from avss_utils.models.plan import as_drop, as_text
+from avss_utils.scores.plans import plan_random
 from avss_utils.stats.resampling import N_RESAMPLES, Estimate, limits
 
 NONE, MOST, LEAST, RANDOM, START = "none", "most moved", "least moved", "random", "untrained"

@@ -15,7 +15,7 @@ from avss_utils.dynamics.rows import FOLLOWED, SITES, WHOLE, Measure
 from avss_utils.dynamics.tasks import TuningTask, judged
 from avss_utils.dynamics.training import Recipe, fine_tune
 from avss_utils.errors import UsageError
-from avss_utils.models import LoadedModel
+from avss_utils.models.load import LoadedModel
 
 PRUNED = "pruned loss"
 KEYS = ["step", "site", "measure"]

@@ -13,7 +13,7 @@ from avss_utils.corpora.rows import Question, Text
 from avss_utils.corpora.wordings import answer_prompt
 from avss_utils.evaluation import answer_questions
 from avss_utils.likelihood.choices import choice_units
-from avss_utils.models import LoadedModel
+from avss_utils.models.load import LoadedModel
 from avss_utils.sensitivity.losses import Scored, drop_losses
 from avss_utils.windows import text_windows
 

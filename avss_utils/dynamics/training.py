@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from avss_utils.blocks import checked_numbers, decoder_blocks, unwrapped
 from avss_utils.errors import UsageError
-from avss_utils.models import LoadedModel
+from avss_utils.models.blocks import checked_numbers, decoder_blocks, unwrapped
+from avss_utils.models.load import LoadedModel
 from avss_utils.sensitivity.losses import Scored
 from avss_utils.trainer import adapted, train_on
 

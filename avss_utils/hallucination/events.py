@@ -12,7 +12,7 @@ from avss_utils.corpora.rows import OpenQuestion
 from avss_utils.corpora.wordings import answer_prompt
 from avss_utils.errors import UsageError
 from avss_utils.hallucination.testing import Pairs
-from avss_utils.windows import automatic_bos
+from avss_utils.models.tokenizers import automatic_bos
 
 PAIRED, FALSE_FALSE, IRRELEVANT = "false against true", "false against false", "irrelevant"
 KINDS = (PAIRED, FALSE_FALSE, IRRELEVANT)

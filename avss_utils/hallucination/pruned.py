@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from avss_utils.blocks import remove_blocks
 from avss_utils.hallucination.events import Events
 from avss_utils.hallucination.generated import ABSTAINED, FALSE, RIGHT, generated_answers
 from avss_utils.likelihood.choices import score_choices
+from avss_utils.models.blocks import remove_blocks
 from avss_utils.stats.calibration import calibration_floor
 from avss_utils.stats.calibration_intervals import calibration_estimate
 from avss_utils.stats.resampling import Estimate, corrected_ratio, mean, ratio_of_means

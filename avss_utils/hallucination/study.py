@@ -6,7 +6,6 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from avss_utils.blocks import decoder_blocks
 from avss_utils.hallucination.contrasts import (
     READINGS,
     TOKENS,
@@ -26,6 +25,7 @@ from avss_utils.hallucination.tokens import (
     collect_answers,
     relative_limits,
 )
+from avss_utils.models.blocks import decoder_blocks
 
 ABSOLUTE, RELATIVE = "absolute", "relative"
 # (tokens, site, limit) of the primary analysis: the whole answer is what the papers look at, its

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from avss_utils import blocks as families
 from avss_utils.errors import UsageError
 from avss_utils.likelihood.passes import (
     forward_logits,
@@ -21,6 +20,7 @@ from avss_utils.likelihood.passes import (
     pad,
     within_logits,
 )
+from avss_utils.models import blocks as families
 from avss_utils.store.progress import progress
 
 

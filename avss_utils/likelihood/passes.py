@@ -8,7 +8,7 @@ from inspect import signature
 
 import torch
 
-from avss_utils import blocks as families
+from avss_utils.models import blocks as families
 
 MOST_LOGITS = 2**30  # numbers in one tensor: 4 GB, and half of what 32 bits can count
 AT_ONCE = 2**27  # logits that are taken to float32 together, of which some copies are made

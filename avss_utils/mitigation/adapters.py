@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from avss_utils.blocks import decoder_blocks
 from avss_utils.errors import UsageError
 from avss_utils.mitigation.arms import Arm, Recipe, rank_of
+from avss_utils.models.blocks import decoder_blocks
 from avss_utils.trainer import adapted
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from avss_utils.devices import median_seconds, trains_in_bfloat16, without_cudnn_attention
 from avss_utils.mitigation.adapters import with_adapters
 from avss_utils.mitigation.arms import Arm, Recipe
 from avss_utils.mitigation.reading import Lesson, collate
 from avss_utils.mitigation.training import loss_of
+from avss_utils.models.devices import median_seconds, trains_in_bfloat16, without_cudnn_attention
 
 
 @without_cudnn_attention()

@@ -12,11 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from avss_utils.blocks import checked_numbers
-from avss_utils.checkpoint import check_target
 from avss_utils.corpora.loading import load_open, load_texts, standard_split
 from avss_utils.corpora.rows import Corpus, split_rows
-from avss_utils.devices import as_device
 from avss_utils.errors import UsageError
 from avss_utils.hallucination.events import PLAIN, Events, events_of
 from avss_utils.hallucination.prone import ProneScores
@@ -27,8 +24,11 @@ from avss_utils.mitigation.measures import merged
 from avss_utils.mitigation.reading import Lesson, lessons
 from avss_utils.mitigation.saving import MARK, save_adapter
 from avss_utils.mitigation.training import Trained, train
-from avss_utils.models import load_model
-from avss_utils.pruning import as_text
+from avss_utils.models.blocks import checked_numbers
+from avss_utils.models.checkpoint import check_target
+from avss_utils.models.devices import as_device
+from avss_utils.models.load import load_model
+from avss_utils.models.plan import as_text
 from avss_utils.windows import Window, text_windows
 
 LEARNED, STOPPED_BY, JUDGED = "learned from", "stopped by", "judged"

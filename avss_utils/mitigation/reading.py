@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from avss_utils import blocks as families
 from avss_utils.errors import UsageError
 from avss_utils.likelihood.choices import ChoiceUnit
 from avss_utils.likelihood.passes import last_only, pad
 from avss_utils.mitigation.losses import Answers
+from avss_utils.models import blocks as families
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from avss_utils.checkpoint import check_target, whole_folder
 from avss_utils.mitigation.judging import rate_verdict
 from avss_utils.mitigation.training import Trained
+from avss_utils.models.checkpoint import check_target, whole_folder
 
 MARK = "mitigation.json"
 

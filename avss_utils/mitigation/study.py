@@ -18,7 +18,7 @@ from avss_utils.mitigation.measures import merged
 from avss_utils.mitigation.outcomes import UNTRAINED
 from avss_utils.mitigation.reading import Lesson
 from avss_utils.mitigation.training import train
-from avss_utils.pruning import as_text
+from avss_utils.models.plan import as_text
 
 
 @dataclass(frozen=True)

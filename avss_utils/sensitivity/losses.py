@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from torch import nn
 
-from avss_utils import blocks as families
 from avss_utils.errors import UsageError
 from avss_utils.likelihood.passes import (
     last_only,
@@ -19,6 +18,7 @@ from avss_utils.likelihood.passes import (
     longest_first,
     within_logits,
 )
+from avss_utils.models import blocks as families
 from avss_utils.store.progress import progress
 from avss_utils.windows import Window
 

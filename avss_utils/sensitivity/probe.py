@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from avss_utils import blocks as families
 from avss_utils.errors import UsageError
 from avss_utils.likelihood.choices import choice_units
+from avss_utils.models import blocks as families
 from avss_utils.sensitivity.gates import gate_gradients
 from avss_utils.sensitivity.losses import DropLosses, Scored, greedy_path, leave_one_out
 

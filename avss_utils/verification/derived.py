@@ -18,15 +18,8 @@ from avss_utils.criteria import score_blocks
 from avss_utils.hallucination.generated import ABSTAINED, FALSE, RIGHT
 from avss_utils.hallucination.transfer import transfer_table
 from avss_utils.mitigation.outcomes import UNTRAINED, Outcomes
-from avss_utils.pruning import (
-    PruningPlan,
-    as_text,
-    n_to_drop,
-    plan_as_released,
-    plan_lowest,
-    plan_random,
-    plan_tail,
-)
+from avss_utils.models.plan import PruningPlan, as_text, n_to_drop
+from avss_utils.scores.plans import plan_as_released, plan_lowest, plan_random, plan_tail
 from avss_utils.store.run_folder import Run
 
 Table = pd.DataFrame

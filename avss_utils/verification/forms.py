@@ -10,7 +10,7 @@ from avss_utils.activations import collect_block_stats
 from avss_utils.arms import scores_table
 from avss_utils.criteria import score_blocks
 from avss_utils.mitigation.outcomes import UNTRAINED, Outcomes
-from avss_utils.pruning import as_text
+from avss_utils.models.plan import as_text
 from avss_utils.sensitivity.losses import drop_losses
 
 Table = pd.DataFrame

@@ -14,10 +14,10 @@ from functools import cache, partial
 import nbformat
 import pandas as pd
 
-from avss_utils.blocks import remove_blocks
 from avss_utils.corpora.own import set_name
 from avss_utils.errors import UsageError
-from avss_utils.models import LoadedModel, load_model
+from avss_utils.models.blocks import remove_blocks
+from avss_utils.models.load import LoadedModel, load_model
 from avss_utils.store.notebooks import notebook_path
 from avss_utils.store.run_folder import Run
 

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 import yaml
 
-from avss_utils.pruning import as_text
+from avss_utils.models.plan import as_text
 from avss_utils.store.files import project_root
 from avss_utils.store.run_folder import Run
 from avss_utils.store.runs import run_key

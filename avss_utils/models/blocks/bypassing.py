@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import Cache, PreTrainedModel
 
-from avss_utils.blocks.calling import hidden_in
-from avss_utils.blocks.finding import checked_numbers, decoder_blocks
+from avss_utils.models.blocks.calling import hidden_in
+from avss_utils.models.blocks.finding import checked_numbers, decoder_blocks
 
 # What a block class returns: None for a tensor, else its sequence type and length.
 _output_form: dict[type, tuple[type, int] | None] = {}

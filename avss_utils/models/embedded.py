@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from avss_utils.dense import load_dense
 from avss_utils.errors import UsageError
-from avss_utils.memory import check_memory, gguf_parameters
+from avss_utils.models.hf_loading import load_dense
+from avss_utils.models.memory import check_memory, gguf_parameters
 from avss_utils.store.files import cache_dir, file_sha256, plain_write_errors, write_json
 
 CONVERSION = 2  # raise when the conversion itself changes, so that older ones are made again

@@ -4,17 +4,16 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM
 
-from avss_utils import blocks as families
-from avss_utils.blocks import remove_blocks
 from avss_utils.errors import UsageError
-from avss_utils.pruning import PruningPlan
+from avss_utils.models import blocks as families
+from avss_utils.models.blocks import remove_blocks
+from avss_utils.models.plan import PruningPlan
 from avss_utils.store.files import plain_write_errors, removed_on_failure
 
 
@@ -100,13 +99,3 @@ def largest_difference(loaded, plan: PruningPlan, folder: Path, text: str) -> fl
         for model in (saved.to(loaded.model.device), remove_blocks(loaded.model, plan.drop)):
             logits.append(model.eval()(**families.forward_inputs(model, batch)).logits.float())
     return float((logits[0] - logits[1]).abs().max())
-
-
-def checkpoint_table(loaded, drop: Iterable[int], folder: Path, *, facts: dict) -> pd.DataFrame:
-    """Save the pruned model, load it back, and say how far its logits are from memory's: a row."""
-    plan = PruningPlan(tuple(drop), loaded.identity["n_blocks"], "lowest")
-    save_pruned(loaded, plan, folder, facts=facts)
-    text = "The capital of France is Paris, and two and two make four."
-    difference = largest_difference(loaded, plan, folder, text)
-    size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
-    return pd.DataFrame([{"largest_difference": difference, "weight_bytes": size}])

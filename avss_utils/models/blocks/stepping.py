@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import torch
 from transformers import PreTrainedModel
 
-from avss_utils.blocks.bypassing import handing_through
-from avss_utils.blocks.calling import hidden_in, hidden_out, with_hidden
-from avss_utils.blocks.finding import decoder_blocks, decoder_body, forward_inputs
+from avss_utils.models.blocks.bypassing import handing_through
+from avss_utils.models.blocks.calling import hidden_in, hidden_out, with_hidden
+from avss_utils.models.blocks.finding import decoder_blocks, decoder_body, forward_inputs
 
 
 class BlockSteps:

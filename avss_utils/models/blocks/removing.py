@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from avss_utils.blocks.bypassing import PassThrough
-from avss_utils.blocks.finding import checked_numbers, decoder_blocks, text_config
 from avss_utils.errors import UsageError
+from avss_utils.models.blocks.bypassing import PassThrough
+from avss_utils.models.blocks.finding import checked_numbers, decoder_blocks, text_config
 
 INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number", "layer_index", "block_idx")
 BLOCK_NUMBERS = ("moe_layers", "mlp_only_layers")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import huggingface_hub
 
-from avss_utils.embedded import EMBEDDED, prepare_gguf, prepare_model
 from avss_utils.errors import UsageError
+from avss_utils.models.embedded import EMBEDDED, prepare_gguf, prepare_model
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]

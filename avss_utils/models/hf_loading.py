@@ -11,9 +11,9 @@ import transformers
 from torch import nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from avss_utils.blocks import decoder_blocks
 from avss_utils.errors import UsageError
-from avss_utils.windows import automatic_bos
+from avss_utils.models.blocks import decoder_blocks
+from avss_utils.models.tokenizers import automatic_bos
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 N_WORDS = 50  # of a vocabulary, that its tokenizer must know

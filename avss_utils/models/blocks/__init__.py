@@ -3,9 +3,9 @@
 The only place that knows model families.
 """
 
-from avss_utils.blocks.bypassing import bypass_blocks
-from avss_utils.blocks.calling import hidden_in, hidden_out, with_output
-from avss_utils.blocks.finding import (
+from avss_utils.models.blocks.bypassing import bypass_blocks
+from avss_utils.models.blocks.calling import hidden_in, hidden_out, with_output
+from avss_utils.models.blocks.finding import (
     attention_module,
     check_length,
     checked_numbers,
@@ -17,8 +17,8 @@ from avss_utils.blocks.finding import (
     positions,
     unwrapped,
 )
-from avss_utils.blocks.removing import check_reload, remove_blocks
-from avss_utils.blocks.stepping import BlockSteps
+from avss_utils.models.blocks.removing import check_reload, remove_blocks
+from avss_utils.models.blocks.stepping import BlockSteps
 
 __all__ = [
     "BlockSteps",

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from avss_utils.blocks import decoder_blocks, positions
-from avss_utils.dense import check_folder, load_dense
-from avss_utils.devices import as_device, as_dtype, auto_dtype, settle_attention
-from avss_utils.embedded import EMBEDDED, describe_models, prepare_model, safe_name
 from avss_utils.errors import UsageError
-from avss_utils.memory import check_memory, stored_parameters
-from avss_utils.origins import Origin, locate
+from avss_utils.models.blocks import decoder_blocks, positions
+from avss_utils.models.devices import as_device, as_dtype, auto_dtype, settle_attention
+from avss_utils.models.embedded import EMBEDDED, describe_models, prepare_model, safe_name
+from avss_utils.models.hf_loading import check_folder, load_dense
+from avss_utils.models.memory import check_memory, stored_parameters
+from avss_utils.models.sources import Origin, locate
 from avss_utils.store.files import file_sha256
 
 __all__ = [

@@ -1,0 +1,7 @@
+"""What a tokenizer does by itself."""
+
+
+def automatic_bos(tokenizer) -> list[int]:
+    """The BOS token that the tokenizer puts before a text by itself, alone in a list; or none."""
+    ids = tokenizer("a")["input_ids"]
+    return [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []
