@@ -93,22 +93,6 @@ def available_sites(model: nn.Module) -> tuple[str, ...]:
     return tuple(site for site in SITES if site in ("residual", "update", *found))
 
 
-def text_batches(tokenizer, texts: Iterable, *, length: int, batch_size: int) -> list[dict]:
-    """Texts (with ``row_id`` and ``text``) as padded batches of at most ``length`` tokens each.
-
-    What is longer is cut. Raises UsageError for a text without a token, naming its row.
-    """
-    rows, batches = list(texts), []
-    for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
-        texts_of_part = [row.text for row in part]
-        encoded = tokenizer(texts_of_part, truncation=True, max_length=length)["input_ids"]
-        if [] in encoded:
-            raise UsageError(f"text {part[encoded.index([])].row_id!r} is empty: leave it out")
-        batches.append(dict(tokenizer.pad({"input_ids": encoded}, return_tensors="pt")))
-    return batches
-
-
 def _token_mask(batch, inputs, token_mask, number: int, skip_first_token: bool) -> torch.Tensor:
     mask = inputs["attention_mask"].bool()
     if skip_first_token:

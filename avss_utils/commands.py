@@ -37,7 +37,7 @@ def score(arguments: argparse.Namespace) -> None:
 
 def _score_answers(arguments: argparse.Namespace) -> None:
     """Scores of a file's answers on standard output; how they were made and do, on the error."""
-    from avss_utils.corpora.loading import load_open
+    from avss_utils.data.loading import load_open
     from avss_utils.hallucination.scoring import AnswerDetector, other_questions, separation
     from avss_utils.models.load import load_model
     from avss_utils.models.plan import as_text
@@ -104,13 +104,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """Print estimates of the full model and of the pruned one as CSV."""
     import pandas as pd
 
-    from avss_utils.corpora.wordings import check_wording
+    from avss_utils.data.suites import build_suite, check_names
+    from avss_utils.data.wordings import check_wording
     from avss_utils.evaluation import judge_answers, judge_texts
     from avss_utils.models.blocks import remove_blocks
     from avss_utils.models.load import load_model
     from avss_utils.models.plan import as_drop, as_text
     from avss_utils.stats.retention import BASELINE, question_estimates, text_estimates
-    from avss_utils.suites import build_suite, check_names
 
     drop = as_drop(arguments.drop)
     if not (arguments.tasks or arguments.text_sets):

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from avss_utils.corpora.rows import Question
-from avss_utils.corpora.wordings import prompt
+from avss_utils.data.rows import Question
+from avss_utils.data.suites import Suite
+from avss_utils.data.wordings import prompt
 from avss_utils.likelihood.choices import score_choices
 from avss_utils.likelihood.texts import window_likelihoods
 from avss_utils.models import blocks as families
@@ -18,7 +19,6 @@ from avss_utils.models.blocks import remove_blocks
 from avss_utils.models.devices import as_dtype, median_seconds
 from avss_utils.models.plan import as_text
 from avss_utils.scores.plans import plan_random
-from avss_utils.suites import Suite
 
 
 def answer_questions(

@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from avss_utils.likelihood.passes import pad, within_logits
+from avss_utils.data.token_rows import Scored, pad
+from avss_utils.likelihood.passes import within_logits
 from avss_utils.models.devices import trains_in_bfloat16, without_cudnn_attention
-from avss_utils.sensitivity.losses import Scored
 
 IGNORED = -100  # the label of a token that the loss does not count
 

@@ -28,10 +28,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from avss_utils.activations import collect_block_stats, text_batches
+from avss_utils.activations import collect_block_stats
 from avss_utils.cli import main as command_line
-from avss_utils.corpora.loading import load_texts, standard_split
-from avss_utils.corpora.registry import SPECS
+from avss_utils.data.loading import load_texts, standard_split
+from avss_utils.data.registry import SPECS
+from avss_utils.data.token_rows import text_batches
+from avss_utils.data.windows import text_windows
 from avss_utils.errors import UsageError
 from avss_utils.evaluation import device_name
 from avss_utils.likelihood.choices import score_choices
@@ -40,7 +42,6 @@ from avss_utils.models import blocks as families
 from avss_utils.models.embedded import package_path, prepare_model
 from avss_utils.models.load import load_model
 from avss_utils.store.files import project_root, provenance, write_csv, write_json
-from avss_utils.windows import text_windows
 
 OUT = project_root() / "results" / "benchmarks"
 MODEL = "smollm2-135m"

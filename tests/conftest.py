@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from avss_utils.corpora.registry import SPECS
+from avss_utils.data.registry import SPECS
 
 USERS_DATA = os.environ.get("AVSS_DATA_DIR")
 

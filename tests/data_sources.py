@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import datasets
 import huggingface_hub
 
-from avss_utils.corpora import sources
+from avss_utils.data import sources
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -11,16 +11,15 @@ from test_facts import SPEC, mixture
 from test_family import CPU, RECIPE, small
 from tiny import FAMILIES, save_tiny
 
-from avss_utils.activations import text_batches
 from avss_utils.architectures import effects, measures, peaks, reading, study
 from avss_utils.architectures import facts as made
 from avss_utils.architectures.family import build
 from avss_utils.architectures.relations import RELATIONS
+from avss_utils.data.answer_sets import PAIRED
+from avss_utils.data.token_rows import Scored, text_batches
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.events import PAIRED
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.models.load import LoadedModel, load_model
-from avss_utils.sensitivity.losses import Scored
 from avss_utils.sensitivity.probe import Sensitivity
 from avss_utils.stats.resampling import Estimate
 

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from avss_utils import cli, commands
+from avss_utils.data.suites import check_names
 from avss_utils.errors import UsageError
 from avss_utils.models import checkpoint, memory
 from avss_utils.models import load as models
@@ -29,7 +30,6 @@ from avss_utils.store import files as project
 from avss_utils.store.files import write_json
 from avss_utils.store.run_folder import Run
 from avss_utils.store.runs import open_run
-from avss_utils.suites import check_names
 
 ROOT = Path(__file__).parents[1]
 RUN = ("run", "--notebook", "01_avss_pruning", "--profile", "smoke", "--set")
@@ -164,7 +164,7 @@ def test_notebook_01_refuses_wrong_names_before_it_loads_anything(change, senten
 def test_blocks_that_the_model_has_not_are_refused_before_it_is_judged(
     capsys, model, calibration, monkeypatch
 ):
-    monkeypatch.setattr("avss_utils.suites.build_suite", None)  # not reached
+    monkeypatch.setattr("avss_utils.data.suites.build_suite", None)  # not reached
     words = ("evaluate", "--model", model, "--tasks", "--text-sets", calibration, "--drop")
     for drop in ("9", "1 1", "0 1 2 3"):
         assert "must be distinct numbers from 0 to 3 that leave at" in refused(capsys, *words, drop)
@@ -264,7 +264,7 @@ def test_no_network_and_no_copy_is_said_of_models_and_data(capsys, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     error = refused(capsys, "score", "--model", "some/model")
     assert "the Hub cannot be reached, nor is there a local copy" in error
-    monkeypatch.setattr("avss_utils.corpora.sources._hub_commit", unreachable)
+    monkeypatch.setattr("avss_utils.data.sources._hub_commit", unreachable)
     error = refused(capsys, "evaluate", "--tasks", "--text-sets", "wikitext2")
     assert "the Hub gave no Salesforce/wikitext (ConnectionError" in error
     assert "set AVSS_DATA_DIR to a folder with wikitext2/" in error

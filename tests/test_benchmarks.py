@@ -11,8 +11,9 @@ import pytest
 import torch
 from tiny import FAMILIES
 
+from avss_utils.data.token_rows import Scored
 from avss_utils.models.blocks import decoder_blocks
-from avss_utils.sensitivity.losses import Scored, greedy_path
+from avss_utils.sensitivity.losses import greedy_path
 from avss_utils.store.files import read_csv
 
 ROOT = Path(__file__).parents[1]

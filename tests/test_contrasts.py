@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 from tiny import tiny_model, tiny_tokenizer
 
+from avss_utils.data.answer_pairs import Pairs
 from avss_utils.hallucination.contrasts import (
     READINGS,
     answer_sums,
@@ -18,13 +19,7 @@ from avss_utils.hallucination.contrasts import (
     hss_of_counts,
 )
 from avss_utils.hallucination.halves import half_agreement, half_excess
-from avss_utils.hallucination.testing import (
-    Labelled,
-    Pairs,
-    contrast_intervals,
-    contrast_test,
-    pooled,
-)
+from avss_utils.hallucination.testing import Labelled, contrast_intervals, contrast_test, pooled
 from avss_utils.hallucination.tokens import AnswerTokens, absolute_limits, collect_answers
 from avss_utils.models.blocks import decoder_blocks
 

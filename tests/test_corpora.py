@@ -10,11 +10,11 @@ import pytest
 from data_sources import COMMIT, as_jsonl, stand_in_hub, write
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from avss_utils.corpora import sources
-from avss_utils.corpora.loading import load_open, load_questions, load_texts, standard_split
-from avss_utils.corpora.registry import SPECS
-from avss_utils.corpora.rows import Corpus, Question, Text, split_rows
-from avss_utils.corpora.wordings import WORDINGS, prompt
+from avss_utils.data import sources
+from avss_utils.data.loading import load_open, load_questions, load_texts, standard_split
+from avss_utils.data.registry import SPECS
+from avss_utils.data.rows import Corpus, Question, Text, split_rows
+from avss_utils.data.wordings import WORDINGS, prompt
 from avss_utils.errors import UsageError
 from avss_utils.models.embedded import package_path
 

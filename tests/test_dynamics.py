@@ -7,7 +7,8 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from avss_utils.activations import collect_block_stats
-from avss_utils.corpora.rows import Question
+from avss_utils.data.rows import Question
+from avss_utils.data.token_rows import Scored
 from avss_utils.dynamics import freezing, movement, study
 from avss_utils.dynamics import plans as planning
 from avss_utils.dynamics.rows import WHOLE
@@ -17,7 +18,6 @@ from avss_utils.errors import UsageError
 from avss_utils.models.blocks import remove_blocks
 from avss_utils.models.load import LoadedModel
 from avss_utils.models.plan import as_drop
-from avss_utils.sensitivity.losses import Scored
 from avss_utils.store.files import read_csv, write_csv
 
 N = 6

@@ -8,11 +8,14 @@ import torch
 from tiny import FAMILIES, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from avss_utils.activations import collect_block_stats, text_batches
+from avss_utils.activations import collect_block_stats
 from avss_utils.arms import Calibration, blocks_table, distinct, plan_arm, plans_table
 from avss_utils.chapters.pruning.costs import checkpoint_table
-from avss_utils.corpora.rows import Question, Text
-from avss_utils.corpora.wordings import prompt
+from avss_utils.data.rows import Question, Text
+from avss_utils.data.suites import Suite
+from avss_utils.data.token_rows import text_batches
+from avss_utils.data.windows import text_windows
+from avss_utils.data.wordings import prompt
 from avss_utils.errors import UsageError
 from avss_utils.evaluation import (
     answer_questions,
@@ -28,8 +31,6 @@ from avss_utils.likelihood.choices import score_choices
 from avss_utils.models import blocks as families
 from avss_utils.models.checkpoint import save_pruned
 from avss_utils.models.plan import PruningPlan
-from avss_utils.suites import Suite
-from avss_utils.windows import text_windows
 
 WORDS = "red green blue stone river mountain cloud window paper bridge"
 TEXTS = [

@@ -16,8 +16,8 @@ from avss_utils.architectures.mixture import (
     train_tokenizer,
 )
 from avss_utils.architectures.relations import RELATIONS, UNKNOWN
-from avss_utils.corpora.loading import disjoint_parts, load_texts
-from avss_utils.corpora.rows import Corpus, Text
+from avss_utils.data.loading import disjoint_parts, load_texts
+from avss_utils.data.rows import Corpus, Text
 from avss_utils.errors import UsageError
 
 SPEC = made.FactSpec((1, 3, 12), entities=3, held_out=4, taught_share=0.4, n_relations=3)

@@ -6,10 +6,7 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from avss_utils.corpora.rows import OpenQuestion
-from avss_utils.errors import UsageError
-from avss_utils.hallucination import finders, intervention, pruned
-from avss_utils.hallucination.events import (
+from avss_utils.data.answer_sets import (
     CHAT,
     FEW_SHOT,
     N_EXAMPLES,
@@ -18,12 +15,16 @@ from avss_utils.hallucination.events import (
     prompted,
     usable_prompts,
 )
+from avss_utils.data.rows import OpenQuestion
+from avss_utils.data.token_rows import Scored
+from avss_utils.errors import UsageError
+from avss_utils.hallucination import finders, intervention, pruned
 from avss_utils.hallucination.generated import OwnAnswers
 from avss_utils.hallucination.probes import training_rows
 from avss_utils.hallucination.study import SetStudy
 from avss_utils.hallucination.tokens import log_spread
 from avss_utils.models.load import LoadedModel
-from avss_utils.sensitivity.losses import Scored, drop_losses
+from avss_utils.sensitivity.losses import drop_losses
 
 NAMES = [
     *("ant", "bat", "cat", "cow", "dog", "eel", "elk", "emu", "fox", "gnu"),

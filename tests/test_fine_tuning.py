@@ -9,6 +9,7 @@ import torch
 from data_sources import write
 from tiny import tiny_model, tiny_tokenizer
 
+from avss_utils.data.token_rows import Scored
 from avss_utils.dynamics import StatsCallback
 from avss_utils.dynamics.measures import weight_movement
 from avss_utils.dynamics.tasks import (
@@ -24,7 +25,6 @@ from avss_utils.dynamics.training import METHODS, Recipe, fine_tune
 from avss_utils.errors import UsageError
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.models.load import LoadedModel
-from avss_utils.sensitivity.losses import Scored
 from avss_utils.store.files import read_csv
 from avss_utils.trainer import collate
 

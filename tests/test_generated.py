@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from tiny import tiny_model, tiny_tokenizer
 
-from avss_utils.corpora.rows import OpenQuestion
-from avss_utils.hallucination.events import events_of
+from avss_utils.data.answer_sets import events_of
+from avss_utils.data.rows import OpenQuestion
 from avss_utils.hallucination.generated import (
     generated_answers,
     generated_contrast,

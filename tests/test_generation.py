@@ -8,7 +8,7 @@ import transformers as tf
 from tiny import FAMILIES, tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models
 
-from avss_utils.corpora.rows import normalised
+from avss_utils.data.rows import normalised
 from avss_utils.errors import UsageError
 from avss_utils.generation.decoding import greedy_answers
 from avss_utils.generation.matching import contains, f1, is_abstention, matches

@@ -8,12 +8,13 @@ import torch
 from tiny import FAMILIES, tiny_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from avss_utils.data.token_rows import choice_units
+from avss_utils.data.windows import text_windows
 from avss_utils.errors import UsageError
 from avss_utils.likelihood import passes
-from avss_utils.likelihood.choices import choice_units, group_batches, grouped, score_choices
+from avss_utils.likelihood.choices import group_batches, grouped, score_choices
 from avss_utils.likelihood.passes import forward_logits
 from avss_utils.likelihood.texts import perplexity, window_likelihoods
-from avss_utils.windows import text_windows
 
 TEXTS = [
     SimpleNamespace(row_id="a", text="The quick brown fox jumps over the lazy dog, twice. " * 3),

@@ -9,7 +9,8 @@ import pytest
 from tiny import FAMILIES
 
 from avss_utils import forensics, mechanisms, thresholds
-from avss_utils.sensitivity.losses import DropLosses, Scored
+from avss_utils.data.token_rows import Scored
+from avss_utils.sensitivity.losses import DropLosses
 from avss_utils.sensitivity.probe import Sensitivity
 from avss_utils.stats.block_profiles import correlation_interval, partial_rank
 

@@ -12,7 +12,7 @@ from peft import PeftModel
 from tiny import save_tiny
 
 from avss_utils import cli
-from avss_utils.corpora.loading import load_open
+from avss_utils.data.loading import load_open
 from avss_utils.errors import UsageError
 from avss_utils.mitigation import judging, product
 from avss_utils.models.load import load_model

@@ -10,10 +10,12 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from avss_utils.corpora.rows import OpenQuestion
+from avss_utils.data.answer_sets import events_of
+from avss_utils.data.rows import OpenQuestion
+from avss_utils.data.token_rows import choice_units
+from avss_utils.data.windows import Window
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.events import events_of
-from avss_utils.likelihood.choices import choice_units, score_choices
+from avss_utils.likelihood.choices import score_choices
 from avss_utils.mitigation import measures, training
 from avss_utils.mitigation.adapters import with_adapters
 from avss_utils.mitigation.arms import (
@@ -31,7 +33,6 @@ from avss_utils.mitigation.reading import Lesson, collate, lessons, read_answers
 from avss_utils.mitigation.training import train
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.models.load import LoadedModel
-from avss_utils.windows import Window
 
 LEARNT = [
     Lesson("a", (5, 9, 7), (30, 11), (40,)),

@@ -6,7 +6,9 @@ import pytest
 import torch
 from test_mitigation import LEARNT, RECIPE, events_of_animals, loaded
 
-from avss_utils.corpora.rows import Question
+from avss_utils.data.rows import Question
+from avss_utils.data.suites import Suite
+from avss_utils.data.windows import Window
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.mitigation import calibrated, costs, effects, measures, study
 from avss_utils.mitigation.arms import Arm
@@ -16,8 +18,6 @@ from avss_utils.mitigation.outcomes import TYPICAL, UNTRAINED, Outcomes
 from avss_utils.stats.calibration import expected_calibration_error
 from avss_utils.stats.detection import risk_coverage
 from avss_utils.store.files import read_csv, write_csv
-from avss_utils.suites import Suite
-from avss_utils.windows import Window
 
 LESSONS = study.Lessons(LEARNT, LEARNT)
 ARM = Arm("eavss top", (1,), (1,))

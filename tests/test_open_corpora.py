@@ -5,10 +5,10 @@ import json
 import pytest
 from data_sources import as_jsonl, stand_in_hub, write
 
-from avss_utils.corpora.loading import check_open, load_open, load_questions, standard_split
-from avss_utils.corpora.registry import SPECS
-from avss_utils.corpora.rows import OpenQuestion, Question, normalised, overlaps
-from avss_utils.corpora.wordings import answer_prompt, prompt
+from avss_utils.data.loading import check_open, load_open, load_questions, standard_split
+from avss_utils.data.registry import SPECS
+from avss_utils.data.rows import OpenQuestion, Question, normalised, overlaps
+from avss_utils.data.wordings import answer_prompt, prompt
 from avss_utils.errors import UsageError
 
 NQ = "question,answer,false_answer\n"

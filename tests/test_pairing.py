@@ -2,8 +2,8 @@
 
 import pytest
 
-from avss_utils.corpora.pairing import answer_type, false_against_false, irrelevant, paired
-from avss_utils.corpora.rows import OpenQuestion, normalised, overlaps
+from avss_utils.data.pairing import answer_type, false_against_false, irrelevant, paired
+from avss_utils.data.rows import OpenQuestion, normalised, overlaps
 from avss_utils.errors import UsageError
 
 CITIES = ["Paris", "Rome", "Bonn", "Lima", "Oslo", "New York", "Buenos Aires", "York", "Kyiv"]

@@ -13,10 +13,10 @@ import torch
 from tiny import save_tiny
 
 from avss_utils import cli, options
-from avss_utils.corpora.loading import load_open
-from avss_utils.corpora.wordings import answer_prompt
+from avss_utils.data.answer_sets import PAIRED, events_of, set_events
+from avss_utils.data.loading import load_open
+from avss_utils.data.wordings import answer_prompt
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.events import PAIRED, events_of, set_events
 from avss_utils.hallucination.finders import flagged_blocks
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.hallucination.scoring import AnswerDetector, other_questions, separation

@@ -5,7 +5,7 @@ import torch
 from tiny import tiny_model
 from transformers import TrainerCallback
 
-from avss_utils.sensitivity.losses import Scored
+from avss_utils.data.token_rows import Scored
 from avss_utils.trainer import adapted, collate, on_one_device, train_on, training_arguments
 
 SIZES = dict(steps=20, batch_rows=4, learning_rate=1e-3, seed=7)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.architectures.relations import RELATIONS, UNKNOWN
-from avss_utils.corpora.rows import OpenQuestion
-from avss_utils.corpora.wordings import WORDINGS
+from avss_utils.data.rows import OpenQuestion
+from avss_utils.data.wordings import WORDINGS
 from avss_utils.errors import UsageError
 
 GROUPS = KNOWN, RARE, TAUGHT, HELD_OUT = "known", "rare", "unknown taught", "unknown held out"

@@ -9,11 +9,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from avss_utils.architectures.facts import Fact, FactSpec, fact_lines, facts_sha256, make_facts
 from avss_utils.architectures.relations import RELATIONS, UNKNOWN
-from avss_utils.corpora.loading import check_set, disjoint_parts, load_texts
-from avss_utils.corpora.rows import Corpus, Text
-from avss_utils.corpora.sources import NowhereError
+from avss_utils.data.loading import check_set, disjoint_parts, load_texts
+from avss_utils.data.rows import Corpus, Text
+from avss_utils.data.sources import NowhereError
+from avss_utils.data.windows import Window, text_windows
 from avss_utils.errors import UsageError
-from avss_utils.windows import Window, text_windows
 
 PAD, END = "<pad>", "<|endoftext|>"
 LEAST_VOCABULARY = 260  # the bytes and the special tokens

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from avss_utils.activations import text_batches
 from avss_utils.architectures.facts import GROUPS, KNOWN, of_group
 from avss_utils.architectures.family import Architecture, block_parameters
 from avss_utils.architectures.measures import (
@@ -21,10 +20,10 @@ from avss_utils.architectures.mixture import Mixture
 from avss_utils.architectures.peaks import fact_events, peak_table, score_profiles
 from avss_utils.architectures.training import Member, Recipe, train_member
 from avss_utils.arms import Calibration, scores_table
+from avss_utils.data.token_rows import Scored, text_batches
 from avss_utils.evaluation import bits_per_byte
 from avss_utils.hallucination.study import SetStudy
 from avss_utils.likelihood.texts import window_likelihoods
-from avss_utils.sensitivity.losses import Scored
 from avss_utils.sensitivity.probe import Sensitivity
 
 CRITERIA = ("avss", "block-influence", "leave-one-out")

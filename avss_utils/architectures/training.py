@@ -13,7 +13,7 @@ from torch import nn
 from avss_utils.architectures.facts import Fact
 from avss_utils.architectures.family import Architecture, build
 from avss_utils.architectures.mixture import Mixture
-from avss_utils.corpora.rows import OpenQuestion
+from avss_utils.data.rows import OpenQuestion
 from avss_utils.errors import UsageError
 from avss_utils.models.checkpoint import check_target, whole_folder
 from avss_utils.models.devices import replayed, settle_attention

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from avss_utils.data.answer_sets import Events
 from avss_utils.dynamics.rows import Measure
-from avss_utils.hallucination.events import Events
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.models.load import LoadedModel

@@ -7,15 +7,15 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from avss_utils.corpora.loading import disjoint_parts, load_open, load_questions, load_texts
-from avss_utils.corpora.registry import SPECS
-from avss_utils.corpora.rows import Question, Text
-from avss_utils.corpora.wordings import answer_prompt
+from avss_utils.data.loading import disjoint_parts, load_open, load_questions, load_texts
+from avss_utils.data.registry import SPECS
+from avss_utils.data.rows import Question, Text
+from avss_utils.data.token_rows import Scored, choice_units
+from avss_utils.data.windows import text_windows
+from avss_utils.data.wordings import answer_prompt
 from avss_utils.evaluation import answer_questions
-from avss_utils.likelihood.choices import choice_units
 from avss_utils.models.load import LoadedModel
-from avss_utils.sensitivity.losses import Scored, drop_losses
-from avss_utils.windows import text_windows
+from avss_utils.sensitivity.losses import drop_losses
 
 PARTS = ("calibration", "development", "evaluation")  # the first is what is trained on
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
 from avss_utils.models.blocks import checked_numbers, decoder_blocks, unwrapped
 from avss_utils.models.load import LoadedModel
-from avss_utils.sensitivity.losses import Scored
 from avss_utils.trainer import adapted, train_on
 
 METHODS = FULL, LORA = ("full", "lora")

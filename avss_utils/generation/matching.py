@@ -8,7 +8,7 @@ are a question's right answers (aliases), of which the best counts.
 from collections import Counter
 from collections.abc import Sequence
 
-from avss_utils.corpora.rows import normalised
+from avss_utils.data.rows import normalised
 
 # "n/a" and "none" are not here: sodium's symbol is Na, and none is a right answer at times
 REFUSALS = (

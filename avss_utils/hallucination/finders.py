@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from avss_utils.corpora.rows import normalised
+from avss_utils.data.answer_sets import PAIRED
+from avss_utils.data.rows import normalised
 from avss_utils.hallucination.contrasts import eavss
-from avss_utils.hallucination.events import PAIRED
 from avss_utils.hallucination.probes import (
     held_out_scores,
     probe_auroc,

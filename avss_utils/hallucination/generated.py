@@ -5,10 +5,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from avss_utils.data.answer_sets import PAIRED, Events, prompted
 from avss_utils.generation.decoding import greedy_answers
 from avss_utils.generation.matching import contains, f1, is_abstention, matches
 from avss_utils.hallucination.contrasts import answer_sums, each_answer, log_variance
-from avss_utils.hallucination.events import PAIRED, Events, prompted
 from avss_utils.hallucination.strata import adjusted_effects, strata
 from avss_utils.hallucination.study import RELATIVE, SetStudy
 from avss_utils.hallucination.testing import Labelled, contrast_test

@@ -6,8 +6,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from avss_utils.data.answer_sets import Events
 from avss_utils.hallucination.contrasts import READINGS
-from avss_utils.hallucination.events import Events
 from avss_utils.hallucination.study import SetStudy
 
 

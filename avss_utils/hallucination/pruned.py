@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from avss_utils.hallucination.events import Events
+from avss_utils.data.answer_sets import Events
 from avss_utils.hallucination.generated import ABSTAINED, FALSE, RIGHT, generated_answers
 from avss_utils.likelihood.choices import score_choices
 from avss_utils.models.blocks import remove_blocks

@@ -5,11 +5,11 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from avss_utils.corpora.loading import load_open, standard_split
-from avss_utils.corpora.rows import Corpus, normalised
-from avss_utils.corpora.wordings import answer_prompt
+from avss_utils.data.answer_sets import PLAIN, Events, events_of
+from avss_utils.data.loading import load_open, standard_split
+from avss_utils.data.rows import Corpus, normalised
+from avss_utils.data.wordings import answer_prompt
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.events import PLAIN, Events, events_of
 from avss_utils.hallucination.finders import Labels, flagged_blocks
 from avss_utils.hallucination.study import RELATIVE, SetStudy
 from avss_utils.hallucination.tokens import AnswerTokens, collect_answers

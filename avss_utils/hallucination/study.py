@@ -6,6 +6,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from avss_utils.data.answer_pairs import Pairs
+from avss_utils.data.answer_sets import FALSE_FALSE, IRRELEVANT, KINDS, PAIRED, Events
 from avss_utils.hallucination.contrasts import (
     READINGS,
     TOKENS,
@@ -16,9 +18,8 @@ from avss_utils.hallucination.contrasts import (
     every_eavss,
     log_variance,
 )
-from avss_utils.hallucination.events import FALSE_FALSE, IRRELEVANT, KINDS, PAIRED, Events
 from avss_utils.hallucination.halves import half_agreement, half_excess
-from avss_utils.hallucination.testing import Pairs, contrast_intervals, contrast_test
+from avss_utils.hallucination.testing import contrast_intervals, contrast_test
 from avss_utils.hallucination.tokens import (
     AnswerTokens,
     absolute_limits,

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from avss_utils.data.answer_pairs import Pairs
 from avss_utils.hallucination.contrasts import (
     AnswerSums,
     GroupStats,
@@ -17,29 +18,6 @@ from avss_utils.hallucination.contrasts import (
 from avss_utils.stats.resampling import resample_counts, two_sided_p
 
 AT_ONCE = 200  # permutations in one product of matrices
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Numbers of the true and of the false answer of each question, (n_pairs,) each."""
-
-    true: np.ndarray
-    false: np.ndarray
-    n_answers: int
-
-    def weights(self, counts: np.ndarray | None = None, swapped: np.ndarray | None = None):
-        """(false, true): how often each answer is in the group, (n_groups, n_answers) each.
-
-        ``counts``, (n_groups, n_pairs): how often each pair enters, once if None; ``swapped``, of
-        the same shape: pairs that change their labels.
-        """
-        shape = next((a.shape for a in (counts, swapped) if a is not None), (1, len(self.true)))
-        counts = np.ones(shape) if counts is None else counts
-        moved = np.zeros(shape) if swapped is None else counts * swapped
-        false, true = np.zeros((2, shape[0], self.n_answers))
-        false[:, self.false], false[:, self.true] = counts - moved, moved
-        true[:, self.true], true[:, self.false] = counts - moved, moved
-        return false, true
 
 
 @dataclass(frozen=True)

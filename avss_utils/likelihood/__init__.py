@@ -3,15 +3,8 @@
 All log-likelihoods are natural logarithms, taken from float32 logits whatever the model's dtype.
 """
 
-from avss_utils.likelihood.choices import (
-    ChoiceUnit,
-    PromptPass,
-    alike,
-    choice_units,
-    group_batches,
-    grouped,
-    score_choices,
-)
+from avss_utils.data.token_rows import ChoiceUnit, choice_units, pad
+from avss_utils.likelihood.choices import PromptPass, alike, group_batches, grouped, score_choices
 from avss_utils.likelihood.passes import (
     few_rows,
     forward_logits,
@@ -19,7 +12,6 @@ from avss_utils.likelihood.passes import (
     left_padded,
     log_probabilities,
     longest_first,
-    pad,
     within_logits,
 )
 from avss_utils.likelihood.texts import perplexity, window_likelihoods

@@ -1,15 +1,13 @@
 """Log-probabilities of answer choices after their prompts."""
 
 import copy
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import nn
 
+from avss_utils.data.token_rows import ChoiceUnit, choice_units, pad
 from avss_utils.errors import UsageError
 from avss_utils.likelihood.passes import (
     forward_logits,
@@ -17,7 +15,6 @@ from avss_utils.likelihood.passes import (
     last_only,
     left_padded,
     log_probabilities,
-    pad,
     within_logits,
 )
 from avss_utils.models import blocks as families
@@ -51,70 +48,6 @@ def score_choices(
         for unit, value in zip((u for g in batch for u in g), values, strict=True):
             scores[unit.question][unit.choice] = value
     return scores
-
-
-@dataclass(frozen=True)
-class ChoiceUnit:
-    """One choice of one question: the tokens of its prompt, and its own."""
-
-    question: int
-    choice: int
-    prefix: tuple[int, ...]
-    ids: tuple[int, ...]
-
-
-def choice_units(
-    model: nn.Module, tokenizer, prompts: Sequence[str], choices: Sequence[Sequence[str]]
-) -> Sequence[ChoiceUnit]:
-    """Every choice in tokens, the beginning of a prompt cut where the model's context is full."""
-    texts = tuple(prompts), tuple(map(tuple, choices))
-    return _fitted(_units(tokenizer, *texts), families.context_length(model))
-
-
-@lru_cache(maxsize=16)
-def _units(
-    tokenizer, prompts: tuple[str, ...], choices: tuple[tuple[str, ...], ...]
-) -> tuple[ChoiceUnit, ...]:
-    """Tokens of each prompt and of each choice as they stand in their joint text.
-
-    All prompts and then all joint texts go to the tokenizer at once, and only once for the plans
-    of one experiment: tokenising would otherwise take as long as a small model on a GPU.
-    """
-    named = [
-        (question, number, choice)
-        for question, (_, own) in enumerate(zip(prompts, choices, strict=True))
-        for number, choice in enumerate(own)
-    ]
-    if not named:
-        return ()
-    cuts = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
-    joint = tokenizer([prompts[question] + choice for question, _, choice in named])["input_ids"]
-    for (question, _, choice), ids in zip(named, joint, strict=True):
-        if not prompts[question] or not 0 < cuts[question] < len(ids):
-            raise UsageError(f"a choice needs text after a prompt that is not empty: {choice!r}")
-    return tuple(
-        ChoiceUnit(question, number, tuple(ids[: cuts[question]]), tuple(ids[cuts[question] :]))
-        for (question, number, _), ids in zip(named, joint, strict=True)
-    )
-
-
-def _fitted(units: Sequence[ChoiceUnit], limit: int | None) -> Sequence[ChoiceUnit]:
-    """Units of at most ``limit`` tokens, the beginnings of longer prompts cut."""
-    if limit is None:
-        return units
-    if longest := max((len(u.ids) for u in units if len(u.ids) >= limit), default=0):
-        raise UsageError(
-            f"a choice of {longest} tokens leaves no room for its prompt: the model has positions "
-            f"for {limit}"
-        )
-    n_long = sum(len(u.prefix) + len(u.ids) > limit for u in units)
-    if n_long:
-        warnings.warn(
-            f"{n_long} of {len(units)} prompts with their choice are longer than the model's "
-            f"{limit} tokens: their beginning was cut",
-            stacklevel=3,
-        )
-    return [replace(u, prefix=u.prefix[-(limit - len(u.ids)) :]) for u in units]
 
 
 def group_batches(

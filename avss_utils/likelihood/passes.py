@@ -8,6 +8,7 @@ from inspect import signature
 
 import torch
 
+from avss_utils.data.token_rows import pad
 from avss_utils.models import blocks as families
 
 MOST_LOGITS = 2**30  # numbers in one tensor: 4 GB, and half of what 32 bits can count
@@ -55,17 +56,6 @@ def few_rows(logits: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torc
     """The same rows of each tensor, as many as have AT_ONCE logits (B, L, V), or one."""
     n = max(1, AT_ONCE // max(1, logits.shape[1:].numel()))
     return zip(*(tensor.split(n) for tensor in (logits, *others)), strict=True)
-
-
-def pad(rows: Sequence[Sequence[int]], *, side: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token rows as one (B, T) tensor, and the mask of what is not padding."""
-    length = max(map(len, rows))
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    mask = torch.zeros(len(rows), length, dtype=torch.long)
-    for i, row in enumerate(rows):
-        where = slice(0, len(row)) if side == "right" else slice(length - len(row), length)
-        ids[i, where], mask[i, where] = torch.tensor(row), 1
-    return ids, mask
 
 
 def in_batches(

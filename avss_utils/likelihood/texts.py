@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from avss_utils.likelihood.passes import forward_logits, log_probabilities, longest_first, pad
+from avss_utils.data.token_rows import pad
+from avss_utils.data.windows import Window, text_windows
+from avss_utils.likelihood.passes import forward_logits, log_probabilities, longest_first
 from avss_utils.models import blocks as families
 from avss_utils.store.progress import progress
-from avss_utils.windows import Window, text_windows
 
 
 def window_likelihoods(

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from avss_utils.data.answer_sets import PLAIN, Events
+from avss_utils.data.windows import Window
 from avss_utils.evaluation import bits_per_byte
-from avss_utils.hallucination.events import PLAIN, Events
 from avss_utils.likelihood.texts import window_likelihoods
 from avss_utils.mitigation.measures import choice_table, divergence_rows
 from avss_utils.stats.calibration import expected_calibration_error
 from avss_utils.stats.resampling import N_RESAMPLES, Estimate, limits, moved_onto, resample_counts
 from avss_utils.verdicts import verdict_below
-from avss_utils.windows import Window
 
 N_BINS = 10
 RATE = "hallucination rate"

@@ -9,12 +9,13 @@ import pandas as pd
 import torch
 from scipy.special import softmax
 
-from avss_utils.corpora.wordings import answer_prompt
-from avss_utils.hallucination.events import Events
+from avss_utils.data.answer_sets import Events
+from avss_utils.data.token_rows import pad
+from avss_utils.data.windows import Window
+from avss_utils.data.wordings import answer_prompt
 from avss_utils.likelihood.choices import score_choices
-from avss_utils.likelihood.passes import longest_first, pad
+from avss_utils.likelihood.passes import longest_first
 from avss_utils.models.blocks import forward_inputs
-from avss_utils.windows import Window
 
 MOST_FALSE = 7  # false answers of a question that are scored
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from avss_utils.data.answer_sets import Events
 from avss_utils.evaluation import for_evaluation
-from avss_utils.hallucination.events import Events
 from avss_utils.hallucination.finders import probe_table
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.hallucination.study import SetStudy

@@ -3,16 +3,16 @@
 All losses are negative log-likelihoods in nats, from float32 logits.
 """
 
+from avss_utils.data.token_rows import ChoiceRows, Scored, choice_rows
 from avss_utils.sensitivity.gates import gate_gradients
 from avss_utils.sensitivity.losses import (
     DropLosses,
-    Scored,
     drop_losses,
     greedy_path,
     leave_one_out,
     pair_losses,
 )
-from avss_utils.sensitivity.probe import ChoiceRows, Sensitivity, choice_rows, question_losses
+from avss_utils.sensitivity.probe import Sensitivity, question_losses
 
 __all__ = [
     "ChoiceRows",

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
+from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
 from avss_utils.likelihood.passes import (
     last_only,
@@ -20,29 +20,6 @@ from avss_utils.likelihood.passes import (
 )
 from avss_utils.models import blocks as families
 from avss_utils.store.progress import progress
-from avss_utils.windows import Window
-
-
-class Scored(NamedTuple):
-    """Token ids of which the last ``n_scored`` are predicted from what stands before them."""
-
-    ids: tuple[int, ...]
-    n_scored: int
-
-    @classmethod
-    def window(cls, window: Window) -> "Scored":
-        """A text window, all of whose tokens but the first are predicted."""
-        return cls(window.ids, len(window.ids) - 1)
-
-    @classmethod
-    def batches(cls, batches: Iterable[dict]) -> list["Scored"]:
-        """Every text of tokenizer outputs, without its padding, all but its first token scored."""
-        rows = [
-            tuple(ids[mask.bool()].tolist())
-            for batch in batches
-            for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
-        ]
-        return [cls(ids, len(ids) - 1) for ids in rows if len(ids) > 1]
 
 
 @dataclass(frozen=True)

@@ -3,42 +3,17 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from torch import nn
 
+from avss_utils.data.token_rows import ChoiceRows, Scored
 from avss_utils.errors import UsageError
-from avss_utils.likelihood.choices import choice_units
 from avss_utils.models import blocks as families
 from avss_utils.sensitivity.gates import gate_gradients
-from avss_utils.sensitivity.losses import DropLosses, Scored, greedy_path, leave_one_out
-
-
-@dataclass(frozen=True)
-class ChoiceRows:
-    """Rows of every choice of some questions: row i belongs to ``question[i]``, right or not."""
-
-    rows: tuple[Scored, ...]
-    question: np.ndarray
-    right: np.ndarray
-
-
-def choice_rows(
-    model: nn.Module,
-    tokenizer,
-    asked: Sequence[tuple[str, Sequence[str]]],
-    answers: Sequence[int],
-) -> ChoiceRows:
-    """Rows of prompts with their choices, as ``corpora.prompt`` gives them."""
-    units = choice_units(model, tokenizer, [a[0] for a in asked], [a[1] for a in asked])
-    return ChoiceRows(
-        tuple(Scored(unit.prefix + unit.ids, len(unit.ids)) for unit in units),
-        np.array([unit.question for unit in units]),
-        np.array([unit.choice == answers[unit.question] for unit in units]),
-    )
+from avss_utils.sensitivity.losses import DropLosses, greedy_path, leave_one_out
 
 
 def question_losses(losses: DropLosses, choices: ChoiceRows) -> np.ndarray:

@@ -14,7 +14,7 @@ from functools import cache, partial
 import nbformat
 import pandas as pd
 
-from avss_utils.corpora.own import set_name
+from avss_utils.data.own import set_name
 from avss_utils.errors import UsageError
 from avss_utils.models.blocks import remove_blocks
 from avss_utils.models.load import LoadedModel, load_model

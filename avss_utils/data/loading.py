@@ -1,9 +1,9 @@
 """Data sets and files of one's own by name, and their standard splits."""
 
-from avss_utils.corpora.own import SOURCE, SUFFIXES, is_own, own_corpus
-from avss_utils.corpora.registry import SPECS
-from avss_utils.corpora.rows import Corpus, split_rows
-from avss_utils.corpora.sources import Spec, load_corpus
+from avss_utils.data.own import SOURCE, SUFFIXES, is_own, own_corpus
+from avss_utils.data.registry import SPECS
+from avss_utils.data.rows import Corpus, split_rows
+from avss_utils.data.sources import Spec, load_corpus
 from avss_utils.errors import UsageError
 
 STANDARD_SEED = 0

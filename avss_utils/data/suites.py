@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from avss_utils.calibrations import calibration_batches
-from avss_utils.corpora.loading import check_set, load_questions, load_texts, standard_split
-from avss_utils.corpora.own import is_own, set_name
-from avss_utils.corpora.rows import Question
+from avss_utils.data.calibrations import calibration_batches
+from avss_utils.data.loading import check_set, load_questions, load_texts, standard_split
+from avss_utils.data.own import is_own, set_name
+from avss_utils.data.rows import Question
+from avss_utils.data.windows import Window, text_windows
 from avss_utils.errors import UsageError
-from avss_utils.windows import Window, text_windows
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ content does. Open questions need no distractors, and may have aliases: columns 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from avss_utils.corpora import formats
-from avss_utils.corpora.rows import Corpus, OpenQuestion, Question, Text, digest, shuffled_question
-from avss_utils.corpora.sources import parse_records
+from avss_utils.data import formats
+from avss_utils.data.rows import Corpus, OpenQuestion, Question, Text, digest, shuffled_question
+from avss_utils.data.sources import parse_records
 from avss_utils.errors import UsageError
 from avss_utils.store.files import file_sha256
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from avss_utils.corpora.loading import load_open, standard_split
-from avss_utils.corpora.own import set_name
-from avss_utils.corpora.pairing import false_against_false, irrelevant, paired
-from avss_utils.corpora.rows import OpenQuestion
-from avss_utils.corpora.wordings import answer_prompt
+from avss_utils.data.answer_pairs import Pairs
+from avss_utils.data.loading import load_open, standard_split
+from avss_utils.data.own import set_name
+from avss_utils.data.pairing import false_against_false, irrelevant, paired
+from avss_utils.data.rows import OpenQuestion
+from avss_utils.data.wordings import answer_prompt
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.testing import Pairs
 from avss_utils.models.tokenizers import automatic_bos
 
 PAIRED, FALSE_FALSE, IRRELEVANT = "false against true", "false against false", "irrelevant"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from avss_utils.corpora.rows import OpenQuestion, normalised, overlaps, position
+from avss_utils.data.rows import OpenQuestion, normalised, overlaps, position
 from avss_utils.errors import UsageError
 
 NEIGHBOURS = 10  # on each side in the order of length: a borrowed answer is one of twice as many

@@ -9,7 +9,7 @@ from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
-from avss_utils.corpora.rows import Corpus, without_duplicates
+from avss_utils.data.rows import Corpus, without_duplicates
 from avss_utils.errors import UsageError
 from avss_utils.models.embedded import package_path
 from avss_utils.store.files import file_sha256

@@ -5,17 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from avss_utils.activations import text_batches
-from avss_utils.corpora.loading import load_questions, load_texts, standard_split
-from avss_utils.corpora.registry import SPECS
-from avss_utils.corpora.rows import Text
-from avss_utils.corpora.wordings import prompt
+from avss_utils.data.loading import load_questions, load_texts, standard_split
+from avss_utils.data.registry import SPECS
+from avss_utils.data.rows import Text
+from avss_utils.data.token_rows import ChoiceRows, Scored, choice_rows, pad, text_batches
+from avss_utils.data.windows import Window, text_windows
+from avss_utils.data.wordings import prompt
 from avss_utils.errors import UsageError
-from avss_utils.likelihood.passes import pad
 from avss_utils.models.tokenizers import automatic_bos
-from avss_utils.sensitivity.losses import Scored
-from avss_utils.sensitivity.probe import ChoiceRows, choice_rows
-from avss_utils.windows import Window, text_windows
 
 RANDOM_TOKENS = "random tokens"
 

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from avss_utils.corpora.formats import read_text, text_column
-from avss_utils.corpora.rows import OpenQuestion, digest, normalised, overlaps
+from avss_utils.data.formats import read_text, text_column
+from avss_utils.data.rows import OpenQuestion, digest, normalised, overlaps
 from avss_utils.errors import UsageError
 
 CANDIDATE_COLUMNS = ("QuestionID", "Question", "Sentence", "Label")

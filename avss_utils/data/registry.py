@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from avss_utils.corpora import formats, open_formats
-from avss_utils.corpora.open_sets import OPEN_SPECS
-from avss_utils.corpora.sources import Hub, Spec, olmo
+from avss_utils.data import formats, open_formats
+from avss_utils.data.open_sets import OPEN_SPECS
+from avss_utils.data.sources import Hub, Spec, olmo
 
 STREAMED_TEXTS = 2000  # texts taken from sets too large to download
 WIKITEXT_ID = "wikitext2_raw_test"

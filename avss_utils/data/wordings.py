@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from avss_utils.corpora.own import is_own
-from avss_utils.corpora.registry import SPECS
-from avss_utils.corpora.rows import OpenQuestion, Question
+from avss_utils.data.own import is_own
+from avss_utils.data.registry import SPECS
+from avss_utils.data.rows import OpenQuestion, Question
 from avss_utils.errors import UsageError
 
 # "answer-only" shows what a model does from its taste for an answer alone. The continuations'

