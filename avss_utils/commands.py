@@ -106,7 +106,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     from avss_utils.data.suites import build_suite, check_names
     from avss_utils.data.wordings import check_wording
-    from avss_utils.evaluation import judge_answers, judge_texts
+    from avss_utils.measure.judging import judge_answers, judge_texts
     from avss_utils.models.blocks import remove_blocks
     from avss_utils.models.load import load_model
     from avss_utils.models.plan import as_drop, as_text

@@ -14,8 +14,8 @@ from importlib import metadata
 
 import numpy as np
 
-from avss_utils.block_stats import BlockStats
 from avss_utils.errors import UsageError
+from avss_utils.measure.block_stats import BlockStats
 
 ENTRY_POINTS = "avss_utils.criteria"
 CRITERIA: dict[str, Callable[..., np.ndarray]] = {}

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from avss_utils.block_stats import BlockStats
 from avss_utils.criteria import (
     CRITERIA,
     ENTRY_POINTS,
@@ -18,7 +17,8 @@ from avss_utils.criteria import (
     score_blocks,
     wanted_options,
 )
-from avss_utils.sensitivity.probe import Sensitivity
+from avss_utils.measure.block_stats import BlockStats
+from avss_utils.measure.sensitivity import Sensitivity
 
 __all__ = [
     "CRITERIA",

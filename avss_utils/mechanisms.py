@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from avss_utils.sensitivity.probe import Sensitivity
+from avss_utils.measure.sensitivity import Sensitivity
 from avss_utils.stats.block_profiles import (
     autoregressive_p,
     correlation_interval,

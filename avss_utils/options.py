@@ -14,8 +14,8 @@ from avss_utils.data.suites import check_names
 from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
 from avss_utils.hallucination.prone import ProneScores
+from avss_utils.measure.sensitivity import Sensitivity
 from avss_utils.models import load as models
-from avss_utils.sensitivity.probe import Sensitivity
 from avss_utils.store.processes import place
 
 BULK_EPS = 1e-3  # where the share of entries below it still grows in proportion to it

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.data.suites import Suite
-from avss_utils.evaluation import judge_answers
+from avss_utils.measure.judging import judge_answers
 from avss_utils.models.plan import as_drop
 from avss_utils.stats.resampling import N_RESAMPLES, limits, mean, resample_counts, safe_ratio
 from avss_utils.stats.retention import BASELINE

@@ -28,16 +28,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from avss_utils.activations import collect_block_stats
 from avss_utils.cli import main as command_line
 from avss_utils.data.loading import load_texts, standard_split
 from avss_utils.data.registry import SPECS
 from avss_utils.data.token_rows import text_batches
 from avss_utils.data.windows import text_windows
 from avss_utils.errors import UsageError
-from avss_utils.evaluation import device_name
-from avss_utils.likelihood.choices import score_choices
-from avss_utils.likelihood.texts import window_likelihoods
+from avss_utils.measure.activations import collect_block_stats
+from avss_utils.measure.choices import score_choices
+from avss_utils.measure.judging import device_name
+from avss_utils.measure.texts import window_likelihoods
 from avss_utils.models import blocks as families
 from avss_utils.models.embedded import package_path, prepare_model
 from avss_utils.models.load import load_model

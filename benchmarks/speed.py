@@ -22,12 +22,12 @@ import psutil
 import torch
 import transformers
 
-from avss_utils.activations import SITES, collect_block_stats
 from avss_utils.data.loading import load_questions, load_texts, standard_split
 from avss_utils.data.token_rows import text_batches
 from avss_utils.data.wordings import prompt
-from avss_utils.evaluation import device_name
-from avss_utils.likelihood.choices import score_choices
+from avss_utils.measure.activations import SITES, collect_block_stats
+from avss_utils.measure.choices import score_choices
+from avss_utils.measure.judging import device_name
 from avss_utils.models import blocks as families
 from avss_utils.models.load import load_model
 from avss_utils.store.files import project_root, provenance, write_csv, write_json

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from avss_utils.block_stats import N_BINS, BlockStats, Moments
+from avss_utils.measure.block_stats import N_BINS, BlockStats, Moments
 
 EPS = 1e-5
 

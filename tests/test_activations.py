@@ -5,11 +5,11 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_tokenizer
 
-from avss_utils.activations import SITES, available_sites, collect_block_stats
 from avss_utils.criteria import score_blocks
 from avss_utils.data.rows import Text
 from avss_utils.data.token_rows import text_batches
 from avss_utils.errors import UsageError
+from avss_utils.measure.activations import SITES, available_sites, collect_block_stats
 from avss_utils.models import blocks as families
 from avss_utils.models.embedded import EMBEDDED, package_path
 from avss_utils.models.load import load_model

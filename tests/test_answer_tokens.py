@@ -5,12 +5,12 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
 
-from avss_utils.activations import collect_block_stats
 from avss_utils.data.token_rows import choice_units
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.tokens import absolute_limits, collect_answers, relative_limits
-from avss_utils.likelihood import passes
-from avss_utils.likelihood.choices import score_choices
+from avss_utils.measure import passes
+from avss_utils.measure.activations import collect_block_stats
+from avss_utils.measure.answer_tokens import absolute_limits, collect_answers, relative_limits
+from avss_utils.measure.choices import score_choices
 
 ASKED = [
     ("Question: who barks?\nAnswer:", (" a dog", " the quick cat")),

@@ -18,9 +18,9 @@ from avss_utils.architectures.relations import RELATIONS
 from avss_utils.data.answer_sets import PAIRED
 from avss_utils.data.token_rows import Scored, text_batches
 from avss_utils.errors import UsageError
+from avss_utils.measure.sensitivity import Sensitivity
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.models.load import LoadedModel, load_model
-from avss_utils.sensitivity.probe import Sensitivity
 from avss_utils.stats.resampling import Estimate
 
 SIZES = study.Sizes(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny import FAMILIES
 
-from avss_utils.activations import collect_block_stats
+from avss_utils.measure.activations import collect_block_stats
 from avss_utils.models import blocks as families
 
 SPANS = (1, 3)

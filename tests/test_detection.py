@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 from test_contrasts import EPS, made_tokens
 
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.tokens import AnswerTokens
+from avss_utils.measure.answer_tokens import AnswerTokens
 from avss_utils.scores.answer_features import answer_features, baseline_scores
 from avss_utils.stats.detection import (
     aurc_estimate,

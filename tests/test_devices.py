@@ -11,8 +11,8 @@ from avss_utils.architectures.family import Architecture
 from avss_utils.architectures.mixture import make_mixture
 from avss_utils.architectures.training import Recipe, train_member
 from avss_utils.data.loading import load_texts
-from avss_utils.likelihood.choices import PromptPass
-from avss_utils.likelihood.passes import forward_logits, left_padded
+from avss_utils.measure.choices import PromptPass
+from avss_utils.measure.passes import forward_logits, left_padded
 from avss_utils.models import devices
 from avss_utils.models.blocks import remove_blocks
 from avss_utils.models.devices import replayed

@@ -6,7 +6,6 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from avss_utils.activations import collect_block_stats
 from avss_utils.data.rows import Question
 from avss_utils.data.token_rows import Scored
 from avss_utils.dynamics import freezing, movement, study
@@ -15,6 +14,7 @@ from avss_utils.dynamics.rows import WHOLE
 from avss_utils.dynamics.tasks import Part, TuningTask, row_losses
 from avss_utils.dynamics.training import Recipe, fine_tune
 from avss_utils.errors import UsageError
+from avss_utils.measure.activations import collect_block_stats
 from avss_utils.models.blocks import remove_blocks
 from avss_utils.models.load import LoadedModel
 from avss_utils.models.plan import as_drop

@@ -8,26 +8,24 @@ import torch
 from tiny import FAMILIES, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from avss_utils.activations import collect_block_stats
 from avss_utils.arms import Calibration, blocks_table, distinct, plan_arm, plans_table
-from avss_utils.chapters.pruning.costs import checkpoint_table
+from avss_utils.chapters.pruning.costs import checkpoint_table, cost_row
+from avss_utils.chapters.pruning.null_sets import null_row, null_sets
 from avss_utils.data.rows import Question, Text
 from avss_utils.data.suites import Suite
 from avss_utils.data.token_rows import text_batches
 from avss_utils.data.windows import text_windows
 from avss_utils.data.wordings import prompt
 from avss_utils.errors import UsageError
-from avss_utils.evaluation import (
+from avss_utils.measure.activations import collect_block_stats
+from avss_utils.measure.choices import score_choices
+from avss_utils.measure.judging import (
     answer_questions,
     bits_per_byte,
-    cost_row,
     for_evaluation,
     judge_answers,
     judge_texts,
-    null_row,
-    null_sets,
 )
-from avss_utils.likelihood.choices import score_choices
 from avss_utils.models import blocks as families
 from avss_utils.models.checkpoint import save_pruned
 from avss_utils.models.plan import PruningPlan

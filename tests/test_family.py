@@ -28,7 +28,7 @@ from avss_utils.architectures.relations import RELATIONS
 from avss_utils.architectures.training import Recipe, save_member, train_member
 from avss_utils.data.loading import load_open
 from avss_utils.errors import UsageError
-from avss_utils.generation.decoding import greedy_answers
+from avss_utils.measure.decoding import greedy_answers
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.models.load import load_model
 

@@ -23,10 +23,10 @@ from avss_utils.dynamics.tasks import (
 )
 from avss_utils.dynamics.training import METHODS, Recipe, fine_tune
 from avss_utils.errors import UsageError
+from avss_utils.measure.training import collate
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.models.load import LoadedModel
 from avss_utils.store.files import read_csv
-from avss_utils.trainer import collate
 
 PATTERN = (5, 9, 7, 30, 11, 40)
 ROWS = tuple(Scored((*PATTERN, 50 + i, 60 + i), 2) for i in range(8))

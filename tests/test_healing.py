@@ -73,7 +73,7 @@ def test_a_seed_gives_the_same_weights_and_another_does_not():
 def test_a_batch_whose_logits_are_too_many_is_split_and_gives_the_same_weights(monkeypatch):
     whole = healing.heal(loaded(), [1], windows(), RECIPE, seed=0).model.state_dict()
     few = 2 * 12 * len(tiny_tokenizer())  # two windows at once
-    monkeypatch.setattr("avss_utils.likelihood.passes.MOST_LOGITS", few)
+    monkeypatch.setattr("avss_utils.measure.passes.MOST_LOGITS", few)
     split = healing.heal(loaded(), [1], windows(), RECIPE, seed=0).model.state_dict()
     for name, tensor in whole.items():
         torch.testing.assert_close(split[name], tensor, rtol=0, atol=2e-3)

@@ -11,7 +11,7 @@ from avss_utils.hallucination.intervention import (
     causal_contrast,
     hallucination_rates,
 )
-from avss_utils.likelihood.choices import score_choices
+from avss_utils.measure.choices import score_choices
 from avss_utils.models.blocks import remove_blocks
 
 N_BLOCKS, N_QUESTIONS, FLAGGED = 20, 500, (3, 8, 12, 17)

@@ -10,8 +10,8 @@ from tiny import FAMILIES
 
 from avss_utils import forensics, mechanisms, thresholds
 from avss_utils.data.token_rows import Scored
-from avss_utils.sensitivity.losses import DropLosses
-from avss_utils.sensitivity.probe import Sensitivity
+from avss_utils.measure.drop_losses import DropLosses
+from avss_utils.measure.sensitivity import Sensitivity
 from avss_utils.stats.block_profiles import correlation_interval, partial_rank
 
 N = 20

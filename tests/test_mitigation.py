@@ -15,7 +15,7 @@ from avss_utils.data.rows import OpenQuestion
 from avss_utils.data.token_rows import choice_units
 from avss_utils.data.windows import Window
 from avss_utils.errors import UsageError
-from avss_utils.likelihood.choices import score_choices
+from avss_utils.measure.choices import score_choices
 from avss_utils.mitigation import measures, training
 from avss_utils.mitigation.adapters import with_adapters
 from avss_utils.mitigation.arms import (

@@ -16,8 +16,8 @@ import torch
 from tiny import FAMILIES, save_tiny
 
 from avss_utils import cli, options
-from avss_utils.activations import SITES, collect_block_stats
 from avss_utils.errors import UsageError
+from avss_utils.measure.activations import SITES, collect_block_stats
 from avss_utils.store import processes
 
 TESTS = Path(__file__).resolve().parent

@@ -21,7 +21,7 @@ from avss_utils.hallucination.finders import flagged_blocks
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.hallucination.scoring import AnswerDetector, other_questions, separation
 from avss_utils.hallucination.study import SetStudy
-from avss_utils.hallucination.tokens import collect_answers, relative_limits
+from avss_utils.measure.answer_tokens import collect_answers, relative_limits
 from avss_utils.models import load as models
 from avss_utils.models.load import load_model
 from avss_utils.scores.answer_features import answer_features, baseline_scores

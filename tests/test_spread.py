@@ -10,16 +10,17 @@ from test_processes import WHOLE, assert_same, batches, score_words
 from tiny import FAMILIES, save_tiny, tiny_tokenizer
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from avss_utils import activations, cli
+from avss_utils import cli
 from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
-from avss_utils.evaluation import for_evaluation
-from avss_utils.likelihood.choices import score_choices
+from avss_utils.measure import activations
+from avss_utils.measure.choices import score_choices
+from avss_utils.measure.drop_losses import leave_one_out
+from avss_utils.measure.judging import for_evaluation
 from avss_utils.models import load as models
 from avss_utils.models.blocks import bypass_blocks, decoder_blocks, remove_blocks
 from avss_utils.models.hf_loading import load_dense
 from avss_utils.models.load import LoadedModel, load_model
-from avss_utils.sensitivity.losses import leave_one_out
 
 PARTS = {
     "llama": ("model.layers", ("model.embed_tokens", "model.norm", "model.rotary_emb")),

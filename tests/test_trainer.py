@@ -6,7 +6,13 @@ from tiny import tiny_model
 from transformers import TrainerCallback
 
 from avss_utils.data.token_rows import Scored
-from avss_utils.trainer import adapted, collate, on_one_device, train_on, training_arguments
+from avss_utils.measure.training import (
+    adapted,
+    collate,
+    on_one_device,
+    train_on,
+    training_arguments,
+)
 
 SIZES = dict(steps=20, batch_rows=4, learning_rate=1e-3, seed=7)
 
@@ -43,7 +49,7 @@ def test_the_rate_rises_for_a_tenth_and_falls_to_nothing():
 
 def test_a_trained_model_computes_in_float32_again(monkeypatch):
     model = tiny_model("llama")
-    monkeypatch.setattr("avss_utils.trainer.trains_in_bfloat16", lambda device: True)
+    monkeypatch.setattr("avss_utils.measure.training.trains_in_bfloat16", lambda device: True)
     rows = [Scored((5, 9, 7 + i), 1) for i in range(8)]
     seen = []
     hook = model.lm_head.register_forward_hook(lambda m, i, o: seen.append(o.dtype))

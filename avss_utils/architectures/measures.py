@@ -8,12 +8,12 @@ import pandas as pd
 
 from avss_utils.architectures.facts import UNKNOWNS, Fact
 from avss_utils.data.token_rows import Scored
-from avss_utils.generation.decoding import greedy_answers
-from avss_utils.generation.matching import is_abstention
-from avss_utils.hallucination.generated import ABSTAINED, FALSE, RIGHT, judged
+from avss_utils.measure.decoding import greedy_answers
+from avss_utils.measure.drop_losses import drop_losses
+from avss_utils.measure.matching import is_abstention
+from avss_utils.measure.own_answers import ABSTAINED, FALSE, RIGHT, judged
+from avss_utils.measure.sensitivity import Sensitivity
 from avss_utils.models.blocks import remove_blocks
-from avss_utils.sensitivity.losses import drop_losses
-from avss_utils.sensitivity.probe import Sensitivity
 
 MEASURES = {"recall": RIGHT, "hallucination": FALSE, "abstention": ABSTAINED}
 

@@ -9,7 +9,7 @@ import torch
 from avss_utils.architectures.family import Architecture
 from avss_utils.architectures.mixture import Mixture
 from avss_utils.architectures.training import Recipe, train_member
-from avss_utils.likelihood.texts import window_likelihoods
+from avss_utils.measure.texts import window_likelihoods
 
 
 def trials(

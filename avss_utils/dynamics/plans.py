@@ -8,11 +8,11 @@ import pandas as pd
 
 from avss_utils.dynamics.movement import UNIT
 from avss_utils.dynamics.tasks import Part
+from avss_utils.measure.drop_losses import drop_losses
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.models.load import LoadedModel
 from avss_utils.models.plan import as_drop, as_text
 from avss_utils.scores.plans import plan_lowest, plan_random
-from avss_utils.sensitivity.losses import drop_losses
 from avss_utils.stats.resampling import Estimate, bootstrap
 
 BEFORE, AFTER, RANDOM, WHOLE_MODEL = "before", "after", "random", "nothing dropped"

@@ -13,9 +13,9 @@ from avss_utils.data.rows import Question, Text
 from avss_utils.data.token_rows import Scored, choice_units
 from avss_utils.data.windows import text_windows
 from avss_utils.data.wordings import answer_prompt
-from avss_utils.evaluation import answer_questions
+from avss_utils.measure.drop_losses import drop_losses
+from avss_utils.measure.judging import answer_questions
 from avss_utils.models.load import LoadedModel
-from avss_utils.sensitivity.losses import drop_losses
 
 PARTS = ("calibration", "development", "evaluation")  # the first is what is trained on
 

@@ -8,9 +8,9 @@ from torch import nn
 
 from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
+from avss_utils.measure.training import adapted, train_on
 from avss_utils.models.blocks import checked_numbers, decoder_blocks, unwrapped
 from avss_utils.models.load import LoadedModel
-from avss_utils.trainer import adapted, train_on
 
 METHODS = FULL, LORA = ("full", "lora")
 

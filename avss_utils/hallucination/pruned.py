@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.data.answer_sets import Events
-from avss_utils.hallucination.generated import ABSTAINED, FALSE, RIGHT, generated_answers
-from avss_utils.likelihood.choices import score_choices
+from avss_utils.measure.choices import score_choices
+from avss_utils.measure.own_answers import ABSTAINED, FALSE, RIGHT, generated_answers
 from avss_utils.models.blocks import remove_blocks
 from avss_utils.stats.calibration import calibration_floor
 from avss_utils.stats.calibration_intervals import calibration_estimate

@@ -20,7 +20,7 @@ from avss_utils.hallucination.contrasts import (
 )
 from avss_utils.hallucination.halves import half_agreement, half_excess
 from avss_utils.hallucination.testing import contrast_intervals, contrast_test
-from avss_utils.hallucination.tokens import (
+from avss_utils.measure.answer_tokens import (
     AnswerTokens,
     absolute_limits,
     collect_answers,

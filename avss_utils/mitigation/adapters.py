@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from avss_utils.errors import UsageError
+from avss_utils.measure.training import adapted
 from avss_utils.mitigation.arms import Arm, Recipe, rank_of
 from avss_utils.models.blocks import decoder_blocks
-from avss_utils.trainer import adapted
 
 
 def with_adapters(model: nn.Module, arm: Arm, recipe: Recipe, *, seed: int) -> nn.Module:

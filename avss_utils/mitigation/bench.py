@@ -7,8 +7,8 @@ import numpy as np
 
 from avss_utils.data.answer_sets import Events
 from avss_utils.data.suites import Suite
-from avss_utils.evaluation import bits_per_byte, for_evaluation, judge_texts
-from avss_utils.hallucination.generated import ABSTAINED, RIGHT, generated_answers
+from avss_utils.measure.judging import bits_per_byte, for_evaluation, judge_texts
+from avss_utils.measure.own_answers import ABSTAINED, RIGHT, generated_answers
 from avss_utils.mitigation.cells import as_cells
 from avss_utils.mitigation.measures import choice_table, divergence_rows
 from avss_utils.rights import as_numbers, right_rows

@@ -7,8 +7,8 @@ import pandas as pd
 
 from avss_utils.data.answer_sets import PLAIN, Events
 from avss_utils.data.windows import Window
-from avss_utils.evaluation import bits_per_byte
-from avss_utils.likelihood.texts import window_likelihoods
+from avss_utils.measure.judging import bits_per_byte
+from avss_utils.measure.texts import window_likelihoods
 from avss_utils.mitigation.measures import choice_table, divergence_rows
 from avss_utils.stats.calibration import expected_calibration_error
 from avss_utils.stats.resampling import N_RESAMPLES, Estimate, limits, moved_onto, resample_counts

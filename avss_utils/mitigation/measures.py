@@ -13,8 +13,8 @@ from avss_utils.data.answer_sets import Events
 from avss_utils.data.token_rows import pad
 from avss_utils.data.windows import Window
 from avss_utils.data.wordings import answer_prompt
-from avss_utils.likelihood.choices import score_choices
-from avss_utils.likelihood.passes import longest_first
+from avss_utils.measure.choices import score_choices
+from avss_utils.measure.passes import longest_first
 from avss_utils.models.blocks import forward_inputs
 
 MOST_FALSE = 7  # false answers of a question that are scored

@@ -8,7 +8,7 @@ import torch
 
 from avss_utils.data.token_rows import ChoiceUnit, pad
 from avss_utils.errors import UsageError
-from avss_utils.likelihood.passes import last_only
+from avss_utils.measure.passes import last_only
 from avss_utils.mitigation.losses import Answers
 from avss_utils.models import blocks as families
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.data.answer_sets import Events
-from avss_utils.evaluation import for_evaluation
 from avss_utils.hallucination.finders import probe_table
 from avss_utils.hallucination.prone import ProneScores
 from avss_utils.hallucination.study import SetStudy
+from avss_utils.measure.judging import for_evaluation
 from avss_utils.mitigation.arms import Arm, Recipe, is_random, rank_of
 from avss_utils.mitigation.bench import Bench, judged_rows
 from avss_utils.mitigation.measures import merged

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from avss_utils.errors import UsageError
+from avss_utils.measure.training import training_arguments
 from avss_utils.mitigation.adapters import with_adapters
 from avss_utils.mitigation.arms import Arm, Recipe
 from avss_utils.mitigation.losses import CONTRASTS
 from avss_utils.mitigation.reading import Lesson, collate, read_answers
 from avss_utils.models.devices import without_cudnn_attention
-from avss_utils.trainer import training_arguments
 
 MOST_LEFT_OUT = 0.1  # of the steps: beyond it a training has diverged
 LEFT_OUT = "left_out"

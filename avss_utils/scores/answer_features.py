@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.hallucination.contrasts import answer_sums, each_answer, log_variance
-from avss_utils.hallucination.tokens import AnswerTokens
+from avss_utils.measure.answer_tokens import AnswerTokens
 
 
 def answer_features(

@@ -1,11 +1,19 @@
 """What a pruned model costs, what a run spent, and whether its checkpoint loads as it was."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import torch
 
+from avss_utils.chapters.pruning.null_sets import summary_row
+from avss_utils.data.suites import Suite
+from avss_utils.measure.judging import for_evaluation
+from avss_utils.models import blocks as families
+from avss_utils.models.blocks import remove_blocks
 from avss_utils.models.checkpoint import largest_difference, save_pruned
+from avss_utils.models.devices import median_seconds
 from avss_utils.models.plan import PruningPlan
 
 
@@ -34,3 +42,35 @@ def checkpoint_table(loaded, drop: Iterable[int], folder: Path, *, facts: dict) 
     difference = largest_difference(loaded, plan, folder, text)
     size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
     return pd.DataFrame([{"largest_difference": difference, "weight_bytes": size}])
+
+
+def dtype_rows(loaded, suite: Suite, arm: tuple[str, Iterable[int]]) -> pd.DataFrame:
+    """The same arm judged in float32 and in bfloat16: a row each."""
+    tables = [
+        summary_row(for_evaluation(loaded, name), suite, arm).assign(arm=arm[0], dtype=name)
+        for name in ("float32", "bfloat16")
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def cost_row(
+    loaded, arm: tuple[str, Iterable[int]], *, n_tokens: int, repeats: int
+) -> pd.DataFrame:
+    """Parameters and the seconds of one forward pass over (1, n_tokens): median of ``repeats``."""
+    name, drop = arm
+    model = remove_blocks(loaded.model, drop, share_weights=True)
+    ids = torch.arange(n_tokens)[None] % model.config.get_text_config().vocab_size
+    inputs = families.forward_inputs(model, {"input_ids": ids})
+    with torch.inference_mode():
+        one_pass = partial(model, **inputs, use_cache=False)
+        seconds = median_seconds(one_pass, model.device, repeats=repeats)
+    n_parameters = sum(p.numel() for p in model.parameters())
+    return pd.DataFrame(
+        [
+            {
+                "arm": name,
+                "n_parameters": n_parameters,
+                "forward_seconds": seconds,
+            }
+        ]
+    )

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import nn
 
-from avss_utils.block_stats import BlockStats
 from avss_utils.errors import UsageError
+from avss_utils.measure.block_stats import BlockStats
+from avss_utils.measure.reducer import Reducer
 from avss_utils.models import blocks as families
-from avss_utils.reducer import Reducer
 from avss_utils.store.processes import merged_over_processes, own_share
 from avss_utils.store.progress import progress
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from avss_utils.block_stats import N_BINS, BlockStats, Moments
 from avss_utils.errors import UsageError
+from avss_utils.measure.block_stats import N_BINS, BlockStats, Moments
 
 
 class Reducer:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from avss_utils.data.token_rows import Scored, pad
-from avss_utils.likelihood.passes import within_logits
+from avss_utils.measure.passes import within_logits
 from avss_utils.models.devices import trains_in_bfloat16, without_cudnn_attention
 
 IGNORED = -100  # the label of a token that the loss does not count

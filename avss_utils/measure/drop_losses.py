@@ -11,7 +11,7 @@ from torch import nn
 
 from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
-from avss_utils.likelihood.passes import (
+from avss_utils.measure.passes import (
     last_only,
     left_padded,
     log_probabilities,

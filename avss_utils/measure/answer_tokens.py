@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from avss_utils.activations import check_sites, site_hooks
-from avss_utils.block_stats import Moments
 from avss_utils.data.token_rows import choice_units, pad
-from avss_utils.likelihood.choices import PromptPass, alike, group_batches, grouped
-from avss_utils.likelihood.passes import few_rows, forward_logits, log_probabilities
+from avss_utils.measure.activations import check_sites, site_hooks
+from avss_utils.measure.block_stats import Moments
+from avss_utils.measure.choices import PromptPass, alike, group_batches, grouped
+from avss_utils.measure.passes import few_rows, forward_logits, log_probabilities
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.store.progress import progress
 

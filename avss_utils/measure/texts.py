@@ -8,7 +8,7 @@ from torch import nn
 
 from avss_utils.data.token_rows import pad
 from avss_utils.data.windows import Window, text_windows
-from avss_utils.likelihood.passes import forward_logits, log_probabilities, longest_first
+from avss_utils.measure.passes import forward_logits, log_probabilities, longest_first
 from avss_utils.models import blocks as families
 from avss_utils.store.progress import progress
 

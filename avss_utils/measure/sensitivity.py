@@ -11,9 +11,9 @@ from torch import nn
 
 from avss_utils.data.token_rows import ChoiceRows, Scored
 from avss_utils.errors import UsageError
+from avss_utils.measure.drop_losses import DropLosses, greedy_path, leave_one_out
+from avss_utils.measure.gate_gradients import gate_gradients
 from avss_utils.models import blocks as families
-from avss_utils.sensitivity.gates import gate_gradients
-from avss_utils.sensitivity.losses import DropLosses, greedy_path, leave_one_out
 
 
 def question_losses(losses: DropLosses, choices: ChoiceRows) -> np.ndarray:

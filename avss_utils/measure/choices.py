@@ -9,7 +9,7 @@ from torch import nn
 
 from avss_utils.data.token_rows import ChoiceUnit, choice_units, pad
 from avss_utils.errors import UsageError
-from avss_utils.likelihood.passes import (
+from avss_utils.measure.passes import (
     forward_logits,
     in_batches,
     last_only,

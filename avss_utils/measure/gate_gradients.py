@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from avss_utils.data.token_rows import Scored
-from avss_utils.likelihood.passes import last_only, left_padded, log_probabilities, longest_first
+from avss_utils.measure.passes import last_only, left_padded, log_probabilities, longest_first
 from avss_utils.models import blocks as families
 from avss_utils.store.progress import progress
 

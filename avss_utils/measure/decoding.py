@@ -12,7 +12,7 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from avss_utils.data.token_rows import pad
 from avss_utils.errors import UsageError
-from avss_utils.likelihood.passes import log_probabilities, longest_first
+from avss_utils.measure.passes import log_probabilities, longest_first
 from avss_utils.models import blocks as families
 from avss_utils.store.progress import progress
 
