@@ -20,8 +20,8 @@ def score(arguments: argparse.Namespace) -> None:
         _score_answers(arguments)
         return
     processes.join()
-    from avss_utils.arms import parse_arm, scores_table
     from avss_utils.options import answer_events, calibrate, criterion_options
+    from avss_utils.scores.arms import parse_arm, scores_table
 
     criterion, _, skip_first = parse_arm(arguments.criterion)
     answers = answer_events(arguments, criterion)
@@ -69,10 +69,10 @@ def _score_answers(arguments: argparse.Namespace) -> None:
 
 def prune(arguments: argparse.Namespace) -> None:
     """Write a pruned checkpoint."""
-    from avss_utils.arms import parse_arm, plan_arm
     from avss_utils.models.checkpoint import check_target, save_pruned
     from avss_utils.models.plan import n_to_drop
     from avss_utils.options import answer_events, calibrate, criterion_options
+    from avss_utils.scores.arms import parse_arm, plan_arm
 
     criterion, _, _ = parse_arm(arguments.criterion)
     check_target(arguments.out)

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from avss_utils.importance import floored_sparsity, min_max, normalised
 from avss_utils.measure.activations import available_sites, collect_block_stats
 from avss_utils.published import FIGURE_PLOTTED, FIGURE_SPARSITY, FIGURE_VARIANCE, READ_OFF
+from avss_utils.scores.importance import floored_sparsity, min_max, normalised
 from avss_utils.scores.plans import plan_as_released, plan_lowest
 
 

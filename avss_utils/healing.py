@@ -13,7 +13,7 @@ from avss_utils.data.windows import Window
 from avss_utils.measure.judging import for_evaluation, judge_texts
 from avss_utils.measure.training import adapted, train_on
 from avss_utils.models.blocks import remove_blocks
-from avss_utils.rights import Rights, as_numbers, plan_name, plans_to_judge, right_rows
+from avss_utils.scores.rights import Rights, as_numbers, plan_name, plans_to_judge, right_rows
 from avss_utils.stats.retention import BASELINE
 
 AS_IT_WAS = "full, as it was"

@@ -6,16 +6,16 @@ import os
 import numpy as np
 import torch
 
-from avss_utils.arms import Calibration, parse_arm
-from avss_utils.criteria import CRITERIA, wanted_options
 from avss_utils.data.answer_sets import PLAIN, Events, set_events
 from avss_utils.data.calibrations import calibration_batches
 from avss_utils.data.suites import check_names
 from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.prone import ProneScores
 from avss_utils.measure.sensitivity import Sensitivity
 from avss_utils.models import load as models
+from avss_utils.scores.arms import Calibration, parse_arm
+from avss_utils.scores.criteria import CRITERIA, wanted_options
+from avss_utils.scores.eavss import ProneScores
 from avss_utils.store.processes import place
 
 BULK_EPS = 1e-3  # where the share of entries below it still grows in proportion to it

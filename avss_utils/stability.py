@@ -6,10 +6,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from avss_utils.criteria import score_blocks
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.measure.block_stats import BlockStats
 from avss_utils.models.plan import as_drop, as_text
+from avss_utils.scores.criteria import score_blocks
 from avss_utils.stats.block_profiles import kendall_w
 
 ALL_TEXTS = -1  # the draw that is a whole calibration set

@@ -7,14 +7,14 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from avss_utils.arms import Calibration, plan_arm
 from avss_utils.data.token_rows import Scored
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.measure.drop_losses import drop_losses
 from avss_utils.measure.sensitivity import Sensitivity
 from avss_utils.models.plan import as_drop, as_text
-from avss_utils.rights import Rights, plan_name, weights_of
+from avss_utils.scores.arms import Calibration, plan_arm
 from avss_utils.scores.plans import plan_random
+from avss_utils.scores.rights import Rights, plan_name, weights_of
 from avss_utils.stats.retention import BASELINE, text_estimates
 
 

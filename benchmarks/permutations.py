@@ -15,9 +15,9 @@ import torch
 from speed import OUT, broken_bounds, presented, value_row
 
 from avss_utils.data.answer_pairs import Pairs
-from avss_utils.hallucination.contrasts import AnswerSums, GroupStats, group_stats
-from avss_utils.hallucination.testing import contrast_test, log_ratios
 from avss_utils.measure.judging import device_name
+from avss_utils.scores.contrast_tests import contrast_test, log_ratios
+from avss_utils.scores.contrasts import AnswerSums, GroupStats, group_stats
 from avss_utils.store.files import provenance, write_csv, write_json
 
 PART = "permutations"

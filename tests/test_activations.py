@@ -5,7 +5,6 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_tokenizer
 
-from avss_utils.criteria import score_blocks
 from avss_utils.data.rows import Text
 from avss_utils.data.token_rows import text_batches
 from avss_utils.errors import UsageError
@@ -13,6 +12,7 @@ from avss_utils.measure.activations import SITES, available_sites, collect_block
 from avss_utils.models import blocks as families
 from avss_utils.models.embedded import EMBEDDED, package_path
 from avss_utils.models.load import load_model
+from avss_utils.scores.criteria import score_blocks
 
 EPS = (1e-3, 0.1)
 SMOLLM2 = EMBEDDED["smollm2-135m"].parts[0][1]

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from avss_utils.criteria import CRITERIA
+from avss_utils.scores.criteria import CRITERIA
 from avss_utils.scores.plans import plan_as_released, plan_lowest
 from avss_utils.status import run_table
 

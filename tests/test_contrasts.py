@@ -8,7 +8,10 @@ from scipy import stats
 from tiny import tiny_model, tiny_tokenizer
 
 from avss_utils.data.answer_pairs import Pairs
-from avss_utils.hallucination.contrasts import (
+from avss_utils.measure.answer_tokens import AnswerTokens, absolute_limits, collect_answers
+from avss_utils.models.blocks import decoder_blocks
+from avss_utils.scores.contrast_tests import Labelled, contrast_intervals, contrast_test, pooled
+from avss_utils.scores.contrasts import (
     READINGS,
     answer_sums,
     chosen_tokens,
@@ -18,10 +21,7 @@ from avss_utils.hallucination.contrasts import (
     hss,
     hss_of_counts,
 )
-from avss_utils.hallucination.halves import half_agreement, half_excess
-from avss_utils.hallucination.testing import Labelled, contrast_intervals, contrast_test, pooled
-from avss_utils.measure.answer_tokens import AnswerTokens, absolute_limits, collect_answers
-from avss_utils.models.blocks import decoder_blocks
+from avss_utils.scores.split_half import half_agreement, half_excess
 
 WIDTH, EPS = 16, 0.2
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_tokenizer
 
-from avss_utils.arms import Calibration, blocks_table, plans_table, scores_table
 from avss_utils.data.rows import Question, Text
 from avss_utils.data.suites import Suite
 from avss_utils.data.token_rows import text_batches
 from avss_utils.data.windows import text_windows
 from avss_utils.measure.judging import judge_answers, judge_texts
+from avss_utils.scores.arms import Calibration, blocks_table, plans_table, scores_table
 
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "which", "is", "it")
 ROUNDING = 1e-4  # relative, between numbers of threads; the book states it

@@ -8,7 +8,6 @@ import torch
 from tiny import FAMILIES, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from avss_utils.arms import Calibration, blocks_table, distinct, plan_arm, plans_table
 from avss_utils.chapters.pruning.costs import checkpoint_table, cost_row
 from avss_utils.chapters.pruning.null_sets import null_row, null_sets
 from avss_utils.data.rows import Question, Text
@@ -29,6 +28,7 @@ from avss_utils.measure.judging import (
 from avss_utils.models import blocks as families
 from avss_utils.models.checkpoint import save_pruned
 from avss_utils.models.plan import PruningPlan
+from avss_utils.scores.arms import Calibration, blocks_table, distinct, plan_arm, plans_table
 
 WORDS = "red green blue stone river mountain cloud window paper bridge"
 TEXTS = [

@@ -20,11 +20,11 @@ from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
 from avss_utils.hallucination import finders, intervention, pruned
 from avss_utils.hallucination.generated import OwnAnswers
-from avss_utils.hallucination.probes import training_rows
-from avss_utils.hallucination.study import SetStudy
 from avss_utils.measure.answer_tokens import log_spread
 from avss_utils.measure.drop_losses import drop_losses
 from avss_utils.models.load import LoadedModel
+from avss_utils.scores.answer_study import SetStudy
+from avss_utils.scores.probes import training_rows
 
 NAMES = [
     *("ant", "bat", "cat", "cow", "dog", "eel", "elk", "emu", "fox", "gnu"),

@@ -8,10 +8,10 @@ from tiny import tiny_model, tiny_tokenizer
 from avss_utils.data.answer_sets import events_of
 from avss_utils.data.rows import OpenQuestion
 from avss_utils.hallucination.generated import generated_contrast, generated_tokens
-from avss_utils.hallucination.strata import adjusted_effects, strata
 from avss_utils.measure.answer_tokens import AnswerTokens, absolute_limits
 from avss_utils.measure.own_answers import generated_answers, judged
 from avss_utils.models.load import LoadedModel
+from avss_utils.scores.strata import adjusted_effects, strata
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from tiny import tiny_model, tiny_tokenizer
 
 from avss_utils.data.answer_sets import FALSE_FALSE, IRRELEVANT, PAIRED, events_of, set_events
 from avss_utils.data.rows import OpenQuestion, normalised
-from avss_utils.hallucination.contrasts import READINGS, group_stats, hsav, hss_intervals
-from avss_utils.hallucination.prone import ProneScores
-from avss_utils.hallucination.study import PRIMARY, RELATIVE, SetStudy
 from avss_utils.models.load import LoadedModel
+from avss_utils.scores.answer_study import PRIMARY, RELATIVE, SetStudy
+from avss_utils.scores.contrasts import READINGS, group_stats, hsav, hss_intervals
+from avss_utils.scores.eavss import ProneScores
 
 ANIMALS = ("dog", "cat", "owl", "red fox", "cow", "old grey horse", "hen", "pig", "goat", "bee")
 

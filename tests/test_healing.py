@@ -8,12 +8,13 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
 
-from avss_utils import healing, rights, sensitivity
+from avss_utils import healing, sensitivity
 from avss_utils.data.rows import Question
 from avss_utils.data.suites import Suite
 from avss_utils.data.windows import Window
 from avss_utils.models.load import LoadedModel
 from avss_utils.models.plan import as_drop
+from avss_utils.scores import rights
 
 RECIPE = healing.Recipe(steps=12, batch_rows=4, rank=4, learning_rate=1e-2)
 PATTERN = (5, 9, 7, 30, 11, 40)

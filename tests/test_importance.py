@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from handmade import EPS, angles, moments_of, random_states, stats_of, stats_with
 
-from avss_utils.criteria import CRITERIA, score_blocks
 from avss_utils.errors import UsageError
-from avss_utils.importance import avss_at, empty_blocks, floored_sparsity, normalised
 from avss_utils.measure.block_stats import BlockStats, Moments, stats_table
+from avss_utils.scores.criteria import CRITERIA, score_blocks
+from avss_utils.scores.importance import avss_at, empty_blocks, floored_sparsity, normalised
 
 RATIO = 0.05
 SITES = ("residual", "update", "mlp", "attention")

@@ -9,12 +9,12 @@ from test_mitigation import LEARNT, RECIPE, events_of_animals, loaded
 from avss_utils.data.rows import Question
 from avss_utils.data.suites import Suite
 from avss_utils.data.windows import Window
-from avss_utils.hallucination.prone import ProneScores
 from avss_utils.mitigation import calibrated, costs, effects, measures, study
 from avss_utils.mitigation.arms import Arm
 from avss_utils.mitigation.bench import MC1_UNASKED, UNASKED, Bench
 from avss_utils.mitigation.cells import as_cells, as_shares
 from avss_utils.mitigation.outcomes import TYPICAL, UNTRAINED, Outcomes
+from avss_utils.scores.eavss import ProneScores
 from avss_utils.stats.calibration import expected_calibration_error
 from avss_utils.stats.detection import risk_coverage
 from avss_utils.store.files import read_csv, write_csv

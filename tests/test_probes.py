@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from avss_utils.hallucination.probes import probe_agreement, probe_auroc
+from avss_utils.scores.probes import probe_agreement, probe_auroc
 
 WIDTH, N_BLOCKS = 24, 4
 

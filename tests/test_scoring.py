@@ -17,14 +17,14 @@ from avss_utils.data.answer_sets import PAIRED, events_of, set_events
 from avss_utils.data.loading import load_open
 from avss_utils.data.wordings import answer_prompt
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.finders import flagged_blocks
-from avss_utils.hallucination.prone import ProneScores
 from avss_utils.hallucination.scoring import AnswerDetector, other_questions, separation
-from avss_utils.hallucination.study import SetStudy
 from avss_utils.measure.answer_tokens import collect_answers, relative_limits
 from avss_utils.models import load as models
 from avss_utils.models.load import load_model
 from avss_utils.scores.answer_features import answer_features, baseline_scores
+from avss_utils.scores.answer_study import SetStudy
+from avss_utils.scores.eavss import ProneScores
+from avss_utils.scores.flagged import flagged_blocks
 from avss_utils.stats.detection import auroc_estimate, detect, fit_detector
 
 SIZES = dict(eps=1e-5, ratio=1e-3, batch_tokens=2048)

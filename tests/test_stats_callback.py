@@ -11,7 +11,6 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from avss_utils.criteria import score_blocks
 from avss_utils.data.answer_sets import events_of
 from avss_utils.data.rows import OpenQuestion
 from avss_utils.dynamics import StatsCallback
@@ -19,11 +18,12 @@ from avss_utils.dynamics.looking import undisturbed
 from avss_utils.dynamics.measures import prone_scores
 from avss_utils.dynamics.rows import COLUMNS, WHOLE, log_steps
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.prone import ProneScores
-from avss_utils.importance import floored_sparsity
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.models.load import LoadedModel
+from avss_utils.scores.criteria import score_blocks
+from avss_utils.scores.eavss import ProneScores
+from avss_utils.scores.importance import floored_sparsity
 from avss_utils.store.files import read_csv
 
 DROPOUT = {

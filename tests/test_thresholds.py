@@ -7,9 +7,10 @@ import torch
 from handmade import EPS, random_states, stats_of
 from tiny import FAMILIES
 
-from avss_utils import rights, stability, thresholds
+from avss_utils import stability, thresholds
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.models.plan import as_drop
+from avss_utils.scores import rights
 from avss_utils.stats import retention
 from avss_utils.stats.block_profiles import kendall_w
 

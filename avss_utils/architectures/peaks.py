@@ -14,9 +14,9 @@ import pandas as pd
 from avss_utils.architectures.facts import Fact
 from avss_utils.data.answer_sets import PAIRED, PLAIN, Events, set_events
 from avss_utils.data.pairing import false_against_false, irrelevant, paired
-from avss_utils.hallucination.contrasts import eavss, group_stats, hsav, hss
-from avss_utils.hallucination.study import PRIMARY, SetStudy
 from avss_utils.models.embedded import EMBEDDED, package_path
+from avss_utils.scores.answer_study import PRIMARY, SetStudy
+from avss_utils.scores.contrasts import eavss, group_stats, hsav, hss
 from avss_utils.stats.resampling import limits, two_sided_p
 
 SCORES = HSAV, HSS, EAVSS = "HSAV", "HSS", "EAVSS"

@@ -19,12 +19,12 @@ from avss_utils.architectures.measures import (
 from avss_utils.architectures.mixture import Mixture
 from avss_utils.architectures.peaks import fact_events, peak_table, score_profiles
 from avss_utils.architectures.training import Member, Recipe, train_member
-from avss_utils.arms import Calibration, scores_table
 from avss_utils.data.token_rows import Scored, text_batches
-from avss_utils.hallucination.study import SetStudy
 from avss_utils.measure.judging import bits_per_byte
 from avss_utils.measure.sensitivity import Sensitivity
 from avss_utils.measure.texts import window_likelihoods
+from avss_utils.scores.answer_study import SetStudy
+from avss_utils.scores.arms import Calibration, scores_table
 
 CRITERIA = ("avss", "block-influence", "leave-one-out")
 COLUMNS = ["measure", "group", "at", "value", "n"]

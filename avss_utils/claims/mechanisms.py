@@ -2,7 +2,7 @@
 
 from avss_utils.claims.thresholds import FEWEST_BLOCKS
 from avss_utils.mechanisms import correlations, of_criterion
-from avss_utils.rights import plan_name
+from avss_utils.scores.rights import plan_name
 from avss_utils.stats.retention import text_gap
 from avss_utils.store.run_folder import Run
 from avss_utils.verdicts import Finding, finding

@@ -17,7 +17,7 @@ from avss_utils.claims.thresholds import DROPPED, KEPT, PRIMARY_TASK
 from avss_utils.dynamics import freezing
 from avss_utils.errors import UsageError
 from avss_utils.models.plan import n_to_drop
-from avss_utils.rights import Rights, retention_rows
+from avss_utils.scores.rights import Rights, retention_rows
 from avss_utils.stats.resampling import Estimate
 from avss_utils.stats.retention import pick
 from avss_utils.store.run_folder import Run

@@ -13,14 +13,14 @@ import pandas as pd
 from torch import nn
 from transformers import TrainerCallback
 
-from avss_utils.criteria import CRITERIA, score_blocks, wanted_options
 from avss_utils.dynamics.looking import undisturbed
 from avss_utils.dynamics.rows import COLUMNS, FOLLOWED, N_STEPS, SITES, WHOLE, Measure, log_steps
 from avss_utils.errors import UsageError
-from avss_utils.importance import floored_sparsity
 from avss_utils.measure.activations import check_sites, collect_block_stats
 from avss_utils.measure.block_stats import BlockStats
 from avss_utils.models.blocks import unwrapped
+from avss_utils.scores.criteria import CRITERIA, score_blocks, wanted_options
+from avss_utils.scores.importance import floored_sparsity
 from avss_utils.store.files import read_csv, write_csv
 
 

@@ -8,9 +8,9 @@ from torch import nn
 
 from avss_utils.data.answer_sets import Events
 from avss_utils.dynamics.rows import Measure
-from avss_utils.hallucination.prone import ProneScores
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.models.load import LoadedModel
+from avss_utils.scores.eavss import ProneScores
 
 
 def prone_scores(

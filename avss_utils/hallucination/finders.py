@@ -3,65 +3,14 @@
 import numpy as np
 import pandas as pd
 
-from avss_utils.data.answer_sets import PAIRED
-from avss_utils.data.rows import normalised
-from avss_utils.hallucination.contrasts import eavss
-from avss_utils.hallucination.probes import (
-    held_out_scores,
-    probe_auroc,
-    question_folds,
-    training_rows,
-)
-from avss_utils.hallucination.study import ABSOLUTE, PRIMARY, RELATIVE, SetStudy
 from avss_utils.scores.answer_features import answer_features, baseline_scores
+from avss_utils.scores.answer_study import RELATIVE, SetStudy
+from avss_utils.scores.flagged import Labels, flagged_blocks
+from avss_utils.scores.probes import held_out_scores, question_folds, training_rows
 from avss_utils.stats.detection import detect, fit_detector
 
 FLAGGED, AT_RANDOM, ALL = "flagged blocks", "random blocks", "all blocks"
 PROBE, SPREAD = "probe, middle block", "hidden score, middle block"
-
-
-class Labels:
-    """The true and the false answers of a study's pairs, questions side by side.
-
-    ``rows``: numbers of the answers; ``is_false``, ``question`` and ``text`` (the normalised
-    answer, by which borrowed ones are recognised): (n_answers,) each.
-    """
-
-    def __init__(self, study: SetStudy) -> None:
-        pairs = study.evaluation.pairs(PAIRED)
-        self.rows = np.stack([pairs.true, pairs.false], 1).ravel()
-        n = len(pairs.true)
-        self.is_false = np.tile([False, True], n)
-        self.question = np.repeat(np.arange(n), 2)
-        answers = [normalised(text) for _, asked in study.evaluation.asked for text in asked]
-        self.text = np.array(answers)[self.rows]
-
-
-def flagged_blocks(study: SetStudy, *, top: int) -> list[int]:
-    """The blocks of highest EAVSS, read as a contrast, on the calibration rows."""
-    which, site, _ = PRIMARY
-    sums, pairs = study.sums(study.before, study.calibration, PAIRED, which, site, ABSOLUTE)
-    scores = eavss("contrast", sums, *pairs.weights())[0]
-    return sorted(np.argsort(-scores, kind="stable")[:top].tolist())
-
-
-def flag_table(study: SetStudy, *, top: int) -> pd.DataFrame:
-    """``flagged_blocks``: set, block."""
-    return pd.DataFrame({"set": study.name, "block": flagged_blocks(study, top=top)})
-
-
-def probe_table(study: SetStudy, *, n_folds: int) -> pd.DataFrame:
-    """``probe_auroc`` of the study's true and false answers: set, block, auroc, low, high, n."""
-    own = Labels(study)
-    table = probe_auroc(
-        study.tokens.states[own.rows],
-        own.is_false,
-        own.question,
-        n_folds=n_folds,
-        seed=study.seed,
-        texts=own.text,
-    )
-    return table.assign(set=study.name)
 
 
 def answer_scores(study: SetStudy, *, top: int, n_folds: int) -> pd.DataFrame:

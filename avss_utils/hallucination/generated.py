@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.data.answer_sets import PAIRED, Events, prompted
-from avss_utils.hallucination.contrasts import answer_sums, each_answer, log_variance
-from avss_utils.hallucination.strata import adjusted_effects, strata
-from avss_utils.hallucination.study import RELATIVE, SetStudy
-from avss_utils.hallucination.testing import Labelled, contrast_test
 from avss_utils.measure.answer_tokens import AnswerTokens, Limits, collect_answers, relative_limits
 from avss_utils.measure.own_answers import ABSTAINED, FALSE, RIGHT, generated_answers
+from avss_utils.scores.answer_study import RELATIVE, SetStudy
+from avss_utils.scores.contrast_tests import Labelled, contrast_test
+from avss_utils.scores.contrasts import answer_sums, each_answer, log_variance
+from avss_utils.scores.strata import adjusted_effects, strata
 
 FEWEST = 5
 

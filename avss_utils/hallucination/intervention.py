@@ -12,8 +12,8 @@ from torch import nn
 
 from avss_utils.data.token_rows import Scored, choice_rows
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.study import SetStudy
 from avss_utils.measure.drop_losses import leave_one_out
+from avss_utils.scores.answer_study import SetStudy
 from avss_utils.stats.resampling import DETECTABLE, N_RESAMPLES, limits, two_sided_p
 
 SIDE = 2  # blocks of lower and of higher rise that a block is compared with

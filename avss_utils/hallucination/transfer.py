@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from avss_utils.hallucination.study import SetStudy
+from avss_utils.scores.answer_study import SetStudy
 from avss_utils.stats.block_profiles import rank_correlation
 from avss_utils.stats.resampling import against_null
 

@@ -11,7 +11,7 @@ from avss_utils.measure.judging import bits_per_byte, for_evaluation, judge_text
 from avss_utils.measure.own_answers import ABSTAINED, RIGHT, generated_answers
 from avss_utils.mitigation.cells import as_cells
 from avss_utils.mitigation.measures import choice_table, divergence_rows
-from avss_utils.rights import as_numbers, right_rows
+from avss_utils.scores.rights import as_numbers, right_rows
 
 UNASKED = "answer-only"  # the wording that leaves the question out
 MC1_UNASKED = "mc1 without the question"

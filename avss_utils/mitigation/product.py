@@ -18,7 +18,6 @@ from avss_utils.data.rows import Corpus, split_rows
 from avss_utils.data.token_rows import choice_units
 from avss_utils.data.windows import Window, text_windows
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.prone import ProneScores
 from avss_utils.mitigation.arms import Arm, Recipe
 from avss_utils.mitigation.judging import before_and_after
 from avss_utils.mitigation.measures import merged
@@ -30,6 +29,7 @@ from avss_utils.models.checkpoint import check_target
 from avss_utils.models.devices import as_device
 from avss_utils.models.load import load_model
 from avss_utils.models.plan import as_text
+from avss_utils.scores.eavss import ProneScores
 
 LEARNED, STOPPED_BY, JUDGED = "learned from", "stopped by", "judged"
 SHARES = {"calibration": 0.5, "development": 0.2}

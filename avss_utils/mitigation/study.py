@@ -8,9 +8,6 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.data.answer_sets import Events
-from avss_utils.hallucination.finders import probe_table
-from avss_utils.hallucination.prone import ProneScores
-from avss_utils.hallucination.study import SetStudy
 from avss_utils.measure.judging import for_evaluation
 from avss_utils.mitigation.arms import Arm, Recipe, is_random, rank_of
 from avss_utils.mitigation.bench import Bench, judged_rows
@@ -19,6 +16,9 @@ from avss_utils.mitigation.outcomes import UNTRAINED
 from avss_utils.mitigation.reading import Lesson
 from avss_utils.mitigation.training import train
 from avss_utils.models.plan import as_text
+from avss_utils.scores.answer_study import SetStudy
+from avss_utils.scores.eavss import ProneScores
+from avss_utils.scores.probes import probe_table
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from avss_utils.hallucination.contrasts import answer_sums, each_answer, log_variance
 from avss_utils.measure.answer_tokens import AnswerTokens
+from avss_utils.scores.contrasts import answer_sums, each_answer, log_variance
 
 
 def answer_features(

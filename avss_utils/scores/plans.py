@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from avss_utils.errors import UsageError
-from avss_utils.importance import normalised
 from avss_utils.models.plan import PruningPlan
+from avss_utils.scores.importance import normalised
 
 
 def plan_lowest(scores: np.ndarray, *, n_drop: int) -> PruningPlan:

@@ -12,13 +12,13 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from avss_utils.arms import parse_arm
-from avss_utils.criteria import score_blocks
 from avss_utils.hallucination.transfer import transfer_table
 from avss_utils.measure.block_stats import BlockStats, Moments
 from avss_utils.measure.own_answers import ABSTAINED, FALSE, RIGHT
 from avss_utils.mitigation.outcomes import UNTRAINED, Outcomes
 from avss_utils.models.plan import PruningPlan, as_text, n_to_drop
+from avss_utils.scores.arms import parse_arm
+from avss_utils.scores.criteria import score_blocks
 from avss_utils.scores.plans import plan_as_released, plan_lowest, plan_random, plan_tail
 from avss_utils.store.run_folder import Run
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from avss_utils.criteria import (
+from avss_utils.measure.block_stats import BlockStats
+from avss_utils.measure.sensitivity import Sensitivity
+from avss_utils.scores.criteria import (
     CRITERIA,
     ENTRY_POINTS,
     SCORED_ONCE,
@@ -17,8 +19,6 @@ from avss_utils.criteria import (
     score_blocks,
     wanted_options,
 )
-from avss_utils.measure.block_stats import BlockStats
-from avss_utils.measure.sensitivity import Sensitivity
 
 __all__ = [
     "CRITERIA",

@@ -11,13 +11,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from avss_utils.criteria import CRITERIA, SCORED_ONCE, score_blocks, wanted_options
 from avss_utils.errors import UsageError
-from avss_utils.importance import avss_at
 from avss_utils.measure.activations import SITES, available_sites, collect_block_stats
 from avss_utils.measure.block_stats import BlockStats, stats_table
 from avss_utils.models.blocks import bypass_blocks
 from avss_utils.models.plan import PruningPlan, as_drop, as_text, n_to_drop
+from avss_utils.scores.criteria import CRITERIA, SCORED_ONCE, score_blocks, wanted_options
+from avss_utils.scores.importance import avss_at
 from avss_utils.scores.plans import (
     plan_as_released,
     plan_contiguous,

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from avss_utils.scores.answer_study import SetStudy
+from avss_utils.scores.flagged import Labels
 from avss_utils.stats.block_profiles import autoregressive_p, rank_correlation
 from avss_utils.stats.detection import auroc_estimate
 
@@ -129,3 +131,17 @@ def probe_agreement(
         p_ar = autoregressive_p(score, auroc_by_block, rng=np.random.default_rng(seed))
         rows.append((name, found.rho, found.p_value, p_ar, found.n))
     return pd.DataFrame(rows, columns=["score", "rho", "p_shift", "p_ar", "n"])
+
+
+def probe_table(study: SetStudy, *, n_folds: int) -> pd.DataFrame:
+    """``probe_auroc`` of the study's true and false answers: set, block, auroc, low, high, n."""
+    own = Labels(study)
+    table = probe_auroc(
+        study.tokens.states[own.rows],
+        own.is_false,
+        own.question,
+        n_folds=n_folds,
+        seed=study.seed,
+        texts=own.text,
+    )
+    return table.assign(set=study.name)

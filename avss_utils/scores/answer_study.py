@@ -8,7 +8,15 @@ import pandas as pd
 
 from avss_utils.data.answer_pairs import Pairs
 from avss_utils.data.answer_sets import FALSE_FALSE, IRRELEVANT, KINDS, PAIRED, Events
-from avss_utils.hallucination.contrasts import (
+from avss_utils.measure.answer_tokens import (
+    AnswerTokens,
+    absolute_limits,
+    collect_answers,
+    relative_limits,
+)
+from avss_utils.models.blocks import decoder_blocks
+from avss_utils.scores.contrast_tests import contrast_intervals, contrast_test
+from avss_utils.scores.contrasts import (
     READINGS,
     TOKENS,
     AnswerSums,
@@ -18,15 +26,7 @@ from avss_utils.hallucination.contrasts import (
     every_eavss,
     log_variance,
 )
-from avss_utils.hallucination.halves import half_agreement, half_excess
-from avss_utils.hallucination.testing import contrast_intervals, contrast_test
-from avss_utils.measure.answer_tokens import (
-    AnswerTokens,
-    absolute_limits,
-    collect_answers,
-    relative_limits,
-)
-from avss_utils.models.blocks import decoder_blocks
+from avss_utils.scores.split_half import half_agreement, half_excess
 
 ABSOLUTE, RELATIVE = "absolute", "relative"
 # (tokens, site, limit) of the primary analysis: the whole answer is what the papers look at, its

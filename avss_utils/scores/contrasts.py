@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from avss_utils.importance import normalised
 from avss_utils.measure.answer_tokens import AnswerTokens
+from avss_utils.scores.importance import normalised
 from avss_utils.stats.resampling import Estimate
 
 TOKENS = ("all", "last", "skip-first", "matched")

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.data.answer_sets import Events
-from avss_utils.hallucination.contrasts import READINGS
-from avss_utils.hallucination.study import SetStudy
+from avss_utils.scores.answer_study import SetStudy
+from avss_utils.scores.contrasts import READINGS
 
 
 class ProneScores(Mapping):

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from avss_utils.data.answer_pairs import Pairs
-from avss_utils.hallucination.contrasts import (
+from avss_utils.scores.contrasts import (
     AnswerSums,
     GroupStats,
     each_answer,
