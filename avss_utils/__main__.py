@@ -2,6 +2,6 @@
 
 import sys
 
-from avss_utils.cli import main
+from avss_utils.commands.cli import main
 
 sys.exit(main())

@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from avss_utils.cli import main as command_line
+from avss_utils.commands.cli import main as command_line
 from avss_utils.data.loading import load_texts, standard_split
 from avss_utils.data.registry import SPECS
 from avss_utils.data.token_rows import text_batches

@@ -18,7 +18,8 @@ from tiny import FAMILIES, save_tiny, tiny_tokenizer
 from tokenizers import Tokenizer, processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from avss_utils import cli, commands
+from avss_utils.commands import actions as commands
+from avss_utils.commands import cli
 from avss_utils.data.suites import check_names
 from avss_utils.errors import UsageError
 from avss_utils.models import checkpoint, memory

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from avss_utils import cli
-from avss_utils.comparison import record_differences, side_by_side, table_differences
+from avss_utils.commands import cli
+from avss_utils.commands.compare import record_differences, side_by_side, table_differences
 from avss_utils.store.runs import open_run, read_run
 
 MODEL = {"short": "tiny", "name": "Tiny", "weights_sha256": "aa"}

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from tiny import save_tiny
 
-from avss_utils import cli
+from avss_utils.commands import cli
 from avss_utils.data.loading import load_open
 from avss_utils.errors import UsageError
 from avss_utils.mitigation import judging, product

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from tiny import save_tiny
 
-from avss_utils import cli
+from avss_utils.commands import cli
 from avss_utils.data import suites
 from avss_utils.data.loading import load_open, load_questions, load_texts, standard_split
 from avss_utils.data.wordings import prompt

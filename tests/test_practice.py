@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import FAMILIES, tiny_tokenizer
 
-from avss_utils import cli
+from avss_utils.commands import cli
 from avss_utils.store import notebooks
 
 ROOT = Path(__file__).parents[1]

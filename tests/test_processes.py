@@ -15,7 +15,8 @@ import pytest
 import torch
 from tiny import FAMILIES, save_tiny
 
-from avss_utils import cli, options
+from avss_utils.commands import cli
+from avss_utils.commands import inputs as options
 from avss_utils.errors import UsageError
 from avss_utils.measure.activations import SITES, collect_block_stats
 from avss_utils.store import processes

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avss_utils import cli
+from avss_utils.commands import cli
 from avss_utils.errors import UsageError
 from avss_utils.store import run_folder, runs
 from avss_utils.store.files import cache_dir, file_sha256, project_root, provenance, write_json

@@ -12,7 +12,8 @@ import pytest
 import torch
 from tiny import save_tiny
 
-from avss_utils import cli, options
+from avss_utils.commands import cli
+from avss_utils.commands import inputs as options
 from avss_utils.data.answer_sets import PAIRED, events_of, set_events
 from avss_utils.data.loading import load_open
 from avss_utils.data.wordings import answer_prompt

@@ -14,7 +14,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from test_kills import empty_project, in_child  # noqa: F401  a fixture for every test here
 
-from avss_utils import cli
+from avss_utils.commands import cli
 from avss_utils.store import sharing
 from avss_utils.store.runs import open_record, open_run
 

@@ -10,7 +10,7 @@ from test_processes import WHOLE, assert_same, batches, score_words
 from tiny import FAMILIES, save_tiny, tiny_tokenizer
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from avss_utils import cli
+from avss_utils.commands import cli
 from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
 from avss_utils.measure import activations

@@ -11,15 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avss_utils import cli
+from avss_utils.commands import cli
+from avss_utils.commands.verification import replay as replaying
+from avss_utils.commands.verification import verifying
+from avss_utils.commands.verification.comparing import TOLERANCES, Comparison
+from avss_utils.commands.verification.derived import unchecked
+from avss_utils.commands.verification.verifying import read_checks, verify_record
 from avss_utils.errors import UsageError
 from avss_utils.store.files import content_sha256, read_csv, write_csv
 from avss_utils.store.runs import open_run
-from avss_utils.verification import replay as replaying
-from avss_utils.verification import verifying
-from avss_utils.verification.comparing import TOLERANCES, Comparison
-from avss_utils.verification.derived import unchecked
-from avss_utils.verification.verifying import read_checks, verify_record
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = sorted((ROOT / "results" / "full").glob("*/[!.]*/"))

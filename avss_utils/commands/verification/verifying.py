@@ -12,13 +12,13 @@ import pandas as pd
 import torch
 import yaml
 
+from avss_utils.commands.verification import derived, forms
+from avss_utils.commands.verification.comparing import Comparison, Finding
+from avss_utils.commands.verification.replay import away, replay
 from avss_utils.models.plan import as_text
 from avss_utils.store.files import project_root
 from avss_utils.store.run_folder import Run
 from avss_utils.store.runs import run_key
-from avss_utils.verification import derived, forms
-from avss_utils.verification.comparing import Comparison, Finding
-from avss_utils.verification.replay import away, replay
 
 HEAD = f"{'record':<25} {'table':<19} {'n':>6} {'largest':>8} {'allowed':>8} {'':<14} sampled"
 OK, DIFFERS, KNOWN, TIMED, NEEDS = "ok", "DIFFERS", "differs, known", "time", "not checked"

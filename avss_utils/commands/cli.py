@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from avss_utils import commands
+from avss_utils.commands import actions as commands
 from avss_utils.errors import UsageError
 from avss_utils.store import processes
 from avss_utils.store.files import disk_reason

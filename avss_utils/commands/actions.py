@@ -20,7 +20,7 @@ def score(arguments: argparse.Namespace) -> None:
         _score_answers(arguments)
         return
     processes.join()
-    from avss_utils.options import answer_events, calibrate, criterion_options
+    from avss_utils.commands.inputs import answer_events, calibrate, criterion_options
     from avss_utils.scores.arms import parse_arm, scores_table
 
     criterion, _, skip_first = parse_arm(arguments.criterion)
@@ -37,11 +37,11 @@ def score(arguments: argparse.Namespace) -> None:
 
 def _score_answers(arguments: argparse.Namespace) -> None:
     """Scores of a file's answers on standard output; how they were made and do, on the error."""
+    from avss_utils.commands.inputs import BATCH_TOKENS, RATIO
     from avss_utils.data.loading import load_open
     from avss_utils.hallucination.scoring import AnswerDetector, other_questions, separation
     from avss_utils.models.load import load_model
     from avss_utils.models.plan import as_text
-    from avss_utils.options import BATCH_TOKENS, RATIO
 
     asked, seed = load_open(arguments.questions), arguments.seed
     known = other_questions(arguments.fit, asked, n_questions=arguments.fit_questions, seed=seed)
@@ -69,9 +69,9 @@ def _score_answers(arguments: argparse.Namespace) -> None:
 
 def prune(arguments: argparse.Namespace) -> None:
     """Write a pruned checkpoint."""
+    from avss_utils.commands.inputs import answer_events, calibrate, criterion_options
     from avss_utils.models.checkpoint import check_target, save_pruned
     from avss_utils.models.plan import n_to_drop
-    from avss_utils.options import answer_events, calibrate, criterion_options
     from avss_utils.scores.arms import parse_arm, plan_arm
 
     criterion, _, _ = parse_arm(arguments.criterion)
@@ -223,7 +223,7 @@ def assets(arguments: argparse.Namespace) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Print what differs between two runs of a notebook."""
-    from avss_utils.comparison import side_by_side
+    from avss_utils.commands.compare import side_by_side
     from avss_utils.store.runs import read_run
 
     first, second = map(read_run, arguments.runs)
@@ -232,11 +232,11 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Print a row a table of every record of the model; 1 where any differs, else 0."""
+    from avss_utils.commands.verification.replay import model_on_cpu
+    from avss_utils.commands.verification.verifying import DIFFERS, HEAD, each_record
     from avss_utils.models.load import short_name
     from avss_utils.store.files import project_root
     from avss_utils.store.runs import record_folders
-    from avss_utils.verification.replay import model_on_cpu
-    from avss_utils.verification.verifying import DIFFERS, HEAD, each_record
 
     folder = project_root() / arguments.records / short_name(arguments.model)
     records = [own for own in record_folders(folder.parent) if own.parent == folder]

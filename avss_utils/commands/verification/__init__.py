@@ -1,7 +1,7 @@
 """Is what the committed records say still what the code computes? A small sample, on the CPU."""
 
-from avss_utils.verification.replay import model_on_cpu
-from avss_utils.verification.verifying import (
+from avss_utils.commands.verification.replay import model_on_cpu
+from avss_utils.commands.verification.verifying import (
     DIFFERS,
     HEAD,
     Row,
