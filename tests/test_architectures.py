@@ -11,10 +11,13 @@ from test_facts import SPEC, mixture
 from test_family import CPU, RECIPE, small
 from tiny import FAMILIES, save_tiny
 
-from avss_utils.architectures import effects, measures, peaks, reading, study
-from avss_utils.architectures import facts as made
-from avss_utils.architectures.family import build
-from avss_utils.architectures.relations import RELATIONS
+from avss_utils.chapters.architectures import answers_to_q3 as reading
+from avss_utils.chapters.architectures import effects, peaks
+from avss_utils.chapters.architectures import facts as made
+from avss_utils.chapters.architectures import member_measures as measures
+from avss_utils.chapters.architectures import member_study as study
+from avss_utils.chapters.architectures.family import build
+from avss_utils.chapters.architectures.relations import RELATIONS
 from avss_utils.data.answer_sets import PAIRED
 from avss_utils.data.token_rows import Scored, text_batches
 from avss_utils.errors import UsageError

@@ -5,11 +5,11 @@ import torch
 from tiny import tiny_model
 from torch.nn.functional import scaled_dot_product_attention
 
-from avss_utils.architectures import training
-from avss_utils.architectures.facts import FactSpec
-from avss_utils.architectures.family import Architecture
-from avss_utils.architectures.mixture import make_mixture
-from avss_utils.architectures.training import Recipe, train_member
+from avss_utils.chapters.architectures import member_training as training
+from avss_utils.chapters.architectures.facts import FactSpec
+from avss_utils.chapters.architectures.family import Architecture
+from avss_utils.chapters.architectures.member_training import Recipe, train_member
+from avss_utils.chapters.architectures.mixture import make_mixture
 from avss_utils.data.loading import load_texts
 from avss_utils.measure.choices import PromptPass
 from avss_utils.measure.passes import forward_logits, left_padded

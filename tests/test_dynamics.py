@@ -6,13 +6,14 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
+from avss_utils.chapters.dynamics import freezing, movement
+from avss_utils.chapters.dynamics import movement_plans as planning
+from avss_utils.chapters.dynamics import tuning_study as study
+from avss_utils.chapters.dynamics.fine_tuning import Recipe, fine_tune
+from avss_utils.chapters.dynamics.tasks import Part, TuningTask, row_losses
+from avss_utils.chapters.dynamics.tidy_rows import WHOLE
 from avss_utils.data.rows import Question
 from avss_utils.data.token_rows import Scored
-from avss_utils.dynamics import freezing, movement, study
-from avss_utils.dynamics import plans as planning
-from avss_utils.dynamics.rows import WHOLE
-from avss_utils.dynamics.tasks import Part, TuningTask, row_losses
-from avss_utils.dynamics.training import Recipe, fine_tune
 from avss_utils.errors import UsageError
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.models.blocks import remove_blocks

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from data_sources import write
 
-from avss_utils.architectures import facts as made
-from avss_utils.architectures.mixture import (
+from avss_utils.chapters.architectures import facts as made
+from avss_utils.chapters.architectures.mixture import (
     END,
     first_available,
     make_mixture,
     packed,
     train_tokenizer,
 )
-from avss_utils.architectures.relations import RELATIONS, UNKNOWN
+from avss_utils.chapters.architectures.relations import RELATIONS, UNKNOWN
 from avss_utils.data.loading import disjoint_parts, load_texts
 from avss_utils.data.rows import Corpus, Text
 from avss_utils.errors import UsageError

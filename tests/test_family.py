@@ -10,10 +10,10 @@ import torch
 import yaml
 from test_facts import SPEC, STORIES, mixture
 
-from avss_utils.architectures import facts as made
-from avss_utils.architectures import making
-from avss_utils.architectures.effects import condition_number, design, inflation
-from avss_utils.architectures.family import (
+from avss_utils.chapters.architectures import facts as made
+from avss_utils.chapters.architectures import making
+from avss_utils.chapters.architectures.effects import condition_number, design, inflation
+from avss_utils.chapters.architectures.family import (
     Architecture,
     block_parameters,
     build,
@@ -21,11 +21,11 @@ from avss_utils.architectures.family import (
     family_identity,
     read_family,
 )
-from avss_utils.architectures.making import make_member
-from avss_utils.architectures.mixture import train_tokenizer
-from avss_utils.architectures.rates import best_recipes, rate_rows, trials
-from avss_utils.architectures.relations import RELATIONS
-from avss_utils.architectures.training import Recipe, save_member, train_member
+from avss_utils.chapters.architectures.making import make_member
+from avss_utils.chapters.architectures.member_training import Recipe, save_member, train_member
+from avss_utils.chapters.architectures.mixture import train_tokenizer
+from avss_utils.chapters.architectures.rates import best_recipes, rate_rows, trials
+from avss_utils.chapters.architectures.relations import RELATIONS
 from avss_utils.data.loading import load_open
 from avss_utils.errors import UsageError
 from avss_utils.measure.decoding import greedy_answers

@@ -6,6 +6,9 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
+from avss_utils.chapters.hallucination import detectors as finders
+from avss_utils.chapters.hallucination import intervention, pruned
+from avss_utils.chapters.hallucination.own_contrasts import OwnAnswers
 from avss_utils.data.answer_sets import (
     CHAT,
     FEW_SHOT,
@@ -18,8 +21,6 @@ from avss_utils.data.answer_sets import (
 from avss_utils.data.rows import OpenQuestion
 from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
-from avss_utils.hallucination import finders, intervention, pruned
-from avss_utils.hallucination.generated import OwnAnswers
 from avss_utils.measure.answer_tokens import log_spread
 from avss_utils.measure.drop_losses import drop_losses
 from avss_utils.models.load import LoadedModel

@@ -6,13 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from avss_utils.dynamics import StatsCallback
 from data_sources import write
 from tiny import tiny_model, tiny_tokenizer
 
-from avss_utils.data.token_rows import Scored
-from avss_utils.dynamics import StatsCallback
-from avss_utils.dynamics.measures import weight_movement
-from avss_utils.dynamics.tasks import (
+from avss_utils.chapters.dynamics.fine_tuning import METHODS, Recipe, fine_tune
+from avss_utils.chapters.dynamics.tasks import (
     Part,
     TuningTask,
     judged,
@@ -21,7 +20,8 @@ from avss_utils.dynamics.tasks import (
     size_table,
     tuning_task,
 )
-from avss_utils.dynamics.training import METHODS, Recipe, fine_tune
+from avss_utils.chapters.dynamics.weight_movement import weight_movement
+from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
 from avss_utils.measure.training import collate
 from avss_utils.models.blocks import decoder_blocks

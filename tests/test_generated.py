@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from tiny import tiny_model, tiny_tokenizer
 
+from avss_utils.chapters.hallucination.own_contrasts import generated_contrast, generated_tokens
 from avss_utils.data.answer_sets import events_of
 from avss_utils.data.rows import OpenQuestion
-from avss_utils.hallucination.generated import generated_contrast, generated_tokens
 from avss_utils.measure.answer_tokens import AnswerTokens, absolute_limits
 from avss_utils.measure.own_answers import generated_answers, judged
 from avss_utils.models.load import LoadedModel

@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
 
-from avss_utils import healing, sensitivity
+from avss_utils import sensitivity
+from avss_utils.chapters.thresholds import healing
 from avss_utils.data.rows import Question
 from avss_utils.data.suites import Suite
 from avss_utils.data.windows import Window

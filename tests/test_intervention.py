@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 from tiny import FAMILIES, tiny_tokenizer
 
-from avss_utils.errors import UsageError
-from avss_utils.hallucination.intervention import (
+from avss_utils.chapters.hallucination.intervention import (
     answer_losses,
     causal_contrast,
     hallucination_rates,
 )
+from avss_utils.errors import UsageError
 from avss_utils.measure.choices import score_choices
 from avss_utils.models.blocks import remove_blocks
 

@@ -19,8 +19,8 @@ from test_dynamics import ARMS, outcome_rows
 from test_thresholds import CURVE, PLANS
 
 from avss_utils import claims, ledger
-from avss_utils.architectures import effects
-from avss_utils.architectures.family import read_family
+from avss_utils.chapters.architectures import effects
+from avss_utils.chapters.architectures.family import read_family
 from avss_utils.claims import questions
 from avss_utils.errors import UsageError
 from avss_utils.ledger import figure

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 from tiny import FAMILIES
 
-from avss_utils import forensics, mechanisms, thresholds
+from avss_utils.chapters.thresholds import keep_curves as thresholds
+from avss_utils.chapters.thresholds import loss_correlations as mechanisms
+from avss_utils.chapters.thresholds import paper_figure as forensics
 from avss_utils.data.token_rows import Scored
 from avss_utils.measure.drop_losses import DropLosses
 from avss_utils.measure.sensitivity import Sensitivity

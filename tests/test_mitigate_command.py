@@ -11,10 +11,11 @@ import torch
 from peft import PeftModel
 from tiny import save_tiny
 
+from avss_utils.commands import before_after as judging
 from avss_utils.commands import cli
+from avss_utils.commands import mitigate as product
 from avss_utils.data.loading import load_open
 from avss_utils.errors import UsageError
-from avss_utils.mitigation import judging, product
 from avss_utils.models.load import load_model
 
 N = 48

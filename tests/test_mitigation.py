@@ -10,15 +10,11 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from avss_utils.data.answer_sets import events_of
-from avss_utils.data.rows import OpenQuestion
-from avss_utils.data.token_rows import choice_units
-from avss_utils.data.windows import Window
-from avss_utils.errors import UsageError
-from avss_utils.measure.choices import score_choices
-from avss_utils.mitigation import measures, training
-from avss_utils.mitigation.adapters import with_adapters
-from avss_utils.mitigation.arms import (
+from avss_utils.chapters.mitigation import adapter_training as training
+from avss_utils.chapters.mitigation import answer_choices as measures
+from avss_utils.chapters.mitigation.adapter_training import train
+from avss_utils.chapters.mitigation.adapters import with_adapters
+from avss_utils.chapters.mitigation.arms import (
     Arm,
     Recipe,
     budget,
@@ -27,10 +23,21 @@ from avss_utils.mitigation.arms import (
     rank_of,
     standard_arms,
 )
-from avss_utils.mitigation.losses import CONTRASTS, Answers, info_nce, preference, triplet
-from avss_utils.mitigation.product import lessons_of
-from avss_utils.mitigation.reading import Lesson, collate, lessons, read_answers
-from avss_utils.mitigation.training import train
+from avss_utils.chapters.mitigation.contrastive_losses import (
+    CONTRASTS,
+    Answers,
+    info_nce,
+    preference,
+    triplet,
+)
+from avss_utils.chapters.mitigation.lessons import Lesson, collate, lessons, read_answers
+from avss_utils.commands.mitigate import lessons_of
+from avss_utils.data.answer_sets import events_of
+from avss_utils.data.rows import OpenQuestion
+from avss_utils.data.token_rows import choice_units
+from avss_utils.data.windows import Window
+from avss_utils.errors import UsageError
+from avss_utils.measure.choices import score_choices
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.models.load import LoadedModel
 

@@ -6,14 +6,18 @@ import pytest
 import torch
 from test_mitigation import LEARNT, RECIPE, events_of_animals, loaded
 
+from avss_utils.chapters.mitigation import answer_choices as measures
+from avss_utils.chapters.mitigation import effects
+from avss_utils.chapters.mitigation import step_costs as costs
+from avss_utils.chapters.mitigation import temperature as calibrated
+from avss_utils.chapters.mitigation import trials as study
+from avss_utils.chapters.mitigation.arms import Arm
+from avss_utils.chapters.mitigation.cells import as_cells, as_shares
+from avss_utils.chapters.mitigation.judging import MC1_UNASKED, UNASKED, Bench
+from avss_utils.chapters.mitigation.outcomes import TYPICAL, UNTRAINED, Outcomes
 from avss_utils.data.rows import Question
 from avss_utils.data.suites import Suite
 from avss_utils.data.windows import Window
-from avss_utils.mitigation import calibrated, costs, effects, measures, study
-from avss_utils.mitigation.arms import Arm
-from avss_utils.mitigation.bench import MC1_UNASKED, UNASKED, Bench
-from avss_utils.mitigation.cells import as_cells, as_shares
-from avss_utils.mitigation.outcomes import TYPICAL, UNTRAINED, Outcomes
 from avss_utils.scores.eavss import ProneScores
 from avss_utils.stats.calibration import expected_calibration_error
 from avss_utils.stats.detection import risk_coverage

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from handmade import EPS, random_states, stats_of, stats_with
 
+from avss_utils.chapters.mitigation.arms import check_arms
 from avss_utils.errors import UsageError
 from avss_utils.measure.block_stats import BlockStats
-from avss_utils.mitigation.arms import check_arms
 from avss_utils.models.plan import PruningPlan, as_drop, as_text, n_to_drop
 from avss_utils.scores.arms import RULES, distinct, parse_arm, plan_arm, plans_table, scores_table
 from avss_utils.scores.criteria import CRITERIA, SCORED_ONCE, score_blocks, wanted_options

@@ -14,11 +14,11 @@ from tiny import save_tiny
 
 from avss_utils.commands import cli
 from avss_utils.commands import inputs as options
+from avss_utils.commands.answer_scoring import AnswerDetector, other_questions, separation
 from avss_utils.data.answer_sets import PAIRED, events_of, set_events
 from avss_utils.data.loading import load_open
 from avss_utils.data.wordings import answer_prompt
 from avss_utils.errors import UsageError
-from avss_utils.hallucination.scoring import AnswerDetector, other_questions, separation
 from avss_utils.measure.answer_tokens import collect_answers, relative_limits
 from avss_utils.models import load as models
 from avss_utils.models.load import load_model

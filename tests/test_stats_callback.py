@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from avss_utils.dynamics import StatsCallback
 from tiny import tiny_model, tiny_tokenizer
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from avss_utils.chapters.dynamics.tidy_rows import COLUMNS, WHOLE, log_steps
+from avss_utils.chapters.dynamics.undisturbed import undisturbed
+from avss_utils.chapters.dynamics.weight_movement import prone_scores
 from avss_utils.data.answer_sets import events_of
 from avss_utils.data.rows import OpenQuestion
-from avss_utils.dynamics import StatsCallback
-from avss_utils.dynamics.looking import undisturbed
-from avss_utils.dynamics.measures import prone_scores
-from avss_utils.dynamics.rows import COLUMNS, WHOLE, log_steps
 from avss_utils.errors import UsageError
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.models.blocks import decoder_blocks
@@ -137,7 +137,7 @@ def test_families_with_dropout_train_as_without_it(tmp_path, family):
 
 def test_the_comparison_notices_random_states_that_are_not_put_back(tmp_path, monkeypatch):
     plain, _ = followed(with_dropout(), tmp_path / "out", None)
-    monkeypatch.setattr("avss_utils.dynamics.looking._random_states", nullcontext)
+    monkeypatch.setattr("avss_utils.chapters.dynamics.undisturbed._random_states", nullcontext)
     callback = StatsCallback(probe(), tmp_path / "stats.csv", steps=range(7), measures=[draws])
     watched, _ = followed(with_dropout(), tmp_path / "out", callback)
     assert watched != plain

@@ -7,7 +7,8 @@ import torch
 from handmade import EPS, random_states, stats_of
 from tiny import FAMILIES
 
-from avss_utils import stability, thresholds
+from avss_utils.chapters.thresholds import calibration_dependence as stability
+from avss_utils.chapters.thresholds import keep_curves as thresholds
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.models.plan import as_drop
 from avss_utils.scores import rights

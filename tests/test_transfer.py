@@ -6,7 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avss_utils.hallucination.transfer import precision_table, study_transfer, transfer_table
+from avss_utils.chapters.hallucination.transfer import (
+    precision_table,
+    study_transfer,
+    transfer_table,
+)
 
 N_BLOCKS, N_DRAWS = 12, 100
 

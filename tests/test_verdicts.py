@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from avss_utils import claims
+from avss_utils.chapters.mitigation.cells import as_cells
+from avss_utils.chapters.mitigation.outcomes import Outcomes
 from avss_utils.claims import mechanisms, mitigation
-from avss_utils.mitigation.cells import as_cells
-from avss_utils.mitigation.outcomes import Outcomes
 from avss_utils.stats import retention
 from avss_utils.stats.resampling import Estimate, proportion
 from avss_utils.store.runs import open_record

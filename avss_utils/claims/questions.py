@@ -11,17 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avss_utils.architectures import effects, reading
-from avss_utils.architectures.family import read_family
+from avss_utils.chapters.architectures import answers_to_q3 as reading
+from avss_utils.chapters.architectures import effects
+from avss_utils.chapters.architectures.family import read_family
+from avss_utils.chapters.dynamics import freezing
+from avss_utils.chapters.thresholds.keep_curves import crossings
 from avss_utils.claims.thresholds import DROPPED, KEPT, PRIMARY_TASK
-from avss_utils.dynamics import freezing
 from avss_utils.errors import UsageError
 from avss_utils.models.plan import n_to_drop
 from avss_utils.scores.rights import Rights, retention_rows
 from avss_utils.stats.resampling import Estimate
 from avss_utils.stats.retention import pick
 from avss_utils.store.run_folder import Run
-from avss_utils.thresholds import crossings
 
 ABOVE, BELOW, UNDECIDED, UNTOLD = "above", "below", "undecided", "cannot be told"
 

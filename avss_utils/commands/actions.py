@@ -37,9 +37,9 @@ def score(arguments: argparse.Namespace) -> None:
 
 def _score_answers(arguments: argparse.Namespace) -> None:
     """Scores of a file's answers on standard output; how they were made and do, on the error."""
+    from avss_utils.commands.answer_scoring import AnswerDetector, other_questions, separation
     from avss_utils.commands.inputs import BATCH_TOKENS, RATIO
     from avss_utils.data.loading import load_open
-    from avss_utils.hallucination.scoring import AnswerDetector, other_questions, separation
     from avss_utils.models.load import load_model
     from avss_utils.models.plan import as_text
 
@@ -142,7 +142,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def mitigate(arguments: argparse.Namespace) -> None:
     """Write an adapter trained on the user's questions; print what it changed on others."""
-    from avss_utils.mitigation.product import mitigate as make
+    from avss_utils.commands.mitigate import mitigate as make
 
     given = {name: value for name, value in vars(arguments).items() if name != "command"}
     table = make(**given)

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from avss_utils.hallucination.transfer import transfer_table
+from avss_utils.chapters.hallucination.transfer import transfer_table
+from avss_utils.chapters.mitigation.outcomes import UNTRAINED, Outcomes
 from avss_utils.measure.block_stats import BlockStats, Moments
 from avss_utils.measure.own_answers import ABSTAINED, FALSE, RIGHT
-from avss_utils.mitigation.outcomes import UNTRAINED, Outcomes
 from avss_utils.models.plan import PruningPlan, as_text, n_to_drop
 from avss_utils.scores.arms import parse_arm
 from avss_utils.scores.criteria import score_blocks

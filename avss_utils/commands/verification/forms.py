@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
+from avss_utils.chapters.mitigation.outcomes import UNTRAINED, Outcomes
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.measure.drop_losses import drop_losses
-from avss_utils.mitigation.outcomes import UNTRAINED, Outcomes
 from avss_utils.models.plan import as_text
 from avss_utils.scores.arms import scores_table
 from avss_utils.scores.criteria import score_blocks

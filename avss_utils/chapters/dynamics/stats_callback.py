@@ -1,0 +1,163 @@
+"""Statistics of every block while a model is trained: two lines in a training of one's own.
+
+from avss_utils.dynamics import StatsCallback
+trainer = Trainer(..., callbacks=[StatsCallback(batches, "stats.csv")])
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import nn
+from transformers import TrainerCallback
+
+from avss_utils.chapters.dynamics.tidy_rows import (
+    COLUMNS,
+    FOLLOWED,
+    N_STEPS,
+    SITES,
+    WHOLE,
+    Measure,
+    log_steps,
+)
+from avss_utils.chapters.dynamics.undisturbed import undisturbed
+from avss_utils.errors import UsageError
+from avss_utils.measure.activations import check_sites, collect_block_stats
+from avss_utils.measure.block_stats import BlockStats
+from avss_utils.models.blocks import unwrapped
+from avss_utils.scores.criteria import CRITERIA, score_blocks, wanted_options
+from avss_utils.scores.importance import floored_sparsity
+from avss_utils.store.files import read_csv, write_csv
+
+
+class StatsCallback(TrainerCallback):
+    """Writes the statistics of every block on fixed ``batches`` to ``file`` while training goes on.
+
+    ``batches``: tokenizer outputs, as ``collect_block_stats`` takes them; ``file``: CSV with the
+    columns step, block, site, measure, value, whole at any moment. ``steps``: numbers of optimiser
+    steps, 0 = before the first, or how many of them, spaced evenly in the logarithm up to the
+    training's last one. Of each site: variance, sparsity (abs(a) < ``eps``) and relative sparsity
+    (abs(a) < ``ratio`` x the block's standard deviation), half a count where there is none.
+    Without a site: the scores of ``criteria``, and what each function in ``measures`` makes of the
+    model, a number (block WHOLE) or an array of shape (n_blocks,) under a name.
+
+    The training's losses are the same, bit for bit, as without it (``undisturbed``). A step that
+    the file has is not collected again, so that an interrupted training goes on with its file. Of
+    several processes the first one measures: it has to hold the whole model, not a shard of it.
+    Raises UsageError for steps below 0, an unknown site, a criterion that needs more than these
+    statistics, a file of other columns, or activations that are not finite.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Mapping],
+        file: str | Path,
+        *,
+        steps: int | Iterable[int] = N_STEPS,
+        sites: Sequence[str] = SITES,
+        criteria: Sequence[str] = FOLLOWED,
+        eps: float = 1e-5,
+        ratio: float = 1e-3,
+        measures: Sequence[Measure] = (),
+    ) -> None:
+        check_sites(sites)
+        _check_criteria(criteria)
+        self.batches, self.file = list(batches), Path(file)
+        self.steps = steps if isinstance(steps, int) else _checked_steps(steps)
+        self.sites, self.criteria, self.measures = tuple(sites), tuple(criteria), tuple(measures)
+        self.eps, self.ratio = eps, ratio
+        self._wanted: set[int] = set()
+
+    def on_train_begin(self, args, state, control, model=None, **_):
+        """Plan the steps, less those that the file has, and collect step 0."""
+        wanted = log_steps(state.max_steps, self.steps) if isinstance(self.steps, int) else None
+        done = set(self.table().step)
+        if done and state.global_step == 0:
+            known = " ".join(map(str, sorted(done)))
+            warnings.warn(
+                f"{self.file} already holds steps {known}, which are kept: name another file for "
+                "another training",
+                stacklevel=2,
+            )
+        self._wanted = set(self.steps if wanted is None else wanted) - done
+        self._collect(state, model)
+
+    def on_step_end(self, args, state, control, model=None, **_):
+        """Collect the step that was just taken if it is one of the wanted ones."""
+        self._collect(state, model)
+
+    def table(self) -> pd.DataFrame:
+        """What the file holds so far; no rows where there is none."""
+        if not self.file.exists():
+            return pd.DataFrame(columns=COLUMNS)
+        table = read_csv(self.file)
+        if list(table.columns) != COLUMNS:
+            raise UsageError(
+                f"{self.file} has other columns than {', '.join(COLUMNS)}: name another file"
+            )
+        return table
+
+    def _collect(self, state, model: nn.Module) -> None:
+        step = state.global_step
+        if step not in self._wanted or not state.is_world_process_zero:
+            return
+        with undisturbed(model):
+            own = self.measured(unwrapped(model))
+        before = self.table()
+        table = pd.concat([before, own.assign(step=step)]) if len(before) else own.assign(step=step)
+        write_csv(table[COLUMNS], self.file)
+        self._wanted.discard(step)
+
+    def measured(self, model: nn.Module) -> pd.DataFrame:
+        """One set of rows (block, site, measure, value) of a causal language model as it is now."""
+        sites = tuple(dict.fromkeys((*self.sites, *SITES)))  # what criteria read, shown or not
+        stats = collect_block_stats(
+            model, self.batches, sites=sites, eps=(self.eps,), histogram=True
+        )
+        found = self._of_statistics(stats)
+        for measure in self.measures:
+            found |= {("", name): value for name, value in measure(model).items()}
+        parts = []
+        for (site, name), value in found.items():
+            values = np.atleast_1d(np.asarray(value, dtype=float))
+            blocks = np.arange(len(values)) if np.ndim(value) else [WHOLE]
+            parts.append(
+                pd.DataFrame({"block": blocks, "site": site, "measure": name, "value": values})
+            )
+        return pd.concat(parts, ignore_index=True)
+
+    def _of_statistics(self, stats: BlockStats) -> dict[tuple[str, str], np.ndarray]:
+        found, eps, ratio = {}, self.eps, self.ratio
+        for site in self.sites:
+            found[site, "variance"] = stats.variance(site)
+            found[site, "sparsity"] = floored_sparsity(stats, site, eps=eps)
+            relative, least = (
+                stats.relative_sparsity(site, ratio=ratio),
+                0.5 / stats.n_entries(site),
+            )
+            found[site, "relative sparsity"] = np.maximum(relative, least)
+        for name in self.criteria:
+            found["", name] = score_blocks(name, stats, eps=eps, ratio=ratio)
+        return found
+
+
+def _checked_steps(steps: Iterable[int]) -> list[int]:
+    steps = sorted(set(steps))
+    if not steps or steps[0] < 0:
+        raise UsageError(f"steps must be numbers from 0 on, one at least, not {steps}")
+    return steps
+
+
+def _check_criteria(criteria: Iterable[str]) -> None:
+    for name in criteria:
+        if name not in CRITERIA:
+            raise UsageError(
+                f"unknown criterion {name!r}: choose from {', '.join(sorted(CRITERIA))}"
+            )
+        if lacking := sorted(wanted_options(name) - {"eps", "ratio"}):
+            raise UsageError(
+                f"criterion {name!r} needs {', '.join(lacking)}, which statistics do not give: "
+                "leave it out"
+            )

@@ -1,0 +1,162 @@
+"""Which blocks are trained and where the loss looks: the arms of the comparison."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import lcm
+
+import numpy as np
+
+from avss_utils.chapters.mitigation.contrastive_losses import CONTRASTS
+from avss_utils.errors import UsageError
+
+NEEDED = ("eavss top", "uniform")
+RANDOM = "random "  # how the names of random sets begin
+
+
+@dataclass(frozen=True)
+class Arm:
+    """``trained``: blocks that get adapters; ``read``: blocks whose states the contrast compares.
+
+    ``contrast``: one of CONTRASTS; ``shuffled``: true and false answers change places in half of
+    the training questions, at random.
+    """
+
+    name: str
+    trained: tuple[int, ...]
+    read: tuple[int, ...]
+    contrast: str = "infonce"
+    shuffled: bool = False
+
+    def __post_init__(self):
+        if self.contrast not in CONTRASTS:
+            raise UsageError(
+                f"unknown contrast {self.contrast!r}: choose from {', '.join(CONTRASTS)}"
+            )
+        if not self.trained:
+            raise UsageError(f"arm {self.name!r} trains no block: name one at least")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all arms have in common.
+
+    ``ranks``: sum of the ranks over an arm's blocks (``arms.budget``); ``steps`` of ``questions``
+    each, fewer where the development loss has not fallen in ``patience`` evaluations, one every
+    ``evaluate_every`` steps; AdamW at ``learning_rate``, a tenth of warm-up, then down along a
+    cosine. ``weight``: of the contrast beside the mean nats a token of true answers;
+    ``temperature``, ``margin`` and ``strength`` are those of ``losses``.
+    """
+
+    ranks: int
+    steps: int
+    questions: int
+    learning_rate: float
+    evaluate_every: int
+    patience: int = 3
+    weight: float = 1.0
+    temperature: float = 0.1
+    margin: float = 0.2
+    strength: float = 1.0
+
+
+def is_random(name: str) -> bool:
+    """Whether an arm of this name is one of the random sets."""
+    return name.startswith(RANDOM)
+
+
+def budget(sizes: Sequence[int], *, least: int) -> int:
+    """Ranks over all trained blocks, the same for arms of each of these numbers of blocks.
+
+    The smallest multiple of all ``sizes`` that gives every block of every arm a rank of ``least``:
+    with blocks of one shape, arms then have exactly as many trainable parameters.
+    """
+    return lcm(*sizes) * -(-least * max(sizes) // lcm(*sizes))
+
+
+def rank_of(arm: Arm, total: int) -> int:
+    """Rank of each of the arm's blocks under a ``budget``. Raises UsageError unless it is whole."""
+    rank, rest = divmod(total, len(arm.trained))
+    if rest or not rank:
+        raise UsageError(
+            f"a budget of {total} ranks is not shared by {len(arm.trained)} blocks evenly: take a "
+            "multiple"
+        )
+    return rank
+
+
+def standard_arms(
+    rankings: Mapping[str, np.ndarray],
+    *,
+    top: int,
+    n_random: int,
+    seed: int,
+    contrast: str = "infonce",
+) -> list[Arm]:
+    """Every arm of the comparison, from scores by block of which high is prone, (n_blocks,) each.
+
+    ``rankings`` has "eavss" and "probe". In order: eavss top, eavss bottom, uniform (all blocks),
+    last, probe top; eavss top without the contrast, with its loss on the flagged blocks and the
+    training on the bottom ones, the reverse, with shuffled labels, and with each other form of the
+    ``contrast``; and ``n_random`` random sets of ``top`` blocks.
+    """
+    n_blocks = len(rankings["eavss"])
+    if not 1 <= top < n_blocks:
+        raise UsageError(f"{top} of {n_blocks} blocks leave nothing to compare: take fewer")
+    order = np.argsort(-np.asarray(rankings["eavss"]), kind="stable")
+    probes = np.argsort(-np.asarray(rankings["probe"]), kind="stable")
+    flagged, spared, everywhere = _blocks(order[:top]), _blocks(order[-top:]), range(n_blocks)
+    guided = Arm("eavss top", flagged, flagged, contrast)
+
+    def elsewhere(name: str, blocks: Sequence[int]) -> Arm:
+        return replace(guided, name=name, trained=_blocks(blocks), read=_blocks(blocks))
+
+    named = [
+        guided,
+        elsewhere("eavss bottom", spared),
+        elsewhere("uniform", everywhere),
+        elsewhere("last", everywhere[-top:]),
+        elsewhere("probe top", probes[:top]),
+        replace(guided, name="no contrast", contrast="none"),
+        replace(guided, name="loss top, training bottom", trained=spared),
+        replace(guided, name="loss bottom, training top", read=spared),
+        replace(guided, name="shuffled labels", shuffled=True),
+        *(
+            replace(guided, name=f"eavss top, {other}", contrast=other)
+            for other in CONTRASTS
+            if other not in (contrast, "none")
+        ),
+    ]
+    rng = np.random.default_rng(seed)
+    drawn = [rng.choice(n_blocks, top, replace=False) for _ in range(n_random)]
+    return named + [elsewhere(f"{RANDOM}{i}", blocks) for i, blocks in enumerate(drawn)]
+
+
+def chosen_arms(
+    names: Sequence[str], rankings: Mapping[str, np.ndarray], *, n_random: int, **options
+) -> list[Arm]:
+    """Those of ``standard_arms`` that are named, and the random sets; see ``check_arms``."""
+    every = standard_arms(rankings, n_random=n_random, **options)
+    named = {arm.name: arm for arm in every}
+    return [named[name] for name in names] + every[len(every) - n_random :]
+
+
+def check_arms(names: Sequence[str], *, n_random: int, contrast: str) -> None:
+    """Raise UsageError unless ``names`` are arms, each once, and those that the claims need.
+
+    C11 needs one random set at least.
+    """
+    if n_random < 1:
+        raise UsageError(f"n_random must be 1 or more, not {n_random}: C11 needs a random set")
+    four = {"eavss": np.arange(4), "probe": np.arange(4)}
+    known = [a.name for a in standard_arms(four, top=1, n_random=0, seed=0, contrast=contrast)]
+    if lacking := [name for name in NEEDED if name not in names]:
+        raise UsageError(f"arms must have {lacking[0]!r}, which the claims are judged by: add it")
+    for number, name in enumerate(names):
+        if name not in known:
+            raise UsageError(f"unknown arm {name!r}: choose from {'; '.join(known)}")
+        if name in names[:number]:
+            raise UsageError(f"arm {name!r} is named twice: name it once")
+
+
+def _blocks(numbers: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(map(int, numbers)))

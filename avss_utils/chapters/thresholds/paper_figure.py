@@ -1,0 +1,117 @@
+"""What the papers' own figure and the printed formula say about each other, and why.
+
+The figure's numbers are in ``published``; the scale law is measured on a model.
+"""
+
+import copy
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+import torch
+
+from avss_utils.chapters.thresholds.published import (
+    FIGURE_PLOTTED,
+    FIGURE_SPARSITY,
+    FIGURE_VARIANCE,
+    READ_OFF,
+)
+from avss_utils.measure.activations import available_sites, collect_block_stats
+from avss_utils.scores.importance import floored_sparsity, min_max, normalised
+from avss_utils.scores.plans import plan_as_released, plan_lowest
+
+
+def figure_one() -> pd.DataFrame:
+    """AVSS Figure 1, a row a layer: what is plotted, and what each formula makes of its inputs."""
+    return pd.DataFrame(
+        {
+            "layer": np.arange(len(FIGURE_VARIANCE)),
+            "variance": FIGURE_VARIANCE,
+            "sparsity": FIGURE_SPARSITY,
+            "plotted": FIGURE_PLOTTED,
+            "ratio": normalised(FIGURE_VARIANCE / FIGURE_SPARSITY),
+            "product": min_max(FIGURE_VARIANCE) * min_max(FIGURE_SPARSITY),
+            "read_off": READ_OFF,
+        }
+    )
+
+
+def figure_fits(figure: pd.DataFrame, *, max_shift: int = 2) -> pd.DataFrame:
+    """Pearson correlation of the plotted curve with each formula, shifted by some layers.
+
+    ``shift`` s compares the plotted value of layer i with the formula's of layer i + s.
+    """
+    rows = []
+    for formula in ("ratio", "product"):
+        for shift in range(-max_shift, max_shift + 1):
+            first, last = max(0, -shift), len(figure) - max(0, shift)
+            plotted = figure.plotted.to_numpy()[first:last]
+            other = figure[formula].to_numpy()[first + shift : last + shift]
+            rows.append((formula, shift, float(np.corrcoef(plotted, other)[0, 1])))
+    return pd.DataFrame(rows, columns=["formula", "shift", "pearson"])
+
+
+def figure_facts(figure: pd.DataFrame) -> dict[str, object]:
+    """The sum of the plotted curve, and which layers each rule removes from the figure's data."""
+    ratio = (figure.variance / figure.sparsity).to_numpy()
+    n = len(figure)
+    return {
+        "sum_plotted": float(figure.plotted.sum()),
+        "lowest_quarter": plan_lowest(ratio, n_drop=n // 4).drop,
+        "n_as_released": len(plan_as_released(ratio, ratio=0.25).drop),
+        "n_layers": n,
+    }
+
+
+def scale_tables(model, batches: Iterable[dict], *, eps: Iterable[float]) -> pd.DataFrame:
+    """``scale_table`` of the model in float32 and of its copy in bfloat16, by column dtype."""
+    batches, eps = list(batches), tuple(eps)
+    rounded = copy.deepcopy(model).to(torch.bfloat16)
+    parts = [
+        scale_table(one, batches, eps=eps).assign(dtype=name)
+        for name, one in (("float32", model), ("bfloat16", rounded))
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def scale_table(model, batches: Iterable[dict], *, eps: Iterable[float]) -> pd.DataFrame:
+    """Scale and sparsity by tokens (all, skip-first), site, eps and block.
+
+    Columns: tokens, site, eps, block, std, zeros, n_entries, avss (variance / floored sparsity).
+    """
+    batches, parts = list(batches), []
+    for tokens, skip in (("all", False), ("skip-first", True)):
+        stats = collect_block_stats(
+            model, batches, sites=available_sites(model), eps=tuple(eps), skip_first_token=skip
+        )
+        for site in stats.sites:
+            for one in eps:
+                variance = stats.variance(site)
+                part = {
+                    "tokens": tokens,
+                    "site": site,
+                    "eps": one,
+                    "block": np.arange(stats.n_blocks),
+                    "std": np.sqrt(variance),
+                    "zeros": stats.zeros(site, eps=one),
+                    "n_entries": stats.n_entries(site),
+                    "avss": variance / floored_sparsity(stats, site, eps=one),
+                }
+                parts.append(pd.DataFrame(part))
+    return pd.concat(parts, ignore_index=True)
+
+
+def scale_law(table: pd.DataFrame) -> pd.DataFrame:
+    """Slope of log AVSS on log scale over blocks, by every column but block: 3 is the cubic law.
+
+    Columns beside the groups': slope, r2, floored (blocks without one entry below eps).
+    """
+    rows = []
+    keys = ["dtype", "tokens", "site", "eps"]
+    for key, own in table.groupby(keys, sort=False):
+        x, y = np.log(own["std"].to_numpy()), np.log(own.avss.to_numpy())
+        slope, offset = np.polyfit(x, y, 1)
+        rest = y - slope * x - offset
+        r2 = 1 - float(rest @ rest / ((y - y.mean()) @ (y - y.mean())))
+        rows.append((*key, float(slope), r2, int((own.zeros == 0).sum())))
+    return pd.DataFrame(rows, columns=[*keys, "slope", "r2", "floored"])

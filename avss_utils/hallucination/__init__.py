@@ -1,1 +1,0 @@
-"""Which blocks tell true answers from false ones: HSAV, HSS, EAVSS and what else does."""
