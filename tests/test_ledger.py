@@ -21,15 +21,15 @@ from test_thresholds import CURVE, PLANS
 from avss_utils import claims, ledger
 from avss_utils.chapters.architectures import effects
 from avss_utils.chapters.architectures.family import read_family
+from avss_utils.claims import ledger_figure as figure
 from avss_utils.claims import questions
+from avss_utils.claims.verdicts import finding
 from avss_utils.errors import UsageError
-from avss_utils.ledger import figure
 from avss_utils.show import tables as report
 from avss_utils.stats.resampling import Estimate
 from avss_utils.store.notebooks import execute, notebook_names
 from avss_utils.store.run_folder import Run
 from avss_utils.store.runs import open_run
-from avss_utils.verdicts import finding
 
 ROOT = Path(__file__).resolve().parents[1]
 PRUNING, LIMITS = "01_avss_pruning", "04_pruning_thresholds"

@@ -13,10 +13,7 @@ from avss_utils import claims
 from avss_utils.chapters.mitigation.cells import as_cells
 from avss_utils.chapters.mitigation.outcomes import Outcomes
 from avss_utils.claims import mechanisms, mitigation
-from avss_utils.stats import retention
-from avss_utils.stats.resampling import Estimate, proportion
-from avss_utils.store.runs import open_record
-from avss_utils.verdicts import (
+from avss_utils.claims.verdicts import (
     CANNOT_BE_TESTED,
     NOT_REPRODUCED,
     REPRODUCED,
@@ -26,6 +23,9 @@ from avss_utils.verdicts import (
     verdict,
     verdict_below,
 )
+from avss_utils.stats import retention
+from avss_utils.stats.resampling import Estimate, proportion
+from avss_utils.store.runs import open_record
 
 INF, NAN = np.inf, np.nan
 

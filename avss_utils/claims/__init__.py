@@ -5,6 +5,18 @@ Each claim has one primary measurement, declared here before it is run; the othe
 
 from collections.abc import Callable
 
+from avss_utils.claims.claim_limits import (
+    CLAIMED_ARM,
+    DROPPED,
+    ERROR_BINS,
+    ERROR_FALL,
+    GUIDED,
+    KEPT,
+    LEVEL,
+    PRIMARY_TASK,
+    RATE_FALL,
+    SMALL_EFFECT,
+)
 from avss_utils.claims.hallucination import (
     answer_findings,
     flag_findings,
@@ -24,20 +36,8 @@ from avss_utils.claims.papers import CLAIMS, Claim
 from avss_utils.claims.pruning import null_findings, pruning_findings, retention_findings
 from avss_utils.claims.questions import ANSWERS, QUESTIONS, Answer, Question
 from avss_utils.claims.records import read_records, recorded_models
-from avss_utils.claims.thresholds import (
-    CLAIMED_ARM,
-    DROPPED,
-    ERROR_BINS,
-    ERROR_FALL,
-    GUIDED,
-    KEPT,
-    LEVEL,
-    PRIMARY_TASK,
-    RATE_FALL,
-    SMALL_EFFECT,
-)
+from avss_utils.claims.verdicts import Finding
 from avss_utils.store.run_folder import Run
-from avss_utils.verdicts import Finding
 
 FINDINGS: dict[str, Callable[[Run], list[Finding]]] = {
     "01_avss_pruning": pruning_findings,

@@ -3,14 +3,14 @@
 import pandas as pd
 
 from avss_utils.chapters.hallucination.pruned import CHANCE, plan_table
-from avss_utils.claims.thresholds import CLAIMED_ARM, KEPT, LEVEL, SMALL_EFFECT
+from avss_utils.claims.claim_limits import CLAIMED_ARM, KEPT, LEVEL, SMALL_EFFECT
+from avss_utils.claims.verdicts import Finding, finding
 from avss_utils.data.answer_sets import PAIRED
 from avss_utils.data.own import set_name
 from avss_utils.scores.rights import plan_name
 from avss_utils.stats.resampling import Estimate
 from avss_utils.stats.retention import BASELINE, pick
 from avss_utils.store.run_folder import Run
-from avss_utils.verdicts import Finding, finding
 
 
 def pattern_findings(cross_fit: pd.DataFrame, *, primary_set: str) -> list[Finding]:

@@ -1,11 +1,11 @@
 """C5 and C6: are high-variance and low-sparsity blocks the important ones (notebook 04)?"""
 
 from avss_utils.chapters.thresholds.loss_correlations import correlations, of_criterion
-from avss_utils.claims.thresholds import FEWEST_BLOCKS
+from avss_utils.claims.claim_limits import FEWEST_BLOCKS
+from avss_utils.claims.verdicts import Finding, finding
 from avss_utils.scores.rights import plan_name
 from avss_utils.stats.retention import text_gap
 from avss_utils.store.run_folder import Run
-from avss_utils.verdicts import Finding, finding
 
 
 def mechanism_findings(run: Run) -> list[Finding]:

@@ -12,11 +12,11 @@ from avss_utils.chapters.mitigation.effects import (
     rank_among,
 )
 from avss_utils.chapters.mitigation.outcomes import TYPICAL, UNTRAINED, Outcomes
-from avss_utils.claims.thresholds import ERROR_BINS, ERROR_FALL, GUIDED, LEVEL, RATE_FALL, ROOM
+from avss_utils.claims.claim_limits import ERROR_BINS, ERROR_FALL, GUIDED, LEVEL, RATE_FALL, ROOM
+from avss_utils.claims.verdicts import Finding, finding
 from avss_utils.data.own import set_name
 from avss_utils.stats.resampling import Estimate, against_null, proportion
 from avss_utils.store.run_folder import Run
-from avss_utils.verdicts import Finding, finding
 
 
 def rate_findings(

@@ -5,7 +5,7 @@ The first paper is arXiv 2411.02117 (AVSS), the second 2411.10069 (EAVSS).
 
 from dataclasses import dataclass
 
-from avss_utils.claims.thresholds import ERROR_FALL, KEPT, RATE_FALL
+from avss_utils.claims.claim_limits import ERROR_FALL, KEPT, RATE_FALL
 
 PRUNING, ANSWERS = "01_avss_pruning", "02_hallucination_metrics"
 TRAINING, LIMITS = "03_contrastive_mitigation", "04_pruning_thresholds"

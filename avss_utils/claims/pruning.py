@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from avss_utils.claims.thresholds import BYTE_ENTROPY, CLAIMED_ARM, KEPT, LEVEL, PRIMARY_TASK
+from avss_utils.claims.claim_limits import BYTE_ENTROPY, CLAIMED_ARM, KEPT, LEVEL, PRIMARY_TASK
+from avss_utils.claims.verdicts import Finding, finding
 from avss_utils.stats.resampling import against_null
 from avss_utils.stats.retention import BASELINE, SENTIMENT, pick, question_estimates, text_estimates
 from avss_utils.store.run_folder import Run
-from avss_utils.verdicts import Finding, finding
 
 _KIND = {"random": "uniform random", "random-protected": "end-protected random"}
 

@@ -16,7 +16,7 @@ from avss_utils.chapters.architectures import effects
 from avss_utils.chapters.architectures.family import read_family
 from avss_utils.chapters.dynamics import freezing
 from avss_utils.chapters.thresholds.keep_curves import crossings
-from avss_utils.claims.thresholds import DROPPED, KEPT, PRIMARY_TASK
+from avss_utils.claims.claim_limits import DROPPED, KEPT, PRIMARY_TASK
 from avss_utils.errors import UsageError
 from avss_utils.models.plan import n_to_drop
 from avss_utils.scores.rights import Rights, retention_rows

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.chapters.mitigation.answer_choices import choice_table, divergence_rows
+from avss_utils.claims.verdicts import verdict_below
 from avss_utils.data.answer_sets import PLAIN, Events
 from avss_utils.data.windows import Window
 from avss_utils.measure.judging import bits_per_byte
 from avss_utils.measure.texts import window_likelihoods
 from avss_utils.stats.calibration import expected_calibration_error
 from avss_utils.stats.resampling import N_RESAMPLES, Estimate, limits, moved_onto, resample_counts
-from avss_utils.verdicts import verdict_below
 
 N_BINS = 10
 RATE = "hallucination rate"

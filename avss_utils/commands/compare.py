@@ -5,9 +5,9 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from avss_utils.claims import FINDINGS
+from avss_utils.claims.verdicts import ledger
 from avss_utils.show.tables import with_interval
 from avss_utils.store.run_folder import Run
-from avss_utils.verdicts import ledger
 
 NOT_COMPARED = ("tables", "seconds")
 

@@ -5,8 +5,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from avss_utils.claims.verdicts import CANNOT_BE_TESTED, NOT_REPRODUCED, REPRODUCED, UNDECIDED
 from avss_utils.show.figures import COLOURS, FAINT, INK
-from avss_utils.verdicts import CANNOT_BE_TESTED, NOT_REPRODUCED, REPRODUCED, UNDECIDED
 
 # verdict -> marker, colour, whether it is filled: told apart without colours too
 LOOKS = {

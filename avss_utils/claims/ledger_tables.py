@@ -10,10 +10,10 @@ from avss_utils.claims import FINDINGS
 from avss_utils.claims.papers import CLAIMS, Claim
 from avss_utils.claims.questions import ANSWERS, QUESTIONS, Answer, Question
 from avss_utils.claims.records import read_records
+from avss_utils.claims.verdicts import Finding
 from avss_utils.show.tables import interval
 from avss_utils.stats.resampling import Estimate
 from avss_utils.store.run_folder import Run
-from avss_utils.verdicts import Finding
 
 MEASURED, NOT_MEASURED = "measured", "not yet measured"
 MADE_FOR_IT = {"Q3"}  # asked of models that are trained for it, whatever model a book is about
