@@ -7,7 +7,7 @@ import sys
 import termios
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CODE = """
 import sys, time
 from avss_utils.progress import progress, terminal_name

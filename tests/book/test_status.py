@@ -11,7 +11,7 @@ from avss_utils.errors import UsageError
 from avss_utils.models.embedded import EMBEDDED
 from avss_utils.store.runs import open_run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "results" / "full"
 SECONDS = {"numbers": 2.5, "others": 1.0}
 

@@ -21,7 +21,7 @@ from avss_utils.errors import UsageError
 from avss_utils.measure.activations import SITES, collect_block_stats
 from avss_utils.store import processes
 
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 WHOLE = dict(sites=SITES, eps=(1e-3, 0.1), pooled=True, histogram=True, spans=(1, 2))
 WORKER = """
 import os, pickle, sys

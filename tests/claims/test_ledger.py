@@ -31,7 +31,7 @@ from avss_utils.store.notebooks import execute, notebook_names
 from avss_utils.store.run_folder import Run
 from avss_utils.store.runs import open_run
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PRUNING, LIMITS = "01_avss_pruning", "04_pruning_thresholds"
 TUNING, SHAPES = "05_finetuning_dynamics", "06_architecture"
 NOTEBOOKS = {*claims.FINDINGS, *claims.ANSWERS}

@@ -32,7 +32,7 @@ from avss_utils.store.files import write_json
 from avss_utils.store.run_folder import Run
 from avss_utils.store.runs import open_run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RUN = ("run", "--notebook", "01_avss_pruning", "--profile", "smoke", "--set")
 
 

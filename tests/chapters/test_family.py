@@ -32,7 +32,7 @@ from avss_utils.measure.decoding import greedy_answers
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.models.load import load_model
 
-FILE = Path(__file__).parents[1] / "params" / "architectures.yml"
+FILE = Path(__file__).parents[2] / "params" / "architectures.yml"
 NAMES = list(yaml.safe_load(FILE.read_text()))
 FAMILY = read_family(NAMES, FILE)
 TOKENIZER = train_tokenizer(["a small text of a few words"], vocabulary=270)

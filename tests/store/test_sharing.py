@@ -213,7 +213,7 @@ def test_the_command_shares_a_notebook_and_leaves_no_process():
 
 def test_helpers_end_with_an_owner_that_is_killed():
     write_notebook(NOTEBOOK.replace("    return", "    time.sleep(600)\n    return"))
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     owner = subprocess.Popen([sys.executable, "-m", "avss_utils", *WORDS], env=environment)
     wait_until(lambda: len(list(Path().glob("made-by-*"))) == 2)
     kernels = [int(path.name.removeprefix("made-by-")) for path in Path().glob("made-by-*")]

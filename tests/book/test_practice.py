@@ -11,7 +11,7 @@ from tiny import FAMILIES, tiny_tokenizer
 from avss_utils.commands import cli
 from avss_utils.store import notebooks
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "book" / "practice.md").read_text()
 COMMANDS = [
     line

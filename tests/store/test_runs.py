@@ -158,7 +158,7 @@ def test_the_record_holds_nothing_of_the_machine_or_its_user(project, monkeypatc
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
     text = (finished().folder / "run.json").read_text()
-    paths = [str(project), str(Path.home()), sys.prefix, str(Path(runs.__file__).parents[1])]
+    paths = [str(project), str(Path.home()), sys.prefix, str(Path(runs.__file__).parents[2])]
     for value in [*secrets.values(), *secrets, getpass.getuser(), *paths]:
         assert value not in text, value
     assert os.sep + project.name not in text

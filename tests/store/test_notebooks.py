@@ -27,7 +27,7 @@ from avss_utils.store.notebooks import (
     within,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STORED = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PARAMS = [ROOT / "params" / f"{profile}.yml" for profile in PROFILES]
 

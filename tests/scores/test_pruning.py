@@ -25,7 +25,7 @@ from avss_utils.scores.plans import (
     plan_tail,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def rng(seed: int = 0) -> np.random.Generator:

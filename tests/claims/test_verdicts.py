@@ -305,7 +305,7 @@ def test_every_claim_of_the_papers_is_worded():
 
 
 def test_the_readme_states_the_verdicts_of_the_committed_records(monkeypatch):
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     monkeypatch.chdir(root)
     models = ["smollm2-135m", "gemma3-270m", "qwen2.5-coder-1.5b"]
     found = {(model, f"C{i}"): "to come" for model in models for i in range(1, 12)}

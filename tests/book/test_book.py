@@ -18,7 +18,7 @@ from avss_utils.scores.criteria import CRITERIA
 from avss_utils.scores.plans import plan_as_released, plan_lowest
 from avss_utils.status import run_table
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "book"
 CONFIG = yaml.safe_load((BOOK / "_config.yml").read_text())
 SPHINX = CONFIG["sphinx"]["config"]

@@ -21,7 +21,7 @@ from avss_utils.errors import UsageError
 from avss_utils.store.files import content_sha256, read_csv, write_csv
 from avss_utils.store.runs import open_run
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RECORDS = sorted((ROOT / "results" / "full").glob("*/[!.]*/"))
 CHECKS = read_checks()
 PRUNING, ANSWERS, TRAINING, THRESHOLDS, TUNING, _ = CHECKS
