@@ -14,10 +14,10 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import yaml
+from status_tables import finished_runs, model_table, run_table
 
 from avss_utils.errors import UsageError
 from avss_utils.models.load import short_name
-from avss_utils.status import finished_runs, model_table, run_table
 from avss_utils.store.notebooks import notebook_names, notebook_path
 
 ROOT = Path(__file__).resolve().parent.parent

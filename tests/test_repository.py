@@ -12,60 +12,45 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "avss_utils").rglob("*.py"))
 
-# A module imports only from rows above its own; names in one row do not import each other.
-ROWS = [
-    {"project", "progress"},
-    {"locks", "sharing"},
-    {"run_folder"},
-    {"runs"},
-    {"notebooks", "published", "statistics", "status", "windows"},
-    {"processes", "blocks", "block_stats", "confidence", "profiles"},
-    {"devices", "dense", "memory"},
-    {"embedded"},
-    {"origins"},
-    {"models"},
-    {"corpora"},
-    {"reducer"},
-    {"activations", "likelihood"},
-    {"generation", "sensitivity", "criteria"},
-    {"importance", "calibrations"},
-    {"hallucination", "pruning", "suites"},
-    {"arms", "checkpoint", "forensics", "mechanisms", "stability"},
-    {"evaluation", "options", "retention", "verdicts"},
-    {"rights", "trainer"},
-    {"dynamics", "healing", "mitigation", "thresholds"},
-    {"architectures"},
-    {"claims", "figures", "report"},
-    {"comparison", "ledger", "verification"},
-    {"commands"},
-    {"cli"},
-]
-ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
+# A room imports from itself and from the rooms named; everything but stats may show things.
+BASE = {"errors", "stats", "store"}
+LINE = ["models", "data", "measure", "scores", "chapters", "claims", "commands"]
+ARROWS = {"errors": set(), "stats": {"errors"}, "store": {"errors"}, "show": BASE, "models": BASE}
+ARROWS |= {room: {*BASE, "show", *LINE[:number]} for number, room in enumerate(LINE) if number}
 
 
-def _top(path: Path) -> str:
-    return path.relative_to(ROOT / "avss_utils").parts[0].removesuffix(".py")
+def _room(path: Path) -> tuple[str, ...]:
+    return path.relative_to(ROOT / "avss_utils").with_suffix("").parts
 
 
-def _imports(path: Path) -> set[str]:
+def _imports(path: Path) -> set[tuple[str, ...]]:
+    """Modules of the project that a file imports, without the package's name."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("avss_utils"):
-            parts = node.module.split(".")[1:]
-            found |= {parts[0]} if parts else {alias.name for alias in node.names}
+            parts = tuple(node.module.split(".")[1:])
+            found |= {(*parts, alias.name) for alias in node.names}
         if isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("avss_utils.")}
-    return found - {_top(path), "__version__"}
+            names = [a.name for a in node.names if a.name.startswith("avss_utils.")]
+            found |= {tuple(name.split(".")[1:]) for name in names}
+    return {parts for parts in found if parts != ("__version__",)}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
 def test_imports_go_one_way(path):
-    name = _top(path)
-    if name.startswith("__"):
+    room, *rest = _room(path)
+    if room.startswith("__"):
         return
-    assert name in ROW_OF, f"{name} has no row: place it in the table"
-    upward = {other for other in _imports(path) if ROW_OF[other] >= ROW_OF[name]}
-    assert not upward, f"{name} imports {upward} from its own row or below"
+    upward = {parts for parts in _imports(path) if parts[0] not in ARROWS[room] | {room}}
+    assert not upward, f"{room} may import {sorted(ARROWS[room])} alone, not {upward}"
+    if room == "chapters" and len(rest) > 1:
+        others = {p for p in _imports(path) if p[0] == room and p[1] != rest[0]}
+        assert not others, f"a chapter imports another: {others}; what two need moves down"
+
+
+def test_there_are_no_more_rooms_than_arrows():
+    rooms = {_room(path)[0] for path in MODULES}
+    assert {room for room in rooms if not room.startswith("__")} == set(ARROWS)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)

@@ -1,0 +1,1 @@
+"""One place a notebook: what only that experiment needs. No chapter imports another."""

@@ -1,0 +1,1 @@
+"""Named sets and a user's own files -> rows with disjoint splits, prompts, pairs and token rows."""

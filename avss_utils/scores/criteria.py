@@ -17,7 +17,7 @@ import numpy as np
 from avss_utils.errors import UsageError
 from avss_utils.measure.block_stats import BlockStats
 
-ENTRY_POINTS = "avss_utils.scores.criteria"
+ENTRY_POINTS = "avss_utils.criteria"
 CRITERIA: dict[str, Callable[..., np.ndarray]] = {}
 SCORED_ONCE = {"sensitivity", "answers"}  # options that belong to the whole model, no block removed
 

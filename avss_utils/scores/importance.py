@@ -1,7 +1,7 @@
 """Block statistics -> one score per block; higher = more important.
 
 Every criterion of this book, registered under its name; ``score_blocks`` gives each the keywords it
-needs. Criteria of installed packages join them when this module is imported.
+needs. Criteria of installed packages join them when ``avss_utils.scores`` is imported.
 """
 
 from collections.abc import Mapping
@@ -12,23 +12,19 @@ from avss_utils.measure.block_stats import BlockStats
 from avss_utils.measure.sensitivity import Sensitivity
 from avss_utils.scores.criteria import (
     CRITERIA,
-    ENTRY_POINTS,
     SCORED_ONCE,
     criterion,
-    load_outside_criteria,
     score_blocks,
     wanted_options,
 )
 
 __all__ = [
     "CRITERIA",
-    "ENTRY_POINTS",
     "SCORED_ONCE",
     "avss_at",
     "criterion",
     "empty_blocks",
     "floored_sparsity",
-    "load_outside_criteria",
     "min_max",
     "normalised",
     "score_blocks",
@@ -243,6 +239,3 @@ def eavss_multiplied(stats: BlockStats, *, answers: Mapping[str, np.ndarray]) ->
 def random(stats: BlockStats, *, rng: np.random.Generator) -> np.ndarray:
     """A random order, the control that every criterion has to beat."""
     return rng.permutation(stats.n_blocks).astype(float)
-
-
-load_outside_criteria()

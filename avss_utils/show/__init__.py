@@ -1,0 +1,1 @@
+"""An estimate or a table in, something to look at out."""

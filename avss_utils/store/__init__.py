@@ -1,0 +1,1 @@
+"""Run folders, tables and notebooks on the disk: whole or not at all."""

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from avss_utils.status import run_table
 
 from avss_utils.scores.criteria import CRITERIA
 from avss_utils.scores.plans import plan_as_released, plan_lowest
-from avss_utils.status import run_table
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "book"

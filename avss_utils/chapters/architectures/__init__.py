@@ -1,0 +1,1 @@
+"""Notebook 06: hallucination against depth, width and attention."""

@@ -1,0 +1,1 @@
+"""Notebook 03: does training only the flagged blocks help?"""

@@ -1,0 +1,1 @@
+"""Notebook 04: rivals, mechanisms, and how many blocks can go."""
