@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import status_tables as status
 
-from avss_utils import status
 from avss_utils.errors import UsageError
 from avss_utils.models.embedded import EMBEDDED
 from avss_utils.store.runs import open_run
