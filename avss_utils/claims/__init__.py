@@ -36,7 +36,7 @@ from avss_utils.claims.papers import CLAIMS, Claim
 from avss_utils.claims.pruning import null_findings, pruning_findings, retention_findings
 from avss_utils.claims.questions import ANSWERS, QUESTIONS, Answer, Question
 from avss_utils.claims.records import read_records, recorded_models
-from avss_utils.claims.verdicts import Finding
+from avss_utils.claims.verdicts import Finding, ledger
 from avss_utils.store.run_folder import Run
 
 FINDINGS: dict[str, Callable[[Run], list[Finding]]] = {
@@ -70,6 +70,7 @@ __all__ = [
     "few_draws",
     "flag_findings",
     "hallucination_findings",
+    "ledger",
     "mechanism_findings",
     "mitigation_findings",
     "null_findings",

@@ -23,15 +23,15 @@ def retention_findings(
     """
     found = []
     plain = questions[questions.wording == "plain"]
-    for task in plain.task.unique():
+    for task in plain.set.unique():
         claim = "C3" if task == SENTIMENT else "C1"
-        above = pick(plain, task=task, arm=BASELINE, measure="above chance")
+        above = pick(plain, set=task, arm=BASELINE, measure="above chance")
         for measure in ("raw retention", "corrected retention"):
             found.append(
                 finding(
                     claim,
                     f"{measure}, {task}",
-                    pick(plain, task=task, arm=arm, measure=measure),
+                    pick(plain, set=task, arm=arm, measure=measure),
                     threshold=KEPT,
                     testable=above.low > 0,
                     primary=task in (PRIMARY_TASK, SENTIMENT) and measure == "raw retention",

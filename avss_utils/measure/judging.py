@@ -18,51 +18,58 @@ from avss_utils.models.devices import as_dtype
 
 
 def answer_questions(
-    model, tokenizer, task: str, questions: Sequence[Question], *, wording: str, batch_tokens: int
+    model, tokenizer, name: str, questions: Sequence[Question], *, wording: str, batch_tokens: int
 ) -> pd.DataFrame:
-    """Closed-book choice by summed log-probability: one row a question.
+    """Closed-book choice by summed log-probability: a row a question of the set ``name``.
 
-    Columns: task, wording, row_id, n_choices, label, prediction (highest score, earlier choice
-    among equals), p_label (softmax over the choices' scores, at the label), beaten (share of the
-    other choices that the label's score beats, ties half: the within-question AUROC).
+    Columns: set, wording, row_id, n_choices, label, prediction (highest score, earlier choice
+    among equals), correct, p_true (softmax over the choices' scores, at the label), beaten (share
+    of the other choices that the label's score beats, ties half: the within-question AUROC).
     """
-    asked = [prompt(question, task, wording) for question in questions]
+    asked = [prompt(question, name, wording) for question in questions]
     scores = score_choices(
         model, tokenizer, [a[0] for a in asked], [a[1] for a in asked], batch_tokens=batch_tokens
     )
     rows = [
-        (task, wording, q.row_id, len(s), q.answer, int(np.argmax(s)), *_standing(s, q.answer))
+        (name, wording, q.row_id, len(s), q.answer, int(np.argmax(s)), *_standing(s, q.answer))
         for q, s in zip(questions, scores, strict=True)
     ]
-    columns = ["task", "wording", "row_id", "n_choices", "label", "prediction", "p_label", "beaten"]
-    return pd.DataFrame(rows, columns=columns)
+    columns = ["set", "wording", "row_id", "n_choices", "label", "prediction"]
+    return pd.DataFrame(rows, columns=[*columns, "correct", "p_true", "beaten"])
 
 
-def _standing(scores: np.ndarray, label: int) -> tuple[float, float]:
+def _standing(scores: np.ndarray, label: int) -> tuple[bool, float, float]:
+    """correct, p_true and beaten of one question."""
     own, others = scores[label], np.delete(scores, label)
     beaten = float(((others < own) + 0.5 * (others == own)).mean())
     weights = np.exp(scores - scores.max())
-    return round(float(weights[label] / weights.sum()), 5), beaten
+    p_true = round(float(weights[label] / weights.sum()), 5)
+    return int(np.argmax(scores)) == label, p_true, beaten
 
 
 def judge_answers(
     loaded, suite: Suite, arm: tuple[str, Iterable[int]], *, wording: str = "plain"
 ) -> pd.DataFrame:
-    """Rows of ``answer_questions`` for every task of the suite; ``arm`` is (name, dropped)."""
+    """Rows of ``answer_questions`` for every set of the suite; ``arm`` is (name, dropped)."""
     name, drop = arm
     model = remove_blocks(loaded.model, drop, share_weights=True)
+    options = dict(wording=wording, batch_tokens=suite.batch_tokens)
     tables = [
-        answer_questions(
-            model,
-            loaded.tokenizer,
-            task,
-            questions,
-            wording=wording,
-            batch_tokens=suite.batch_tokens,
-        )
+        answer_questions(model, loaded.tokenizer, task, questions, **options)
         for task, questions in suite.questions.items()
     ]
-    return pd.concat(tables, ignore_index=True).assign(arm=name)
+    table = pd.concat(tables, ignore_index=True)
+    table.insert(0, "arm", name)
+    return table
+
+
+def judge_correct(loaded, suite: Suite, arm: tuple[str, Iterable[int]]) -> pd.DataFrame:
+    """Of ``judge_answers`` what hundreds of plans are compared by: arm, set, row_id, n_choices,
+    correct.
+    """
+    table = judge_answers(loaded, suite, arm)
+    table["n_choices"] = table.n_choices.astype(np.int8)
+    return table[["arm", "set", "row_id", "n_choices", "correct"]]
 
 
 def judge_texts(loaded, suite: Suite, arm: tuple[str, Iterable[int]]) -> pd.DataFrame:

@@ -5,7 +5,7 @@ statistics leave out the first token of each text. Rules: lowest (the default), 
 opposite, a control), iterative, as-released, contiguous.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,8 +23,10 @@ from avss_utils.scores.plans import (
     plan_contiguous,
     plan_iterative,
     plan_lowest,
+    plan_random,
     plan_tail,
 )
+from avss_utils.stats.retention import plan_name
 
 RULES = ("lowest", "highest", "iterative", "as-released", "contiguous")
 SKIP_FIRST = "/skip-first"
@@ -197,3 +199,36 @@ def distinct(plans: pd.DataFrame) -> list[tuple[str, tuple[int, ...]]]:
     """(arm, drop) of the full model and then of every plan that is not judged as another one."""
     own = plans[plans.arm == plans.judged_as]
     return [("full", ()), *((row.arm, as_drop(row.drop)) for row in own.itertuples())]
+
+
+def curve_plans(
+    arms: Sequence[str],
+    collect: Calibration,
+    *,
+    n_blocks: int,
+    n_drops: Iterable[int],
+    options: dict,
+    n_random: int,
+    seed: int,
+) -> pd.DataFrame:
+    """A row an arm and number of removed blocks: arm, n_dropped, drop.
+
+    Arms "random 0", "random 1", ... are end-protected random sets.
+    """
+    rng, rows = np.random.default_rng(seed), []
+    for n in n_drops:
+        for arm in arms:
+            plan = plan_arm(
+                arm, collect, n_blocks=n_blocks, drop_ratio=n / n_blocks, options=options
+            )
+            rows.append((arm, n, as_text(plan.drop)))
+        for number in range(n_random):
+            plan = plan_random(n_blocks, n_drop=n, rng=rng, protect_ends=True)
+            rows.append((f"random {number}", n, as_text(plan.drop)))
+    return pd.DataFrame(rows, columns=["arm", "n_dropped", "drop"])
+
+
+def plans_to_judge(*tables: pd.DataFrame) -> list[tuple[str, tuple[int, ...]]]:
+    """The full model and every distinct set of blocks of the tables, by ``plan_name``."""
+    drops = ["-", *(drop for table in tables for drop in table["drop"])]
+    return list({plan_name(drop): as_drop(drop) for drop in drops}.items())

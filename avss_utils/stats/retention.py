@@ -1,16 +1,19 @@
 """Rows per question and per text window -> accuracy, retention and their intervals by arm."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from avss_utils.stats.detection import pairs_won
+from avss_utils.stats.outcomes import OutcomeTable
+from avss_utils.stats.paired import compared, mean_of
 from avss_utils.stats.resampling import (
+    N_RESAMPLES,
     Estimate,
     bootstrap,
-    corrected_ratio,
-    mean,
-    ratio_of_means,
+    limits,
+    resample_counts,
     safe_ratio,
 )
 
@@ -20,7 +23,14 @@ NOT_MEASURED = "(not measured)"
 _WINDOW = ["row_id", "window", "n_tokens", "n_bytes"]  # what a text window is known by
 
 
-def paired(table: pd.DataFrame, arm: str, *, on: list[str], other: str = BASELINE) -> pd.DataFrame:
+def plan_name(drop: object) -> str:
+    """What a set of blocks is called in tables: "without 3 4 17", never a number; "-" is "full"."""
+    return BASELINE if drop == "-" else f"without {drop}"
+
+
+def same_windows(
+    table: pd.DataFrame, arm: str, *, on: list[str], other: str = BASELINE
+) -> pd.DataFrame:
     """Rows of ``arm`` beside those of another on the same rows; none may be missing.
 
     The other arm, as a rule the full model, has its columns under names that end in "_full".
@@ -33,61 +43,175 @@ def paired(table: pd.DataFrame, arm: str, *, on: list[str], other: str = BASELIN
 
 
 def question_estimates(answers: pd.DataFrame, *, seed: int) -> pd.DataFrame:
-    """Tidy estimates by task, wording and arm: accuracy, AUROC, raw and corrected retention."""
-    rows = []
-    for (task, wording), same in answers.groupby(["task", "wording"], sort=False):
-        for arm, own in same.groupby("arm", sort=False):
-            both = paired(same, arm, on=["row_id", "n_choices", "label"])
-            for measure, estimate in _measures(both, own, np.random.default_rng(seed)).items():
-                rows.append([task, wording, arm, measure, *_cells(estimate)])
-    columns = ["task", "wording", "arm", "measure", "value", "low", "high", "n"]
+    """Tidy estimates by set, wording and arm: accuracy, AUROC, raw and corrected retention.
+
+    ``answers``: as ``measure.judging`` gives them. Columns: set, wording, arm, measure, value, low,
+    high, n. The same resamples of a set's questions serve all arms and measures.
+    """
+    outcomes, rows = OutcomeTable(answers), []
+    for wording in answers.wording.unique():
+        for name in outcomes.sets(wording):
+            n = len(outcomes.questions(name, wording))
+            weights = resample_counts(n, N_RESAMPLES, np.random.default_rng(seed))
+            for arm in answers.arm[(answers.wording == wording) & (answers.set == name)].unique():
+                for measure, draws in _measures(outcomes, arm, name, wording, weights).items():
+                    rows.append((name, wording, arm, measure, *_with_limits(draws), n))
+    columns = ["set", "wording", "arm", "measure", "value", "low", "high", "n"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _measures(both: pd.DataFrame, own: pd.DataFrame, rng) -> dict[str, Estimate]:
-    right = (both.prediction == both.label).to_numpy(float)
-    right_full = (both.prediction_full == both.label).to_numpy(float)
-    chance = 1 / both.n_choices.to_numpy(float)
+def _measures(
+    outcomes: OutcomeTable, arm: str, name: str, wording: str, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Draws of every measure of an arm on one set, (n_draws,) each."""
+
+    def of(whose: str, column: str) -> np.ndarray:
+        return outcomes.of(whose, name, (wording, column))[0]
+
+    right, full, chance = of(arm, "correct"), of(BASELINE, "correct"), 1 / of(arm, "n_choices")
+    blind = _without_reading(name, of(arm, "label"), chance)
+    corrected = (mean_of(own - chance, weights) for own in (right, full))
     return {
-        "accuracy": mean(right, rng=rng),
-        "above chance": mean(right - _without_reading(both, chance), rng=rng),
-        "AUROC": auroc(own, rng=rng),
-        "raw retention": ratio_of_means(right, right_full, rng=rng),
-        "corrected retention": corrected_ratio(right, right_full, chance, rng=rng),
+        "accuracy": mean_of(right, weights),
+        "above chance": mean_of(right - blind, weights),
+        "AUROC": _auroc(name, of, arm, weights),
+        "raw retention": compared(mean_of(right, weights), mean_of(full, weights), "retention"),
+        "corrected retention": compared(*corrected, "retention"),
     }
 
 
-def _without_reading(both: pd.DataFrame, chance: np.ndarray) -> np.ndarray:
+def _without_reading(name: str, label: np.ndarray, chance: np.ndarray) -> np.ndarray:
     """What is right without a look at the question: by an even guess, or, where the choices are
     the same words in every row, by always giving the commonest answer, if that is more.
     """
-    if both.task.iloc[0] != SENTIMENT:
+    if name != SENTIMENT:
         return chance
-    return np.maximum(chance, both.label.value_counts(normalize=True).max())
+    return np.maximum(chance, np.bincount(label.astype(int)).max() / len(label))
 
 
-def auroc(own: pd.DataFrame, *, rng: np.random.Generator, n_resamples: int = 500) -> Estimate:
+def _auroc(name: str, of: Callable, arm: str, weights: np.ndarray) -> np.ndarray:
     """Area under the ROC curve; 0.5 is chance.
 
     Where the choices are the same two words in every row (sentiment), over rows: probability of
     choice 1 against the label. Otherwise within questions: the mean share of wrong choices that
     the right one beats.
     """
-    if own.task.iloc[0] != SENTIMENT:
-        return mean(own.beaten.to_numpy(float), rng=rng)
-    label = own.label.to_numpy(float)
-    score = np.where(label == 1, own.p_label, 1 - own.p_label)
-    return bootstrap(_area, label, score, rng=rng, n_resamples=n_resamples)
+    if name != SENTIMENT:
+        return mean_of(of(arm, "beaten"), weights)
+    label, own = of(arm, "label") == 1, of(arm, "p_true")
+    return safe_ratio(*pairs_won(np.where(label, own, 1 - own), label, weights))
 
 
-def _area(label: np.ndarray, score: np.ndarray, axis: int) -> np.ndarray:
-    """Area under the curve from ranks (Mann-Whitney), vectorised over resamples; labels 0 or 1."""
-    from scipy.stats import rankdata  # half a second, and not every command needs it
+def sets_above_chance(outcomes: OutcomeTable, *, seed: int, baseline: str = BASELINE) -> list[str]:
+    """Sets on which the full model's accuracy is above chance with its whole interval."""
+    found = []
+    for name in outcomes.sets():
+        own = outcomes.of(baseline, name)[0] - outcomes.chance(name)
+        weights = resample_counts(len(own), N_RESAMPLES, np.random.default_rng(seed))
+        found += [name] * (limits(mean_of(own, weights)[1:])[0] > 0)
+    return found
 
-    ranks = rankdata(score, axis=axis)
-    positives, rows = label.sum(axis), label.shape[axis]
-    surplus = (ranks * label).sum(axis) - positives * (positives + 1) / 2
-    return safe_ratio(surplus, positives * (rows - positives))
+
+def retention_rows(
+    plans: pd.DataFrame,
+    outcomes: OutcomeTable,
+    *,
+    sets: Sequence[str] | None = None,
+    baseline: str = BASELINE,
+    seed: int,
+    n_resamples: int = N_RESAMPLES,
+) -> pd.DataFrame:
+    """Raw and chance-corrected retention with intervals, a row a plan's row, set and measure.
+
+    ``plans``: arm, n_dropped, drop, judged under ``plan_name``; ``baseline``: what retention is
+    measured against. The same questions are drawn anew for every plan. Columns: arm, n_dropped,
+    set, measure, value, low, high, n.
+    """
+    found, names = {}, list(outcomes.sets() if sets is None else sets)
+    for name in names:
+        levels = {"raw retention": 0.0, "corrected retention": outcomes.chance(name)}
+        rng = np.random.default_rng([seed, outcomes.sets().index(name)])
+        weights = resample_counts(len(outcomes.questions(name)), n_resamples, rng)
+        full = outcomes.of(baseline, name).mean(0)
+        own = np.stack([outcomes.of(plan_name(d), name).mean(0) for d in plans["drop"]], axis=1)
+        for measure, level in levels.items():
+            kept = mean_of(own - np.reshape(level, (-1, 1)), weights)
+            whole = mean_of(full - level, weights)
+            draws = safe_ratio(kept, np.broadcast_to(whole[:, None], kept.shape))
+            for i, of_plan in enumerate(draws.T):
+                found[i, name, measure] = (*_with_limits(of_plan), len(full))
+    rows = [
+        (row.arm, row.n_dropped, name, measure, *found[i, name, measure])
+        for i, row in enumerate(plans.itertuples())
+        for name in names
+        for measure in ("raw retention", "corrected retention")
+    ]
+    columns = ["arm", "n_dropped", "set", "measure", "value", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def pooled_retention(
+    plans: pd.DataFrame,
+    outcomes: OutcomeTable,
+    *,
+    sets: Sequence[str] | None = None,
+    references: Sequence[str] = (),
+    baseline: str = BASELINE,
+    seed: int,
+    n_resamples: int = N_RESAMPLES,
+) -> pd.DataFrame:
+    """Retention averaged over sets, raw and corrected for chance, and how raw differs from other
+    arms'.
+
+    Columns: arm, measure (mean raw retention, mean corrected retention, less that of each reference
+    arm), value, low, high, n. Questions are drawn anew within each set, the same ones for every
+    arm. Without a set there is no estimate (NaN) and no limit.
+    """
+    names = list(outcomes.sets() if sets is None else sets)
+    n_rows = sum(len(outcomes.questions(name)) for name in names)
+    options = dict(baseline=baseline, seed=seed, n_resamples=n_resamples)
+    draws, rows = _pooled_draws(plans, outcomes, names, **options), []
+    for (measure, arm), own in draws.items():
+        rows.append((arm, f"mean {measure} retention", *_with_limits(own), n_rows))
+        for reference in references if measure == "raw" else ():
+            if ("raw", reference) in draws and arm != reference:
+                gap = _with_limits(own - draws["raw", reference])
+                rows.append((arm, f"less that of {reference}", *gap, n_rows))
+    return pd.DataFrame(rows, columns=["arm", "measure", "value", "low", "high", "n"])
+
+
+def _pooled_draws(
+    plans: pd.DataFrame,
+    outcomes: OutcomeTable,
+    names: Sequence[str],
+    *,
+    baseline: str,
+    seed: int,
+    n_resamples: int,
+) -> dict[tuple[str, str], np.ndarray]:
+    """Mean retention over sets, raw and corrected, by (measure, arm): (1 + n_resamples,) each.
+
+    The first is of the rows as they are.
+    """
+    drops = plans.set_index("arm")["drop"]
+    nothing = np.full(n_resamples + 1, 0.0 if names else np.nan)
+    draws = dict.fromkeys(((m, arm) for m in ("raw", "corrected") for arm in drops.index), nothing)
+    for number, name in enumerate(names):
+        full = outcomes.of(baseline, name).mean(0)
+        rng = np.random.default_rng([seed, number])
+        weights = resample_counts(len(full), n_resamples, rng)
+        for measure, level in (("raw", 0.0), ("corrected", outcomes.chance(name))):
+            whole = mean_of(full - level, weights)
+            for arm, drop in drops.items():
+                own = mean_of(outcomes.of(plan_name(drop), name).mean(0) - level, weights)
+                found = compared(own, whole, "retention") / len(names)
+                draws[measure, arm] = draws[measure, arm] + found
+    return draws
+
+
+def _with_limits(draws: np.ndarray) -> tuple[float, float, float]:
+    """The first draw, which is the estimate, and the percentiles of the others."""
+    return float(draws[0]), *limits(draws[1:])
 
 
 def text_estimates(texts: pd.DataFrame, *, seed: int) -> pd.DataFrame:
@@ -99,7 +223,7 @@ def text_estimates(texts: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     rows = []
     for (text_set, arm), _ in texts.groupby(["text_set", "arm"], sort=False):
         same = texts[texts.text_set == text_set]
-        both = paired(same, arm, on=_WINDOW)
+        both = same_windows(same, arm, on=_WINDOW)
         for measure, function in _TEXT_MEASURES.items():
             columns = [both[c].to_numpy(float) for c in ("nll", "nll_full", "n_tokens", "n_bytes")]
             estimate = bootstrap(function, *columns, rng=np.random.default_rng(seed))
@@ -117,7 +241,7 @@ _TEXT_MEASURES: dict[str, Callable] = {
 
 def text_gap(texts: pd.DataFrame, first: str, second: str, *, seed: int) -> Estimate:
     """Bits per byte of arm ``first`` less those of ``second`` over the same windows of all sets."""
-    both = paired(texts, first, on=["text_set", *_WINDOW], other=second)
+    both = same_windows(texts, first, on=["text_set", *_WINDOW], other=second)
     both = both.sort_values(["text_set", "row_id", "window"])
     return bootstrap(
         lambda g, b, axis: g.sum(axis) / np.log(2) / b.sum(axis),
@@ -156,7 +280,7 @@ def over_pruned(questions: pd.DataFrame, texts: pd.DataFrame, *, kept: float) ->
     Columns: arm, one of raw retention a task and bits retention a text set, over_pruned (yes, no).
     """
     tasks = questions[questions.measure == "raw retention"].pivot(
-        index="arm", columns="task", values="value"
+        index="arm", columns="set", values="value"
     )
     sets = texts[texts.measure == "bits retention"].pivot(
         index="arm", columns="text_set", values="value"

@@ -1,7 +1,6 @@
 """Where the project lies, what made a result, and files that are written whole or not at all."""
 
 import contextlib
-import gzip
 import hashlib
 import json
 import os
@@ -9,12 +8,9 @@ import platform
 import shutil
 import subprocess
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-
-import pandas as pd
 
 from avss_utils import __version__
 from avss_utils.errors import UsageError, WriteError
@@ -79,45 +75,17 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def content_sha256(path: Path) -> str:
-    """Hex sha256 of what a file holds, the same gzipped (.gz) or not; empty where it is broken."""
-    if path.suffix != ".gz":
-        return file_sha256(path)
-    try:
-        return hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest()
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        return ""
-
-
-def compress(path: Path) -> Path:
-    """Put a file's gzipped form, the same bytes wherever it is made, in its place: path.gz."""
-    target = path.with_name(path.name + ".gz")
-    content = gzip.compress(path.read_bytes(), mtime=0)
-    _put_whole(target, lambda temporary: temporary.write_bytes(content))
-    path.unlink()
-    return target
-
-
 def write_json(path: Path, content: dict) -> None:
     """Write JSON so that a reader sees the old or the new file, never a part."""
     _write_whole(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
-def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table whole or not at all; nine significant digits, missing numbers as "nan"."""
-    _write_whole(path, table.to_csv(index=False, float_format="%.9g", na_rep="nan"))
-
-
-def read_csv(path: Path) -> pd.DataFrame:
-    """Read what ``write_csv`` wrote, gzipped or not; empty text stays text."""
-    return pd.read_csv(path, keep_default_na=False, na_values=["nan"])
-
-
 def _write_whole(path: Path, text: str) -> None:
-    _put_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline=""))
+    put_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline=""))
 
 
-def _put_whole(path: Path, write: Callable[[Path], object]) -> None:
+def put_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Have ``write`` make a file under another name, which then takes the place of ``path``."""
     temporary = path.with_name(path.name + ".writing")
     with removed_on_failure(temporary), plain_write_errors(path):
         write(temporary)

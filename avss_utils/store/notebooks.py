@@ -4,7 +4,7 @@ import ast
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import nbformat
@@ -24,6 +24,8 @@ TEXT_LENGTHS = (
 )
 # where things lie and how they are run: not part of a run's key
 LOCATION = ("model", "device", "profile", "results", "records", "checkpoint", "batch_tokens")
+LOCATION += ("verify",)
+INJECTED = "# Parameters\n"  # how papermill begins the cell in which it sets parameters
 
 
 def notebook_names() -> list[str]:
@@ -90,6 +92,23 @@ def check_parameters(path: Path, parameters: dict) -> dict:
         if problem := _out_of_range(name, value, defaults[name]):
             raise UsageError(f"parameter {name!r} of {path.stem} must be {problem}, not {value!r}")
     return {**defaults, **parameters}
+
+
+def given_parameters(notebook: str, namespace: Mapping[str, object]) -> dict:
+    """A notebook's parameters as they stand in its ``globals()``, checked.
+
+    papermill only warns about a name that the notebook does not have: here it is refused.
+    """
+    path = notebook_path(notebook)
+    injected = {}
+    for source in namespace.get("In", ()):
+        if source.startswith(INJECTED):
+            names = [line.targets[0].id for line in ast.parse(source).body]
+            injected |= {name: namespace.get(name) for name in names}
+    there = {name: namespace[name] for name in default_parameters(path) if name in namespace}
+    if lacking := default_parameters(path).keys() - there.keys():
+        raise UsageError(f"{notebook} needs {', '.join(sorted(lacking))}: run its cells in order")
+    return check_parameters(path, {**injected, **there})
 
 
 def notebook_parameters(name: str, profile: str, given: dict, *, model: str = "") -> dict:

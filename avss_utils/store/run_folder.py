@@ -1,8 +1,7 @@
 """One run folder: its tables, computed once and read again as they were written.
 
-A run folder holds ``run.json`` and tidy CSV files. It is filled under a temporary name and renamed
-when complete, so a folder under its final name is always finished. Large tables are gzipped; the
-noted sha256 is of the CSV inside.
+A run folder holds ``run.json`` and tidy tables. It is filled under a temporary name and
+renamed when complete, so a folder under its final name is always finished.
 """
 
 import json
@@ -18,26 +17,19 @@ from filelock import FileLock
 
 from avss_utils.errors import UsageError
 from avss_utils.store import locks, sharing
-from avss_utils.store.files import (
-    compress,
-    content_sha256,
-    plain_write_errors,
-    read_csv,
-    replace_folder,
-    write_csv,
-    write_json,
-)
+from avss_utils.store.files import plain_write_errors, put_whole, replace_folder, write_json
 from avss_utils.store.progress import progress
+from avss_utils.store.tables import SUFFIXES, find_table, read_table, table_sha256, write_table
 
-LARGE = 200_000  # bytes of a table from which it is gzipped in a finished run
+FORMAT = 2  # of run folders: raised when an older one can no longer be read
 
 
 @dataclass
 class Run:
     """One run folder, open for collecting or finished for reading.
 
-    ``table`` and ``rows`` compute what is missing and read what is there, always through the CSV
-    file, so that a first run and a reread give the same numbers.
+    ``table`` and ``rows`` compute what is missing and read what is there, always through the file,
+    so that a first run and a reread give the same numbers.
     """
 
     folder: Path
@@ -54,10 +46,11 @@ class Run:
 
     def read(self, name: str) -> pd.DataFrame:
         """A table that is there; UsageError names the command that makes it otherwise."""
-        path = self._path(name)
-        if not path.exists():
-            raise UsageError(f"{path.parent} has no table {name!r}: {renew_command(self.record)}")
-        return read_csv(path)
+        file = find_table(self.place(name))
+        if file is None:
+            folder = self.place(name).parent
+            raise UsageError(f"{folder} has no table {name!r}: {renew_command(self.record)}")
+        return read_table(file)
 
     def rows(self, name: str, keys: Iterable, compute: Callable[..., pd.DataFrame]) -> pd.DataFrame:
         """A table built key by key; interrupted work resumes after the last finished key.
@@ -75,28 +68,30 @@ class Run:
 
     def _make_parts(self, name: str, keys: list, compute: Callable[..., pd.DataFrame]) -> None:
         folder = self._working / f"{name}.parts"
-        if self._path(name).exists():
+        if find_table(self.place(name)):
             return
         if self._helping and not self._working.exists():
             raise sharing.Helped
         with plain_write_errors(folder):
             folder.mkdir(exist_ok=True)
-        paths = [folder / f"{number:05d}.csv" for number in range(len(keys))]
+        paths = [folder / f"{number:05d}.parquet" for number in range(len(keys))]
         bar = iter(progress(range(len(keys)), name))
 
         def make(number: int) -> None:
             next(bar, None)
-            write_csv(self._timed(name, partial(compute, keys[number])), paths[number])
+            part = self._timed(name, partial(compute, keys[number]))
+            put_whole(paths[number], partial(part.to_parquet, index=False))
 
-        sharing.make_parts(paths, make, done=self._path(name))
+        sharing.make_parts(paths, make, done=lambda: find_table(self.place(name)))
         list(bar)
 
     def _joined(self, name: str) -> pd.DataFrame:
-        parts = sorted((self._working / f"{name}.parts").glob("*.csv"))
-        return pd.concat(map(read_csv, parts), ignore_index=True)
+        parts = sorted((self._working / f"{name}.parts").glob("*.parquet"))
+        return pd.concat(map(pd.read_parquet, parts), ignore_index=True)
 
     def _made_by_owner(self, name: str) -> pd.DataFrame:
-        sharing.wait_for(self._path(name), ended=lambda: not self._working.exists())
+        there = partial(find_table, self.place(name))
+        sharing.wait_for(there, ended=lambda: not self._working.exists())
         return self.read(name)
 
     @property
@@ -110,10 +105,12 @@ class Run:
 
     def changed(self) -> list[Path]:
         """Files of the tables that are gone or are not what the run wrote."""
-        noted = {self._path(name): note["sha256"] for name, note in self.record["tables"].items()}
-        return [
-            path for path, sha in noted.items() if not path.exists() or content_sha256(path) != sha
-        ]
+        changed = []
+        for name, note in self.record["tables"].items():
+            file = find_table(self.place(name))
+            if file is None or table_sha256(file) != note["sha256"]:
+                changed.append(file or self.place(name))
+        return changed
 
     def finish(self) -> "Run":
         """Write run.json and give the folder its final name; a no-op on a finished run."""
@@ -121,14 +118,11 @@ class Run:
             return self
         if self._helping:
             raise sharing.Helped
+        files = sorted(file for end in SUFFIXES for file in self._working.glob(f"*{end}"))
         tables = {
-            p.name.partition(".")[0]: {"rows": len(read_csv(p)), "sha256": content_sha256(p)}
-            for p in sorted(self._working.glob("*.csv*"))
-            if p.suffix in (".csv", ".gz")
+            file.stem: {"rows": len(read_table(file)), "sha256": table_sha256(file)}
+            for file in files
         }
-        for path in self._working.glob("*.csv"):
-            if path.stat().st_size > LARGE:
-                compress(path)
         self.record = {**self.record, "seconds": self._seconds(), "tables": tables}
         write_json(self._working / "run.json", self.record)
         for stray in (*self._working.glob("*.writing"), *self._working.glob("*.parts")):
@@ -141,9 +135,8 @@ class Run:
         return self
 
     def _once(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        path = self._path(name)
-        if not path.exists() and not self.finished:
-            write_csv(make(), path)  # last: what is there needs nothing more
+        if not self.finished and find_table(self.place(name)) is None:
+            write_table(make(), self.place(name))  # last: what is there needs nothing more
         return self.read(name)
 
     def _timed(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -159,11 +152,9 @@ class Run:
             write_json(self._working / "run.json", {**self.record, "seconds": noted})
         return table
 
-    def _path(self, name: str) -> Path:
-        """Where a table is, gzipped or not, or will be."""
-        plain = (self.folder if self.finished else self._working) / f"{name}.csv"
-        gzipped = plain.with_name(f"{name}.csv.gz")
-        return gzipped if gzipped.exists() and not plain.exists() else plain
+    def place(self, name: str) -> Path:
+        """Where a table is or will be, without the suffix of its kind."""
+        return (self.folder if self.finished else self._working) / name
 
     def _seconds(self) -> dict:
         """Seconds by table so far; run.json under the working name holds them until the end."""

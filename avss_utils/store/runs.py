@@ -12,32 +12,8 @@ from pathlib import Path
 
 from avss_utils.errors import UsageError
 from avss_utils.store import locks, sharing
-from avss_utils.store.files import (
-    cache_dir,
-    file_sha256,
-    plain_write_errors,
-    project_root,
-    provenance,
-    write_json,
-)
-from avss_utils.store.run_folder import Run, read_record, renew_command
-
-__all__ = [
-    "Run",
-    "UsageError",
-    "cache_dir",
-    "file_sha256",
-    "open_record",
-    "open_run",
-    "plain_write_errors",
-    "project_root",
-    "provenance",
-    "read_run",
-    "record_folders",
-    "renew_command",
-    "run_key",
-    "write_json",
-]
+from avss_utils.store.files import plain_write_errors, project_root, provenance
+from avss_utils.store.run_folder import FORMAT, Run, read_record, renew_command
 
 
 def run_key(parameters: dict, model: dict, data: Iterable[dict], collect_version: int) -> str:
@@ -71,7 +47,7 @@ def open_run(
     folder = project_root() / results / profile / model["short"] / notebook
     working = folder.with_name(f".{notebook}-{key[:12]}.partial")
     if sharing.is_helper():
-        sharing.wait_for(working, ended=lambda: _finished(folder, key))
+        sharing.wait_for(working.exists, ended=lambda: _finished(folder, key))
         lock = None
     else:
         if run := _finished(folder, key):
@@ -91,6 +67,7 @@ def open_run(
         "model": model,
         "data": data,
         "collect_version": collect_version,
+        "format": FORMAT,
         **provenance(_devices(working, device)),
     }
     return Run(folder, record, finished=False, _working=working, _lock=lock)
@@ -107,7 +84,7 @@ def _devices(working: Path, device: str) -> str:
 def _finished(folder: Path, key: str) -> Run | None:
     """The finished run in ``folder`` if it has this key; an edited table is computed again."""
     found = read_record(folder)
-    if found is None or found["key"] != key:
+    if found is None or found["key"] != key or found.get("format") != FORMAT:
         return None
     run = Run(folder, found, finished=True)
     return None if run.changed() else run
@@ -132,8 +109,7 @@ def open_record(
     wanted = {"notebook": notebook, "profile": Path(records).name, "model": {"short": model}}
     if record is None:
         raise UsageError(f"there is no record in {folder}: {renew_command(wanted)}")
-    run = Run(folder, record, finished=True)
-    run.check()
+    run = _readable(folder, record)
     if parameters is None:
         return run
     key = run_key(parameters, record["model"], record["data"], collect_version)
@@ -152,6 +128,17 @@ def read_run(folder: Path) -> Run:
     record = read_record(folder) if folder.is_dir() else None
     if record is None or "tables" not in record:
         raise UsageError(f"{folder} is not the folder of a finished run: it has no whole run.json")
+    return _readable(folder, record)
+
+
+def _readable(folder: Path, record: dict) -> Run:
+    """The finished run, or UsageError where its tables are of another format or were changed."""
+    if record.get("format") != FORMAT:
+        made = (record.get("versions") or {}).get("avss_utils", "another version")
+        raise UsageError(
+            f"the record in {folder} was written by avss_utils {made}, whose tables this version "
+            f"does not read: {renew_command(record)}"
+        )
     run = Run(folder, record, finished=True)
     run.check()
     return run

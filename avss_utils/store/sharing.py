@@ -50,19 +50,21 @@ def end_with_owner() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def make_parts(paths: Sequence[Path], make: Callable[[int], None], done: Path) -> None:
-    """``make(i)`` for every path that is not there, until all are or the file ``done`` is.
+def make_parts(
+    paths: Sequence[Path], make: Callable[[int], None], done: Callable[[], object]
+) -> None:
+    """``make(i)`` for every path that is not there, until all are or it is ``done``.
 
     Several processes may do this at once. A part belongs to whoever holds its lock, which ends with
     its process: what a killed one has left is made by another.
     """
-    while not done.exists():
+    while not done():
         missing = [number for number, path in enumerate(paths) if not path.exists()]
         if not missing:
             return
         made = [_made_one(paths[number], make, number) for number in missing]
         if not any(made):
-            if not done.parent.exists():
+            if not paths[0].parent.parent.exists():
                 raise Helped  # the run ended meanwhile
             time.sleep(PAUSE)
 
@@ -103,9 +105,9 @@ def _claimed(path: Path) -> Iterator[bool]:
         os.close(file)
 
 
-def wait_for(path: Path, *, ended: Callable[[], object]) -> None:
+def wait_for(there: Callable[[], object], *, ended: Callable[[], object]) -> None:
     """Until another process has made a file or folder. Raises Helped once the run has ``ended``."""
-    while not path.exists():
+    while not there():
         if ended():
             raise Helped
         time.sleep(PAUSE)

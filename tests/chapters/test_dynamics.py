@@ -19,7 +19,7 @@ from avss_utils.measure.activations import collect_block_stats
 from avss_utils.models.blocks import remove_blocks
 from avss_utils.models.load import LoadedModel
 from avss_utils.models.plan import as_drop
-from avss_utils.store.files import read_csv, write_csv
+from avss_utils.store.tables import read_csv, write_csv
 
 N = 6
 

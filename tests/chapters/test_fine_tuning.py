@@ -26,7 +26,7 @@ from avss_utils.errors import UsageError
 from avss_utils.measure.training import collate
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.models.load import LoadedModel
-from avss_utils.store.files import read_csv
+from avss_utils.store.tables import read_csv
 
 PATTERN = (5, 9, 7, 30, 11, 40)
 ROWS = tuple(Scored((*PATTERN, 50 + i, 60 + i), 2) for i in range(8))

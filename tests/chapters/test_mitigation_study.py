@@ -21,7 +21,7 @@ from avss_utils.data.windows import Window
 from avss_utils.scores.eavss import ProneScores
 from avss_utils.stats.calibration import expected_calibration_error
 from avss_utils.stats.detection import risk_coverage
-from avss_utils.store.files import read_csv, write_csv
+from avss_utils.store.tables import read_csv, write_csv
 
 LESSONS = study.Lessons(LEARNT, LEARNT)
 ARM = Arm("eavss top", (1,), (1,))

@@ -24,7 +24,7 @@ from avss_utils.models.load import LoadedModel
 from avss_utils.scores.criteria import score_blocks
 from avss_utils.scores.eavss import ProneScores
 from avss_utils.scores.importance import floored_sparsity
-from avss_utils.store.files import read_csv
+from avss_utils.store.tables import read_csv
 
 DROPOUT = {
     "gpt2": dict(resid_pdrop=0.3, attn_pdrop=0.3, embd_pdrop=0.3),

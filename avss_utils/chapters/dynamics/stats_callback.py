@@ -29,7 +29,7 @@ from avss_utils.measure.block_stats import BlockStats
 from avss_utils.models.blocks import unwrapped
 from avss_utils.scores.criteria import CRITERIA, score_blocks, wanted_options
 from avss_utils.scores.importance import floored_sparsity
-from avss_utils.store.files import read_csv, write_csv
+from avss_utils.store.tables import read_csv, write_csv
 
 
 class StatsCallback(TrainerCallback):

@@ -10,23 +10,10 @@ from avss_utils.measure.judging import bits_per_byte, judge_answers, judge_texts
 from avss_utils.models.plan import as_text
 from avss_utils.scores.plans import plan_random
 
-
-def summary_row(loaded, suite: Suite, arm: tuple[str, Iterable[int]]) -> pd.DataFrame:
-    """One row an arm: accuracy by task and bits per byte over all text of the suite."""
-    return _summary(judge_answers(loaded, suite, arm), judge_texts(loaded, suite, arm), arm[1])
+Arm = tuple[str, tuple[int, ...]]
 
 
-def _summary(answers: pd.DataFrame, texts: pd.DataFrame, drop: Iterable[int]) -> pd.DataFrame:
-    row = {"drop": as_text(drop)}
-    for task, rows in answers.groupby("task", sort=False):
-        row[f"accuracy_{task}"] = (rows.label == rows.prediction).mean()
-    row["bits_per_byte"] = bits_per_byte(texts)
-    return pd.DataFrame([row])
-
-
-def null_sets(
-    n_blocks: int, *, n_drop: int, n: int, seed: int, marks: Iterable[tuple[str, tuple]]
-) -> list[tuple[str, tuple[int, ...]]]:
+def null_sets(n_blocks: int, *, n_drop: int, n: int, seed: int, marks: Iterable[Arm]) -> list[Arm]:
     """(name, drop): the marked arms, then n uniform and n end-protected random sets."""
     rng = np.random.default_rng(seed)
     sets = list(marks)
@@ -37,13 +24,13 @@ def null_sets(
     return sets
 
 
+def summary_row(loaded, suite: Suite, arm: Arm) -> pd.DataFrame:
+    """One row an arm: accuracy by set and bits per byte over all text of the suite."""
+    return _summary(judge_answers(loaded, suite, arm), judge_texts(loaded, suite, arm), arm[1])
+
+
 def null_row(
-    loaded,
-    suite: Suite,
-    arm: tuple[str, Iterable[int]],
-    *,
-    answers: pd.DataFrame,
-    texts: pd.DataFrame,
+    loaded, suite: Suite, arm: Arm, *, answers: pd.DataFrame, texts: pd.DataFrame
 ) -> pd.DataFrame:
     """One block set of the null on the null's own budget; column ``null`` names its kind.
 
@@ -54,8 +41,16 @@ def null_row(
     if name not in set(answers.arm):
         return summary_row(loaded, suite, arm).assign(null=name)
     ids = {q.row_id for questions in suite.questions.values() for q in questions}
-    own = answers[(answers.arm == name) & answers.task.isin(list(suite.questions))]
-    own = own[own.row_id.astype(str).isin(ids)]
+    own = answers[(answers.arm == name) & (answers.wording == "plain")]
+    own = own[own.set.isin(list(suite.questions)) & own.row_id.isin(ids)]
     read = texts[(texts.arm == name) & texts.text_set.isin(list(suite.windows))]
     read = read[read.window < read.text_set.map({k: len(w) for k, w in suite.windows.items()})]
     return _summary(own, read, drop).assign(null=name)
+
+
+def _summary(answers: pd.DataFrame, texts: pd.DataFrame, drop: Iterable[int]) -> pd.DataFrame:
+    row = {"drop": as_text(drop)}
+    for name, rows in answers.groupby("set", sort=False):
+        row[f"accuracy_{name}"] = rows.correct.mean()
+    row["bits_per_byte"] = bits_per_byte(texts)
+    return pd.DataFrame([row])

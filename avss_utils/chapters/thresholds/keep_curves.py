@@ -1,7 +1,7 @@
 """How many blocks can go by each criterion, and what choosing them costs."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -11,38 +11,10 @@ from avss_utils.data.token_rows import Scored
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.measure.drop_losses import drop_losses
 from avss_utils.measure.sensitivity import Sensitivity
-from avss_utils.models.plan import as_drop, as_text
-from avss_utils.scores.arms import Calibration, plan_arm
-from avss_utils.scores.plans import plan_random
+from avss_utils.models.plan import as_drop
+from avss_utils.scores.arms import Calibration
 from avss_utils.scores.rights import Rights, plan_name, weights_of
 from avss_utils.stats.retention import BASELINE, text_estimates
-
-
-def curve_plans(
-    arms: Sequence[str],
-    collect: Calibration,
-    *,
-    n_blocks: int,
-    n_drops: Iterable[int],
-    options: dict,
-    n_random: int,
-    seed: int,
-) -> pd.DataFrame:
-    """A row an arm and number of removed blocks: arm, n_dropped, drop.
-
-    Arms "random 0", "random 1", ... are end-protected random sets.
-    """
-    rng, rows = np.random.default_rng(seed), []
-    for n in n_drops:
-        for arm in arms:
-            plan = plan_arm(
-                arm, collect, n_blocks=n_blocks, drop_ratio=n / n_blocks, options=options
-            )
-            rows.append((arm, n, as_text(plan.drop)))
-        for number in range(n_random):
-            plan = plan_random(n_blocks, n_drop=n, rng=rng, protect_ends=True)
-            rows.append((f"random {number}", n, as_text(plan.drop)))
-    return pd.DataFrame(rows, columns=["arm", "n_dropped", "drop"])
 
 
 def development_losses(

@@ -1,0 +1,163 @@
+"""A notebook's first line: its parameters checked, its record or run opened, its tables made.
+
+Nothing of a model or a data set is needed to show a record; nothing is loaded before every
+parameter has been checked.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Protocol
+
+import pandas as pd
+
+from avss_utils.data.own import set_name
+from avss_utils.models.blocks import remove_blocks
+from avss_utils.models.load import LoadedModel, load_model, short_name
+from avss_utils.store.notebooks import LOCATION, given_parameters
+from avss_utils.store.run_folder import Run
+from avss_utils.store.runs import open_record, open_run
+from avss_utils.store.verification import Verification, reduced
+
+Load = Callable[[], LoadedModel]
+
+
+class Inputs(Protocol):
+    """What a chapter computes from: made by its ``prepare(load, parameters)``, which checks the
+    parameters, then calls ``load()`` for the model, then reads the data.
+
+    ``identity``: the model's, ``data``: identities of the data sets, ``device``: as recorded.
+    """
+
+    identity: dict
+    data: list[dict]
+    device: str
+
+
+@dataclass
+class Chapter:
+    """An open notebook: ``table`` and ``rows`` make a table once and read it afterwards.
+
+    ``parameters``: what decides the numbers, by name; of a file of the user's its name alone.
+    ``record``: what run.json says. Where a record is shown, nothing is computed.
+    """
+
+    run: Run
+    parameters: Mapping[str, object]
+    _inputs: Inputs | None = field(default=None, repr=False)
+    _verification: Verification | None = field(default=None, repr=False)
+
+    @property
+    def record(self) -> dict:
+        return self.run.record
+
+    @property
+    def model(self) -> dict:
+        """The model's identity, as recorded."""
+        return self.run.record["model"]
+
+    def table(self, name: str, compute: Callable[..., pd.DataFrame], *args, **options):
+        """The table ``name``: ``compute(inputs, *args, **options)``, unless it is there."""
+        if self._verification:
+            self._verification.table(name, compute, None, args, options)
+        return self.run.table(name, lambda: compute(self._inputs, *args, **options))
+
+    def rows(
+        self, name: str, keys: Iterable, compute: Callable[..., pd.DataFrame], *args, **options
+    ) -> pd.DataFrame:
+        """The same, ``compute(inputs, key, *args, **options)`` key by key; interrupted work goes
+        on after the last finished key.
+        """
+        keys = list(keys)
+        if self._verification:
+            self._verification.table(name, compute, keys, args, options)
+        return self.run.rows(name, keys, lambda key: compute(self._inputs, key, *args, **options))
+
+    def finish(self) -> None:
+        """All tables are there: the run gets its final name, a verification its report."""
+        if self._verification:
+            self._verification.finish()
+        self.run.finish()
+
+
+def open_chapter(
+    notebook: str,
+    *,
+    version: int,
+    parameters: Mapping[str, object],
+    prepare: Callable[[Load, SimpleNamespace], Inputs],
+) -> Chapter:
+    """The record or the run of a notebook with these parameters.
+
+    ``parameters``: the notebook's ``globals()``, of which the names of its cell tagged
+    ``parameters`` count; ``version``: raised when a computation changes meaning; ``prepare``: as in
+    ``Inputs``. Raises UsageError for a name that the notebook does not have, a value of a wrong
+    type or out of range, and a record that is not there or is of others.
+    """
+    given = given_parameters(notebook, parameters)
+    own = {name: _named(value) for name, value in given.items() if name not in LOCATION}
+    p = SimpleNamespace(**given)
+    if p.records:
+        options = dict(model=short_name(p.model), parameters=own, collect_version=version)
+        run = open_record(notebook, records=p.records, **options)
+        return Chapter(run, own, _verification=_verification(run, prepare, given))
+    inputs = prepare(partial(load_model, p.model, dtype="float32", device=_device(p.device)), p)
+    run = open_run(
+        notebook,
+        parameters=own,
+        profile=p.profile,
+        results=p.results,
+        model=inputs.identity,
+        data={entry["name"]: entry for entry in inputs.data}.values(),
+        collect_version=version,
+        device=inputs.device,
+    )
+    if run.finished:
+        print(f"{run.folder} is reused: made on {run.record['date']}, {run.record['device']}")
+    return Chapter(run, own, _inputs=inputs)
+
+
+def _verification(run: Run, prepare: Callable, given: Mapping) -> Verification | None:
+    """What holds tables against some of them made again, on the CPU; None unless it was asked."""
+    if not given["verify"]:
+        return None
+    folder = Path(given["results"]) / run.record["model"]["short"]
+    report = folder / f"{run.record['notebook']}.csv"
+    return Verification(run, _reduced_inputs(prepare, given), n=given["verify"], report=report)
+
+
+def _reduced_inputs(prepare: Callable, given: Mapping) -> Callable[[Mapping, set[str]], Inputs]:
+    """What makes the inputs of some of a record, in smaller sizes, of one model loaded once."""
+
+    @cache
+    def whole() -> LoadedModel:
+        return load_model(given["model"], dtype="float32", device="cpu")
+
+    def make(sizes: Mapping[str, object], gone: set[str]) -> Inputs:
+        own = SimpleNamespace(**reduced(given, sizes, gone))
+
+        def load() -> LoadedModel:
+            loaded, first = whole(), sizes.get("first_blocks")
+            n_blocks = loaded.identity["n_blocks"]
+            if first is None or first >= n_blocks:
+                return loaded
+            # the identity stays that of the whole: how many blocks go follows from it
+            model = remove_blocks(loaded.model, range(first, n_blocks), share_weights=True)
+            return replace(loaded, model=model)
+
+        return prepare(load, own)
+
+    return make
+
+
+def _device(name: str) -> str | None:
+    return None if name == "auto" else name
+
+
+def _named(value: object) -> object:
+    """A parameter as a record has it: of a user's file the name, wherever it lies."""
+    if isinstance(value, list):
+        return [_named(item) for item in value]
+    return set_name(value) if isinstance(value, str) and Path(value).suffix else value

@@ -1,0 +1,164 @@
+"""Two arms on the same questions, seeds nested: the one resampler of every comparison.
+
+Each resample draws the questions of a set anew, the same ones for both arms, and then the seeds of
+each arm (hierarchical). A statistic of one seed is a function of measures, (n_questions,) each, and
+of weights, (n_draws, n_questions), the first of which has every question once.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from avss_utils.stats.binning import bin_numbers
+from avss_utils.stats.outcomes import Measure, OutcomeTable
+from avss_utils.stats.resampling import (
+    N_RESAMPLES,
+    Estimate,
+    limits,
+    moved_onto,
+    resample_counts,
+    safe_ratio,
+)
+
+Statistic = Callable[..., np.ndarray]
+
+
+def mean_of(shares: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The mean of one measure, as a ``Statistic``; NaN where nothing has weight."""
+    return safe_ratio(weights @ shares, weights.sum(1))
+
+
+def lacking(shares: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """1 minus the mean of one measure, such as a rate of errors, as a ``Statistic``."""
+    return 1 - mean_of(shares, weights)
+
+
+def gap_of(one: np.ndarray, other: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The mean of one measure less that of another, as a ``Statistic``."""
+    return mean_of(one - other, weights)
+
+
+def above(level: np.ndarray) -> Statistic:
+    """The mean of one measure above a ``level`` of each question, such as chance."""
+    return lambda shares, weights: mean_of(shares - level, weights)
+
+
+def of_answered(statistic: Statistic) -> Statistic:
+    """The same over questions that were answered: the last measure has those that were not."""
+
+    def apart(*given: np.ndarray) -> np.ndarray:
+        *shares, abstained, weights = given
+        return statistic(*shares, weights * (1 - abstained))
+
+    return apart
+
+
+def calibration_error(n_bins: int, *, equal_mass: bool = False) -> Statistic:
+    """Expected calibration error of (correct, confidence), as a ``Statistic``; bins stay as they
+    are. See ``calibration.expected_calibration_error``.
+    """
+
+    def error(right: np.ndarray, sure: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        inside = np.eye(n_bins)[bin_numbers(sure, n_bins, equal_mass)]
+        gaps = np.abs(weights @ (inside * (right - sure)[:, None])).sum(1)
+        return safe_ratio(gaps, weights.sum(1))
+
+    return error
+
+
+def arm_draws(
+    outcomes: OutcomeTable,
+    arm: str,
+    name: str,
+    measures: Sequence[Measure],
+    statistic: Statistic,
+    *,
+    weights: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """The mean over an arm's seeds of a statistic, under every weighting of questions: (n_draws,).
+
+    The first draw takes each seed once, the others draw seeds anew.
+    """
+    shares = [outcomes.of(arm, name, measure) for measure in measures]
+    each = np.stack([statistic(*own, weights) for own in zip(*shares, strict=True)])
+    seeds = resample_counts(len(each), len(weights) - 1, rng) / len(each)
+    return (seeds.T * each).sum(0)
+
+
+def paired_draws(
+    outcomes: OutcomeTable,
+    arms: tuple[str, str],
+    name: str,
+    measures: Sequence[Measure],
+    statistic: Statistic,
+    *,
+    rng: np.random.Generator,
+    n_resamples: int = N_RESAMPLES,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """``arm_draws`` of two arms over the same questions of a set, and how many questions."""
+    n = outcomes.of(arms[0], name, measures[0]).shape[1]
+    weights = resample_counts(n, n_resamples, rng)
+    own, other = (
+        arm_draws(outcomes, arm, name, measures, statistic, weights=weights, rng=rng)
+        for arm in arms
+    )
+    return own, other, n
+
+
+def paired(
+    outcomes: OutcomeTable,
+    arm: str,
+    reference: str,
+    sets: str | Iterable[str],
+    *,
+    measures: Sequence[Measure] = ("correct",),
+    statistic: Statistic = mean_of,
+    kind: str = "difference",
+    corrected: bool = False,
+    moved: bool = False,
+    seed: int | Sequence[int] | np.random.Generator,
+    n_resamples: int = N_RESAMPLES,
+) -> Estimate:
+    """A statistic of ``arm`` beside that of ``reference``, the mean over sets, with 95 % limits.
+
+    ``kind``: difference (arm less reference), fall (reference less arm), relative fall (over the
+    reference) or retention (arm over reference). ``corrected`` takes each question's chance off the
+    measure first. ``moved``: the draws are shifted onto the value, for statistics that resampling
+    itself adds to, such as calibration errors. Sets are resampled apart; n is all their questions.
+    """
+    sets = [sets] if isinstance(sets, str) else list(sets)
+    total, n_all = np.zeros(n_resamples + 1), 0
+    for number, name in enumerate(sets):
+        rng = _generator(seed, number, len(sets))
+        taken = above(outcomes.chance(name)) if corrected else statistic
+        draws = paired_draws(
+            outcomes, (arm, reference), name, measures, taken, rng=rng, n_resamples=n_resamples
+        )
+        total += compared(*draws[:2], kind) / len(sets)
+        n_all += draws[2]
+    return as_estimate(total, n_all, moved=moved)
+
+
+def compared(own: np.ndarray, other: np.ndarray, kind: str) -> np.ndarray:
+    """Draws of an arm beside those of its reference, as a ``kind`` of ``paired``."""
+    kinds: dict[str, Callable[[], np.ndarray]] = {
+        "difference": lambda: own - other,
+        "fall": lambda: other - own,
+        "relative fall": lambda: safe_ratio(other - own, other),
+        "retention": lambda: safe_ratio(own, other),
+    }
+    return kinds[kind]()
+
+
+def as_estimate(draws: np.ndarray, n: int, *, moved: bool = False) -> Estimate:
+    """The first draw, which is the value, and the limits of the others."""
+    rest = moved_onto(draws[0], draws[1:]) if moved else draws[1:]
+    return Estimate(float(draws[0]), *limits(rest), n)
+
+
+def _generator(seed, number: int, n_sets: int) -> np.random.Generator:
+    """The random numbers of one of several sets."""
+    if isinstance(seed, np.random.Generator):
+        return seed
+    return np.random.default_rng(seed if n_sets == 1 else [seed, number])
