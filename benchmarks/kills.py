@@ -25,7 +25,8 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from avss_utils.models.embedded import prepare_model
-from avss_utils.store.files import project_root, read_csv, write_csv
+from avss_utils.store.files import project_root
+from avss_utils.store.tables import SUFFIXES, read_table, write_csv
 
 NOTEBOOK = "01_avss_pruning"
 TIMED = {"costs": ["forward_seconds"]}
@@ -63,10 +64,8 @@ def tables(results: Path) -> dict[str, pd.DataFrame]:
     folder = next(iter(results.glob(f"smoke/*/{NOTEBOOK}")), None)
     if folder is None:
         return {}
-    return {
-        path.stem: read_csv(path).drop(columns=TIMED.get(path.stem, []))
-        for path in folder.glob("*.csv")
-    }
+    files = [path for path in folder.iterdir() if path.suffix in SUFFIXES]
+    return {path.stem: read_table(path).drop(columns=TIMED.get(path.stem, [])) for path in files}
 
 
 def same(a: dict[str, pd.DataFrame], b: dict[str, pd.DataFrame]) -> bool:

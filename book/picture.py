@@ -12,7 +12,7 @@ from avss_utils.store.runs import open_record
 NAMES = {
     "avss": "AVSS as printed",
     "block-influence": "block influence",
-    "relative-update-variance": "angular distance (run of blocks)",
+    "relative-update-variance": "relative update variance",
     "update-variance": "update variance",
     "tail": "the last blocks",
 }
@@ -21,7 +21,8 @@ NAMES = {
 def main() -> None:
     run = open_record("01_avss_pruning", records="results/full", model="smollm2-135m")
     answers, null = run.read("answers"), run.read("null")
-    answers = answers[answers.arm.isin([retention.BASELINE, *NAMES]) & (answers.task == "sciq")]
+    answers = answers[answers.arm.isin([retention.BASELINE, *NAMES]) & (answers.set == "sciq")]
+    answers = answers[answers.wording == "plain"]
     estimates = retention.question_estimates(answers, seed=0)
     shown = estimates[
         (estimates.measure == "corrected retention") & (estimates.arm != retention.BASELINE)

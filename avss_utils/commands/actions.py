@@ -9,6 +9,7 @@ import os
 import sys
 from collections import Counter
 from functools import cache, partial
+from pathlib import Path
 
 from avss_utils.errors import UsageError
 from avss_utils.store import processes
@@ -232,25 +233,20 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Print a row a table of every record of the model; 1 where any differs, else 0."""
-    from avss_utils.commands.verification.replay import model_on_cpu
-    from avss_utils.commands.verification.verifying import DIFFERS, HEAD, each_record
+    from avss_utils.commands.verify import DIFFERS, HEAD, line, verified
     from avss_utils.models.load import short_name
     from avss_utils.store.files import project_root
     from avss_utils.store.runs import record_folders
 
-    folder = project_root() / arguments.records / short_name(arguments.model)
-    records = [own for own in record_folders(folder.parent) if own.parent == folder]
-    if not records:
+    records = Path(arguments.records)
+    folder = project_root() / records / short_name(arguments.model)
+    found = [own for own in record_folders(folder.parent) if own.parent == folder]
+    if not found:
         raise UsageError(f"{folder} holds no record: make one, or name another folder of records")
-    model_on_cpu(arguments.model)  # refuses at once what is not to be had
-    rows = []
     print(HEAD)
-    for own in each_record(records):
-        rows += own
-        print(*own, sep="\n", flush=True)
-    counts = Counter(row.verdict for row in rows)
+    counts: Counter[str] = Counter()
+    for table in verified(found, records=records, model=arguments.model, n=arguments.keys):
+        print(*map(line, table.itertuples()), sep="\n", flush=True)
+        counts.update(table.verdict)
     print("; ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
-    for row in rows:
-        if not row.worst.agrees and row.findings:
-            print(row.line())
     return int(DIFFERS in counts)

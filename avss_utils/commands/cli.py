@@ -139,6 +139,7 @@ def _compare_arguments(command: argparse.ArgumentParser) -> None:
 
 def _verify_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--records", default="results/full", help="folder of records by model")
+    command.add_argument("--keys", type=_count, default=2, help="of a table, made again")
 
 
 def _assets_arguments(command: argparse.ArgumentParser) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from avss_utils.errors import UsageError
 from avss_utils.store.agreement import Check, Finding, compare, form_of, keys_recorded
 from avss_utils.store.files import project_root
 from avss_utils.store.run_folder import Run
@@ -145,11 +147,22 @@ class Verification:
         parts = key if isinstance(key, tuple) else (key,)
         return any(isinstance(part, str) and part in self.gone for part in parts)
 
-    def _inputs(self, sizes: Mapping) -> object:
+    def _inputs(self, sizes: Mapping) -> Any:
         known = repr(sorted(sizes.items()))
         if known not in self._made:
-            self._made[known] = self._prepare(sizes, self.gone)
+            self._made[known] = self._same(self._prepare(sizes, self.gone))
         return self._made[known]
+
+    def _same(self, inputs: Any) -> Any:
+        """The inputs, if their weights and data are those of the record."""
+        model = self.run.record["model"]
+        if inputs.identity["weights_sha256"] != model["weights_sha256"]:
+            raise UsageError(f"{model['name']} has other weights than those of the record")
+        noted = {entry["name"]: entry["sha256"] for entry in self.run.record["data"]}
+        for entry in inputs.data:
+            if noted.get(entry["name"], entry["sha256"]) != entry["sha256"]:
+                raise UsageError(f"{entry['name']} is not the data that the record was made of")
+        return inputs
 
     def finish(self) -> None:
         """Write the report; a table that the notebook never asked for differs."""

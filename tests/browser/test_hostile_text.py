@@ -24,11 +24,11 @@ PWNED = "window.pwned"
 SHOWN = f"""
 import pandas as pd
 from IPython.display import display
-from avss_utils import report
+from avss_utils.show import tables
 answer = {HOSTILE!r}
 table = pd.DataFrame({{"answer": [answer], answer: [1.0]}})
-report.glue(an_answer=answer, a_table=table)
-display(report.as_html(table, caption=answer))
+tables.glue(an_answer=answer, a_table=table)
+display(tables.as_html(table, caption=answer))
 print(answer)
 display(answer)
 """

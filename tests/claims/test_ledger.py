@@ -18,11 +18,11 @@ from matplotlib.colors import to_hex
 from test_dynamics import ARMS, outcome_rows
 from test_thresholds import CURVE, PLANS
 
-from avss_utils import claims, ledger
+from avss_utils import claims
 from avss_utils.chapters.architectures import effects
 from avss_utils.chapters.architectures.family import read_family
-from avss_utils.claims import ledger_figure as figure
-from avss_utils.claims import questions
+from avss_utils.claims import ledger_figure, questions
+from avss_utils.claims import ledger_tables as ledger
 from avss_utils.claims.verdicts import finding
 from avss_utils.errors import UsageError
 from avss_utils.show import tables as report
@@ -349,12 +349,12 @@ def test_distances_are_turned_so_that_a_claim_holds_above_zero():
 
 def drawn(models: dict[str, ledger.Judged]) -> plt.Axes:
     table = ledger.distances(models)
-    _, ax = plt.subplots(figsize=(7, ledger.figure_height(table)), layout="constrained")
-    return ledger.forest(ax, table)
+    _, ax = plt.subplots(figsize=(7, ledger_figure.figure_height(table)), layout="constrained")
+    return ledger_figure.forest(ax, table)
 
 
 def test_the_figure_shows_every_verdict_by_a_marker_and_a_colour_of_its_own():
-    looks = list(figure.LOOKS.values())
+    looks = list(ledger_figure.LOOKS.values())
     assert len({marker for marker, _, _ in looks}) == len(looks) == 4
     assert len({to_hex(colour) for _, colour, _ in looks}) == len(looks)
     rows = [("C1", 0.92, 0.98), ("C4", 0.2, 0.4)]
@@ -389,7 +389,7 @@ def test_an_interval_beyond_the_scale_ends_in_an_arrow_and_one_model_needs_no_na
     ax = drawn(judged(only=[("C1", -3.0, 0.5)]))
     assert [x.get_marker() for x in ax.lines if len(x.get_xdata()) == 1] == ["<"]
     (line,) = [x for x in ax.lines if len(x.get_xdata()) == 2]
-    assert list(line.get_xdata()) == pytest.approx([-figure.REACH, 0.5 - 0.9])
+    assert list(line.get_xdata()) == pytest.approx([-ledger_figure.REACH, 0.5 - 0.9])
     assert "only" not in [t.get_text() for t in ax.texts]
     plt.close("all")
 

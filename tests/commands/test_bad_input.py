@@ -391,7 +391,7 @@ def test_an_error_of_our_own_keeps_its_traceback(monkeypatch):
 def test_ctrl_c_ends_a_command_with_one_sentence(model, calibration):
     code = (
         "import sys, time\n"
-        "from avss_utils import cli, commands\n"
+        "from avss_utils.commands import actions as commands, cli\n"
         "def wait(_):\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "commands.score = wait\n"
         "sys.exit(cli.main(['score']))\n"

@@ -84,7 +84,7 @@ def test_a_new_notebook_runs_and_enters_the_book_with_no_other_file_edited(tmp_p
             'model = "smollm2-135m"\nprofile = "quick"\nresults = "results"\nrecords = ""\n',
             metadata={"tags": ["parameters"]},
         ),
-        new_code_cell("from avss_utils.importance import CRITERIA\nlen(CRITERIA) > 10"),
+        new_code_cell("from avss_utils.scores import CRITERIA\nlen(CRITERIA) > 10"),
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     made = new_notebook(cells=cells, metadata={"kernelspec": kernel})

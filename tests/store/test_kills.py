@@ -144,7 +144,7 @@ def test_a_folder_has_one_writer_and_a_dead_one_does_not_count(monkeypatch):
         print("open", flush=True)
         time.sleep(60)
     """)
-    words = [sys.executable, "-c", code, str(Path(__file__).parents[1])]
+    words = [sys.executable, "-c", code, str(Path(__file__).parent)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "open\n"
         with pytest.raises(UsageError, match="another run is writing"):

@@ -234,7 +234,7 @@ def test_a_timeout_is_a_failure(project):
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        ("from avss_utils.runs import UsageError\nraise UsageError('mend this')", "^mend this$"),
+        ("from avss_utils.errors import UsageError\nraise UsageError('mend this')", "^mend this$"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "kernel of 01_tiny died"),
         ("raise OSError(28, 'No space left on device')", "No space left on device"),
     ],

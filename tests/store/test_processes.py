@@ -32,8 +32,9 @@ with open(f"{os.environ['RANK']}.pkl", "wb") as file:
 """
 FAILING = """
 import os, sys
-from avss_utils import cli, options, processes
-from avss_utils.runs import UsageError
+from avss_utils.commands import cli
+from avss_utils.commands import inputs as options
+from avss_utils.errors import UsageError
 
 def broken(*_):
     if HOW == "says nothing":
@@ -78,7 +79,7 @@ def torchrun(folder: Path, *words, n: int = 2, timeout: int = 240) -> subprocess
     """``words`` in ``n`` processes of one thread each on the CPU."""
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", n, "--rdzv-backend", "c10d"]
     launch += ["--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    path = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "store")))
     env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, *map(str, (*launch, *words))]
     return subprocess.run(

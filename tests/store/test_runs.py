@@ -1,8 +1,6 @@
 """Run folders: key, atomicity, resume, rereading, and what they refuse."""
 
 import getpass
-import gzip
-import hashlib
 import json
 import os
 import shlex
@@ -20,7 +18,7 @@ from avss_utils.errors import UsageError
 from avss_utils.store import run_folder, runs
 from avss_utils.store.files import cache_dir, file_sha256, project_root, provenance, write_json
 from avss_utils.store.run_folder import Run, renew_command
-from avss_utils.store.runs import open_record, open_run, run_key
+from avss_utils.store.runs import open_record, open_run, read_run, run_key
 
 NOTEBOOK = "01_avss_pruning"
 MODEL = {"short": "tiny", "name": "Tiny", "weights_sha256": "aa", "bos": None, "chat_template": "b"}
@@ -304,7 +302,7 @@ def test_rows_resume_after_the_last_finished_key():
     pd.testing.assert_frame_equal(resumed, whole)
     assert resumed.arm.tolist() == ["a", "a", "bb", "bb", "ccc", "ccc", "dddd", "dddd"]
     run.finish()
-    assert sorted(p.name for p in run.folder.iterdir()) == ["answers.csv", "run.json"]
+    assert sorted(p.name for p in run.folder.iterdir()) == ["answers.parquet", "run.json"]
 
 
 def test_seconds_of_resumed_rows_are_those_of_every_stretch(monkeypatch):
@@ -440,7 +438,7 @@ def test_an_edited_table_is_refused_with_the_renewing_command(project):
 
 def test_a_deleted_table_is_refused_with_the_renewing_command():
     (finished().folder / "scores.csv").unlink()
-    refused("scores.csv is not what the run wrote")
+    refused("scores is not what the run wrote")
 
 
 def test_running_again_really_renews_an_edited_table():
@@ -462,44 +460,42 @@ def finished_large() -> Run:
     return run.finish()
 
 
-def test_a_large_table_is_gzipped_and_reads_as_before(project):
+def test_a_large_table_is_parquet_and_reads_bit_by_bit(project):
     run = opened()
-    before = run.table("answers", large_table)
-    text = (run._working / "answers.csv").read_bytes()
+    run.table("answers", large_table)
     run.table("scores", small_table)
     folder = run.finish().folder
-    assert sorted(p.name for p in folder.iterdir()) == ["answers.csv.gz", "run.json", "scores.csv"]
-    assert gzip.decompress((folder / "answers.csv.gz").read_bytes()) == text
-    assert recorded().record["tables"]["answers"]["sha256"] == hashlib.sha256(text).hexdigest()
-    pd.testing.assert_frame_equal(recorded().read("answers"), before)
+    assert sorted(p.name for p in folder.iterdir()) == ["answers.parquet", "run.json", "scores.csv"]
+    pd.testing.assert_frame_equal(recorded().read("answers"), large_table(), check_exact=True)
     assert opened().finished
 
 
 def test_a_large_table_is_the_same_file_each_time():
-    first = (finished_large().folder / "answers.csv.gz").read_bytes()
+    first = (finished_large().folder / "answers.parquet").read_bytes()
     shutil.rmtree(finished_large().folder)
-    assert (finished_large().folder / "answers.csv.gz").read_bytes() == first
+    assert (finished_large().folder / "answers.parquet").read_bytes() == first
 
 
 @pytest.mark.parametrize("keep", [0, 100, -1])
-def test_a_broken_gzipped_table_is_refused(keep):
-    path = finished_large().folder / "answers.csv.gz"
+def test_a_broken_parquet_table_is_refused(keep):
+    path = finished_large().folder / "answers.parquet"
     path.write_bytes(path.read_bytes()[:keep])
-    refused("answers.csv.gz is not what the run wrote")
+    refused("answers.parquet is not what the run wrote")
 
 
-def test_an_end_that_was_interrupted_while_gzipping_can_be_repeated(project, monkeypatch):
-    run = opened()
-    run.table("answers", large_table)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run.finish()
-    again = opened()
-    again.table("answers", never)
-    assert [p.name for p in again.finish().folder.glob("answers*")] == ["answers.csv.gz"]
-    recorded()
+def test_a_record_of_the_first_edition_is_refused_in_one_sentence(project):
+    finished()
+    path = folder_of(project) / "run.json"
+    record = json.loads(path.read_text())
+    del record["format"]
+    record["versions"]["avss_utils"] = "1.0.0"
+    path.write_text(json.dumps(record))
+    said = "was written by avss_utils 1.0.0, whose tables this version does not read"
+    refused(said)
+    refused(said, PARAMETERS, collect_version=1)
+    with pytest.raises(UsageError, match=said):
+        read_run(folder_of(project))
+    assert not opened().finished
 
 
 def test_a_table_that_a_record_lacks_is_refused_with_the_renewing_command():

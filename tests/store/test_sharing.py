@@ -125,7 +125,7 @@ def test_a_helper_that_comes_late_leaves_nothing_behind():
 
 def test_who_waits_for_a_run_that_has_ended_leaves(tmp_path):
     with pytest.raises(sharing.Helped):
-        sharing.wait_for(tmp_path / "table.csv", ended=lambda: True)
+        sharing.wait_for((tmp_path / "table.csv").exists, ended=lambda: True)
 
 
 def test_processes_on_one_gpu_share_its_memory(monkeypatch):
@@ -163,7 +163,7 @@ NOTEBOOK = """
 import os, time
 from pathlib import Path
 import pandas as pd
-from avss_utils.runs import open_run
+from avss_utils.store.runs import open_run
 
 def part(key):
     Path(f"made-by-{os.getpid()}").touch()
