@@ -9,6 +9,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from avss_utils.commands.cli import main
+from avss_utils.commands.rooms import drawn, imports, purposes
+
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "avss_utils").rglob("*.py"))
 
@@ -46,6 +49,19 @@ def test_imports_go_one_way(path):
     if room == "chapters" and len(rest) > 1:
         others = {p for p in _imports(path) if p[0] == room and p[1] not in (rest[0], "opening")}
         assert not others, f"a chapter imports another: {others}; what two need moves down"
+
+
+def test_the_map_shows_what_the_code_imports():
+    assert f"```mermaid\n{drawn()}\n```" in (ROOT / "CONTRIBUTING.md").read_text()
+    assert {(a, b) for a, b in imports() if b not in ARROWS[a]} == set()
+
+
+def test_help_says_what_each_room_is_for(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    for room, text in purposes().items():
+        assert f"{room:<9} {text}" in shown
 
 
 def test_there_are_no_more_rooms_than_arrows():

@@ -1,4 +1,4 @@
-"""Tables of a run -> findings on the papers' claims C1-C11, answers to their questions Q1-Q3.
+"""Records -> findings on the papers' claims, answers to their questions, the ledger.
 
 Each claim has one primary measurement, declared here before it is run; the others are exploratory.
 """

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from avss_utils.commands import actions as commands
+from avss_utils.commands.rooms import purposes
 from avss_utils.errors import UsageError
 from avss_utils.store import processes
 from avss_utils.store.files import disk_reason
@@ -93,7 +94,14 @@ def _share(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m avss_utils", description=__doc__)
+    epilog = "rooms of the module, each importing from those above it:\n"
+    epilog += "\n".join(f"  {room:<9} {text}" for room, text in purposes().items())
+    parser = _Parser(
+        prog="python -m avss_utils",
+        description=__doc__,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     subparsers = parser.add_subparsers(required=True, metavar="command")
     for name, function, help_text, add in (
         (

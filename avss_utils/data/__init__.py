@@ -1,1 +1,1 @@
-"""Named sets and a user's own files -> rows with disjoint splits, prompts, pairs and token rows."""
+"""Named sets and files of one's own -> rows, disjoint splits, prompts, pairs, tokens."""

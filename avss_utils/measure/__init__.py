@@ -1,4 +1,4 @@
-"""Model x data -> tidy numbers: activations, likelihood, generation, sensitivity, judgement.
+"""Model x data -> tidy numbers: activations, likelihood, answers, sensitivity.
 
 All log-likelihoods are natural logarithms, taken from float32 logits whatever the model's dtype.
 """

@@ -1,1 +1,1 @@
-"""An estimate or a table in, something to look at out."""
+"""Figures, tables, words: an estimate or a table in, something to look at out."""

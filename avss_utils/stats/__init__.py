@@ -1,4 +1,4 @@
-"""Numbers and their intervals: resampling, retention, calibration, detection. Knows no model.
+"""Numbers with intervals: resampling, retention, calibration, detection. Knows no model.
 
 A confidence is the probability, in [0, 1], that the answer given is right.
 """

@@ -1,1 +1,1 @@
-"""Run folders, tables and notebooks on the disk: whole or not at all."""
+"""Run folders, tables, notebooks and their verification: whole or not at all."""

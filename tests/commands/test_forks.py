@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -71,33 +72,57 @@ def test_an_installed_package_adds_a_criterion(tmp_path, model):
     assert "broken inside" in broken.stderr
 
 
-def test_a_new_notebook_runs_and_enters_the_book_with_no_other_file_edited(tmp_path):
-    for name in ("notebooks", "params"):
-        (tmp_path / name).mkdir()
-        for path in (ROOT / name).iterdir():
-            if path.suffix != ".ipynb" or path.name.startswith("07_"):
-                (tmp_path / name / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "book").symlink_to(ROOT / "book")
+@pytest.fixture
+def fork(tmp_path, model) -> Path:
+    """A project with the recipe's chapter, its notebook and a row of it in the smoke profile."""
+    code = blocks("python")
+    (experiment,) = [block for block in code if "class Depth" in block]
+    settings, *sections = code[code.index(experiment) + 1 :]
     cells = [
         new_markdown_cell("# A new question"),
-        new_code_cell(
-            'model = "smollm2-135m"\nprofile = "quick"\nresults = "results"\nrecords = ""\n',
-            metadata={"tags": ["parameters"]},
-        ),
-        new_code_cell("from avss_utils.scores import CRITERIA\nlen(CRITERIA) > 10"),
+        new_code_cell(settings, metadata={"tags": ["parameters"]}),
+        *(new_code_cell(s.replace("avss_utils.chapters.depth", "depth")) for s in sections),
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    for name in ("notebooks", "params"):
+        shutil.copytree(ROOT / name, tmp_path / "fork" / name)
     made = new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    nbformat.write(made, tmp_path / "notebooks" / "42_new.ipynb")
-    ran = command("run", "--notebook", "42_new", "--profile", "smoke", cwd=tmp_path)
+    nbformat.write(made, tmp_path / "fork" / "notebooks" / "08_depth.ipynb")
+    with open(tmp_path / "fork" / "params" / "smoke.yml", "a") as file:
+        file.write("08_depth: {n_texts: 2}\n")
+    (tmp_path / "fork" / "book").symlink_to(ROOT / "book")
+    (tmp_path / "depth.py").write_text(experiment)
+    return tmp_path / "fork"
+
+
+def test_the_recipes_chapter_runs_is_verified_and_enters_the_book(fork, model):
+    words = ["--notebook", "08_depth", "--profile", "smoke", "--model", str(model)]
+    ran = command("run", *words, path=fork.parent, cwd=fork)
     assert ran.returncode == 0, ran.stderr
     executed = Path(ran.stdout.split()[-1])
     (executed.parent / "07_claims.ipynb").write_bytes(executed.read_bytes())
-    staged = stage(tmp_path, executed.parent)
+    staged = stage(fork, executed.parent)
     (pattern,) = re.findall(r"glob: (\S+)", (staged / "_toc.yml").read_text())
     names = sorted(path.name for path in staged.glob(pattern))
-    assert names == ["07_claims.ipynb", "42_new.ipynb"]
-    assert "True" in (staged / "notebooks" / "42_new.ipynb").read_text()
+    assert names == ["07_claims.ipynb", "08_depth.ipynb"]
+    checked = command(
+        *("verify", "--model", str(model), "--records", "results/smoke"), path=fork.parent, cwd=fork
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert re.search(r"08_depth +variances .* ok +computed again", checked.stdout)
+
+
+def test_a_parameter_that_a_notebook_does_not_have_ends_it_under_papermill(fork, model):
+    words = ["-m", "papermill", "notebooks/08_depth.ipynb", "out.ipynb", "-p", "model", str(model)]
+    done = subprocess.run(
+        [sys.executable, *words, "-p", "n_text", "5"],
+        capture_output=True,
+        text=True,
+        cwd=fork,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (fork.parent, ROOT)))},
+    )
+    assert done.returncode == 1
+    assert "08_depth has no parameter 'n_text': it has model, profile" in done.stderr
 
 
 def test_a_further_models_chapters_come_after_under_names_of_their_own(tmp_path):
