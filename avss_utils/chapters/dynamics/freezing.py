@@ -16,7 +16,7 @@ NONE, MOST, LEAST, RANDOM, START = "none", "most moved", "least moved", "random"
 UNTRAINED = -1  # the seed of the model as it was
 LOSS, CHOICE = "loss", "accuracy"
 MEAN = "mean over tasks"
-# A value and what it is divided by: nats a token, and the share of right choices.
+# A value and what it is divided by: nats per token, and the share of right choices.
 MEASURES = {LOSS: ("nll", "n_tokens"), CHOICE: ("correct", "asked")}
 
 
@@ -110,7 +110,7 @@ class Frozen:
     def differences(
         self, pairs: Iterable[tuple[str, str]], *, kind: str = LOSS, seed: int
     ) -> pd.DataFrame:
-        """A row a pair of arms and task, and one over all tasks (MEAN), as far as any can be told.
+        """One row per pair of arms and task, and one over all tasks (MEAN); none without outcomes.
 
         Columns: arm, reference, task, value, low, high, n.
         """
@@ -134,8 +134,8 @@ class Frozen:
 
 
 def arm_table(frozen: Frozen, movements: Mapping[str, np.ndarray], *, seed: int) -> pd.DataFrame:
-    """A row a task and arm: moved, loss (nats a token), accuracy, lost, and the loss less that of
-    training with nothing frozen (value, low, high, n).
+    """One row per task and arm: moved, loss (nats a token), accuracy, lost, and the loss less that
+    of training with nothing frozen (value, low, high, n).
 
     ``movements``: (n_blocks,) by task; ``moved``: its mean over the frozen blocks; ``lost``: the
     difference as a share of what training with nothing frozen gains, NaN where the interval of

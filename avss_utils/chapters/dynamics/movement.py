@@ -35,7 +35,7 @@ def check_choice(score: str, method: str, methods: Sequence[str]) -> None:
 def before_and_after(rows: pd.DataFrame) -> pd.DataFrame:
     """Losses and accuracies before the first step and after the last, means over seeds.
 
-    ``rows``: of ``Dynamics.tuned``. A row a task, method and measure; NaN where not looked at.
+    ``rows``: of ``Dynamics.tuned``. One row per task, method and measure; NaN where not looked at.
     """
     own = rows[(rows.block == WHOLE) & (rows.measure != PRUNED)]
     own = own[own.measure.str.endswith((" loss", " accuracy"))]
@@ -95,8 +95,8 @@ def thirds(movement: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def movement_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a task, method and score, at the last step: median and largest over blocks of the mean
-    over seeds, the block that moved most and the one that moved least, and how alike seeds are.
+    """One row per task, method and score, at the last step: median and largest over blocks of the
+    mean over seeds, the block that moved most, the one that moved least, and how alike seeds are.
 
     ``agreement``: Kendall's W of the seeds' rankings in excess of chance (1 = all rank the blocks
     alike, 0 = they know nothing of each other); NaN with one seed, or where a seed moved no block.
@@ -125,8 +125,8 @@ def along_steps(
 ) -> pd.DataFrame:
     """Does the movement of a score go with loss and accuracy over the steps after step 0?
 
-    A row a UNIT, score and outcome (LOSS, ACCURACY): rho (Spearman, of the movement averaged over
-    blocks with the outcome), n steps, and two p-values that mind how smooth both are: by circular
+    One row per UNIT, score and outcome (LOSS, ACCURACY): rho (Spearman, of the movement averaged
+    over blocks with the outcome), n steps, and two p-values that mind how smooth both are: by circular
     shifts (p_shift) and against profiles as smooth (p_smooth). NaN where one of both does not vary,
     or with fewer steps than LEAST_POINTS. Trainings without an outcome have no row of it.
     """
@@ -150,23 +150,23 @@ def along_summary(along: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
 
     A cell: mean over trainings (lowest to highest), and in how many p_smooth is below 0.05.
     """
-    cells = {}
-    for (score, outcome, method), own in along.dropna(subset="rho").groupby(
-        ["score", "outcome", "method"], sort=False
-    ):
+    cells = []
+    found = along.dropna(subset="rho").groupby(["score", "outcome", "method"], sort=False)
+    for (score, outcome, method), own in found:
         span = f"{own.rho.mean():.2f} ({own.rho.min():.2f} to {own.rho.max():.2f})"
         text = f"{span}, {(own.p_smooth < 0.05).sum()} of {len(own)}".replace("-", "−")
-        cells[score, f"{outcome.removeprefix('development ')}, {method}"] = text
-    table = pd.Series(cells, dtype=object).unstack(fill_value="")
+        cells.append((score, f"{outcome.removeprefix('development ')}, {method}", text))
+    table = pd.DataFrame(cells, columns=["score", "with", "rho"])
+    table = table.pivot(index="score", columns="with", values="rho").fillna("")
     order = [score for score in scores if score in table.index]
-    return table.loc[order].rename_axis("score").reset_index()
+    return table.loc[order].rename_axis(columns=None).reset_index()
 
 
 def with_weights(table: pd.DataFrame, scores: Sequence[str], *, seed: int) -> pd.DataFrame:
     """Have the blocks whose score moved most also changed their weights most?
 
-    A row a task, method and score at the last step, means over seeds: columns as ``along_steps``,
-    over blocks.
+    One row per task, method and score at the last step, means over seeds: columns as those of
+    ``along_steps``, over blocks.
     """
     found = []
     for task, method in table[["task", "method"]].drop_duplicates().itertuples(index=False):
@@ -179,7 +179,7 @@ def with_weights(table: pd.DataFrame, scores: Sequence[str], *, seed: int) -> pd
 
 
 def between_tasks(table: pd.DataFrame, score: str, *, seed: int) -> pd.DataFrame:
-    """Do the same blocks move whatever is learned? A row a method and two tasks, as above."""
+    """Do the same blocks move whatever is learned? One row per method and two tasks, as above."""
     found = []
     for method, own in table.groupby("method", sort=False):
         for one, two in combinations(own.task.unique(), 2):

@@ -62,7 +62,7 @@ def pruned_losses(
 
 
 def overlaps(plans: pd.DataFrame) -> pd.DataFrame:
-    """Shares of dropped blocks in common, a row a task, method and criterion.
+    """Shares of dropped blocks in common, one row per task, method and criterion.
 
     ``plans``: task, method, seed, criterion, when, drop. Columns: kept (plan before with the one
     after, mean over seeds), seeds (plans after of two seeds, mean over pairs: the noise; NaN with
@@ -95,8 +95,8 @@ def kept_less_noise(table: pd.DataFrame, criterion: str, *, rng: np.random.Gener
 def loss_table(plans: pd.DataFrame) -> pd.DataFrame:
     """Nats a token over those of the whole fine-tuned model, mean over seeds.
 
-    A row a task and method; columns: whole (the loss itself), random, and "<criterion> before" and
-    "<criterion> after" for every criterion.
+    One row per task and method; columns: whole (the loss itself), random, and "<criterion> before"
+    and "<criterion> after" for every criterion.
     """
     whole = plans[plans.when == WHOLE_MODEL].set_index(UNIT).loss.rename("whole")
     own = plans[plans.when != WHOLE_MODEL].join(whole, on=UNIT)
@@ -125,7 +125,7 @@ def plan_rows(tuned: pd.DataFrame) -> pd.DataFrame:
 
 
 def shown_plans(plans: pd.DataFrame) -> pd.DataFrame:
-    """The plans of one training a task: by criterion the one before, then each task's after.
+    """The plans of one training per task: by criterion the one before, then each task's after.
 
     Columns: arm (a name of the plan), drop (block numbers).
     """

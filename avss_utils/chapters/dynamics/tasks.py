@@ -46,8 +46,8 @@ def tuning_task(
 ) -> tuple[TuningTask, list[dict]]:
     """A task of the given sets, and their identities.
 
-    ``sizes``: rows a set for training, development and evaluation, at most; ``length``: tokens of a
-    row, of which a longer prompt loses its beginning and a longer text its end. Sets may be closed
+    ``sizes``: rows per set for training, development and evaluation, at most; ``length``: tokens of
+    a row, of which a longer prompt loses its beginning and a longer text its end. Sets may be closed
     or open questions, labelled sentences, or texts, by name. Raises UsageError for an unknown set,
     and for one whose rows cannot be parted, as those of a file of one's own.
     """
@@ -63,7 +63,7 @@ def tuning_task(
 
 
 def judge_rows(model: nn.Module, tokenizer, part: Part, *, batch_tokens: int) -> pd.DataFrame:
-    """A row an evaluation row: row_id, n_tokens (learned), nll (their sum, nats), correct.
+    """One row per evaluation row: row_id, n_tokens (learned), nll (their sum, nats), correct.
 
     ``correct``: 1 where the likeliest choice is the right one, else 0; NaN without choices.
     """
@@ -93,7 +93,7 @@ def judged(
 
 
 def size_table(tasks: Iterable[TuningTask]) -> pd.DataFrame:
-    """A row a task and part: task, part, rows, tokens, learned (tokens), questions."""
+    """One row per task and part: task, part, rows, tokens, learned (tokens), questions."""
     parts = ("training", "development", "evaluation")
     rows = [
         (
