@@ -126,9 +126,9 @@ def along_steps(
     """Does the movement of a score go with loss and accuracy over the steps after step 0?
 
     One row per UNIT, score and outcome (LOSS, ACCURACY): rho (Spearman, of the movement averaged
-    over blocks with the outcome), n steps, and two p-values that mind how smooth both are: by circular
-    shifts (p_shift) and against profiles as smooth (p_smooth). NaN where one of both does not vary,
-    or with fewer steps than LEAST_POINTS. Trainings without an outcome have no row of it.
+    over blocks with the outcome), n steps, and two p-values that mind how smooth both are: by
+    circular shifts (p_shift) and against profiles as smooth (p_smooth). NaN where one of both does
+    not vary, or with fewer steps than LEAST_POINTS. Trainings without an outcome have no row of it.
     """
     later = table[table.score.isin(list(scores)) & (table.step > 0)]
     means = later.groupby([*UNIT, "score", "step"], sort=False).moved.mean()

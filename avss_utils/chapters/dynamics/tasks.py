@@ -47,9 +47,9 @@ def tuning_task(
     """A task of the given sets, and their identities.
 
     ``sizes``: rows per set for training, development and evaluation, at most; ``length``: tokens of
-    a row, of which a longer prompt loses its beginning and a longer text its end. Sets may be closed
-    or open questions, labelled sentences, or texts, by name. Raises UsageError for an unknown set,
-    and for one whose rows cannot be parted, as those of a file of one's own.
+    a row, of which a longer prompt loses its beginning and a longer text its end. Sets may be
+    closed or open questions, labelled sentences, or texts, by name. Raises UsageError for an
+    unknown set, and for one whose rows cannot be parted, as those of a file of one's own.
     """
     found: dict[str, list[Part]] = {part: [] for part in PARTS}
     identities = []
