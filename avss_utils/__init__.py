@@ -17,6 +17,7 @@ MOVED = {
     "avss_utils.activations": "avss_utils.measure.activations",
     "avss_utils.blocks": "avss_utils.models.blocks",
     "avss_utils.confidence": "avss_utils.stats",
+    "avss_utils.dynamics": "avss_utils.chapters.dynamics",
     "avss_utils.hallucination": "avss_utils.scores",
     "avss_utils.hallucination.contrasts": "avss_utils.scores.contrasts",
     "avss_utils.hallucination.events": "avss_utils.data.answer_sets",

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from avss_utils.dynamics import StatsCallback
 from tiny import tiny_model, tiny_tokenizer
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from avss_utils.chapters.dynamics.tidy_rows import COLUMNS, WHOLE, log_steps
+from avss_utils.chapters.dynamics import StatsCallback
+from avss_utils.chapters.dynamics.fine_tuning import prone_scores
+from avss_utils.chapters.dynamics.stats_callback import COLUMNS, WHOLE, log_steps
 from avss_utils.chapters.dynamics.undisturbed import undisturbed
-from avss_utils.chapters.dynamics.weight_movement import prone_scores
 from avss_utils.data.answer_sets import events_of
 from avss_utils.data.rows import OpenQuestion
 from avss_utils.errors import UsageError
@@ -129,10 +129,11 @@ def test_the_training_is_the_same_bit_for_bit(tmp_path, kind, adapters):
 
 @pytest.mark.parametrize("family", DROPOUT)
 def test_families_with_dropout_train_as_without_it(tmp_path, family):
-    callback = StatsCallback(probe(), tmp_path / "stats.csv", steps=[0, 2])
+    callback = StatsCallback(probe(), tmp_path / "stats.csv", steps=4)
     plain, _ = followed(with_dropout(family), tmp_path / "out", None, steps=4)
     watched, _ = followed(with_dropout(family), tmp_path / "out", callback, steps=4)
     assert plain == watched
+    assert sorted(set(read_csv(tmp_path / "stats.csv").step)) == [0, 1, 2, 4]  # to the end
 
 
 def test_the_comparison_notices_random_states_that_are_not_put_back(tmp_path, monkeypatch):
@@ -293,7 +294,8 @@ def test_eavss_and_numbers_of_the_whole_model_join_the_rows(tmp_path):
     rows = [OpenQuestion(str(i), f"what {w}?", (w,), (w[::-1],)) for i, w in enumerate(WORDS)]
     tokenizer, model = tiny_tokenizer(), tiny_model("llama", vocab_size=300)
     events = events_of(rows, "sciq_open", wording="plain", seed=0)
-    eavss = prone_scores(tokenizer, [events], ratio=0.1)
+    sizes = dict(eps=1e-5, ratio=0.1, batch_tokens=4096)
+    eavss = prone_scores(tokenizer, [events], **sizes)
     size = {"size": 7.5}
     callback = StatsCallback(
         probe(), tmp_path / "stats.csv", steps=[0], measures=[eavss, lambda model: size]
@@ -302,7 +304,7 @@ def test_eavss_and_numbers_of_the_whole_model_join_the_rows(tmp_path):
     table = read_csv(tmp_path / "stats.csv").set_index("measure")
     assert table.loc["size"].to_dict() == {"step": 0, "block": WHOLE, "site": "", "value": 7.5}
     loaded = LoadedModel(tiny_model("llama", vocab_size=300), tokenizer, {})
-    wanted = ProneScores(loaded, [events], eps=1e-5, ratio=0.1, batch_tokens=4096)["contrast"]
+    wanted = ProneScores(loaded, [events], **sizes)["contrast"]
     np.testing.assert_allclose(table.loc["eavss", "value"], wanted, rtol=1e-5)
 
 
@@ -324,12 +326,6 @@ def test_criteria_do_not_depend_on_the_sites_that_are_shown(tmp_path):
     one, other = (table[table.site == ""].reset_index(drop=True) for table in found.values())
     pd.testing.assert_frame_equal(one, other)
     assert len(one) == 3 * 4
-
-
-def test_a_number_of_steps_reaches_to_the_end(tmp_path):
-    callback = StatsCallback(probe(), tmp_path / "stats.csv", steps=4)
-    train(with_dropout(), tmp_path / "out", [callback], steps=4)
-    assert sorted(set(read_csv(tmp_path / "stats.csv").step)) == [0, 1, 2, 4]
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,8 @@ def test_a_primary_model_without_any_record_is_refused_with_the_command(tmp_path
 
 
 def test_a_record_that_was_edited_is_refused(tmp_path):
-    path = tuned(tmp_path / "full").folder / "frozen.csv"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    path = tuned(tmp_path / "full").folder / "frozen.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UsageError, match="not what the run wrote"):
         ledger.judge_records(tmp_path / "full", primary="tiny")
 

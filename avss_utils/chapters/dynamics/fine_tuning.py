@@ -1,77 +1,130 @@
-"""Fine-tuning of a whole model or of low-rank adapters on it, with some blocks frozen if wanted."""
+"""Fine-tuning of a whole model or of low-rank adapters on it, some blocks frozen, and followed."""
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
+import pandas as pd
+import torch
 from torch import nn
 
+from avss_utils.chapters.dynamics.stats_callback import Measure, StatsCallback
+from avss_utils.data.answer_sets import Events
 from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
 from avss_utils.measure.training import adapted, train_on
 from avss_utils.models.blocks import checked_numbers, decoder_blocks, unwrapped
 from avss_utils.models.load import LoadedModel
+from avss_utils.scores.eavss import ProneScores
 
 METHODS = FULL, LORA = ("full", "lora")
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """``steps`` of ``batch_rows`` each; AdamW at ``learning_rate``, a tenth of warm-up, then down
-    along a cosine.
-
-    ``method``: "full" trains every weight, "lora" adapters of ``rank`` (alpha twice the rank) on
-    every linear layer of every block (Hu et al. 2021, arXiv 2106.09685), the rest frozen.
-    """
-
-    method: str
-    steps: int
-    batch_rows: int
-    learning_rate: float
-    rank: int = 8
-
-    def __post_init__(self):
-        if self.method not in METHODS:
-            raise UsageError(f"unknown method {self.method!r}: choose from {', '.join(METHODS)}")
+def check_methods(names: Sequence[str]) -> None:
+    """Raise UsageError for a method of training that is not one of METHODS."""
+    for name in names:
+        if name not in METHODS:
+            raise UsageError(f"unknown method {name!r}: choose from {', '.join(METHODS)}")
 
 
 def fine_tune(
     loaded: LoadedModel,
     rows: Sequence[Scored],
-    recipe: Recipe,
     *,
+    method: str,
     seed: int,
+    rank: int = 8,
     frozen: Sequence[int] = (),
-    callbacks: Sequence = (),
+    **schedule,
 ) -> LoadedModel:
     """The model after training on ``rows``, adapters merged; the given one stays as it is.
 
-    ``frozen``: blocks whose weights do not change, by number; ``seed`` decides the order of the
-    rows and the adapters' start. Weights stay in float32; where the device computes bfloat16
-    natively, passes run in it. Raises UsageError for no rows, or blocks that are not the model's or
-    are all of them.
+    ``method``: "full" trains every weight, "lora" adapters of ``rank`` (alpha twice the rank) on
+    every linear layer of every block (Hu et al. 2021, arXiv 2106.09685), the rest frozen; ``seed``
+    decides the order of the rows and the adapters' start; ``frozen``: blocks whose weights do not
+    change, by number; ``schedule``: steps, batch_rows, learning_rate and callbacks of ``train_on``.
+    Weights stay in float32; where the device computes bfloat16 natively, passes run in it. Raises
+    UsageError for an unknown method, no rows, or blocks that are not the model's or are all of
+    them.
     """
+    check_methods([method])
     if not rows:
         raise UsageError("training needs rows to learn from")
     model = copy.deepcopy(loaded.model).float()
-    if recipe.method == LORA:
-        model = adapted(model, rank=recipe.rank, alpha=2 * recipe.rank, seed=seed)
-    freeze(model, frozen)
-    train_on(
-        model,
-        rows,
-        steps=recipe.steps,
-        batch_rows=recipe.batch_rows,
-        learning_rate=recipe.learning_rate,
-        seed=seed,
-        callbacks=callbacks,
-    )
-    tuned = model.merge_and_unload() if recipe.method == LORA else model
+    if method == LORA:
+        model = adapted(model, rank=rank, alpha=2 * rank, seed=seed)
+    blocks = decoder_blocks(unwrapped(model))
+    for number in checked_numbers(frozen, len(blocks)):
+        blocks[number].requires_grad_(False)  # adapters on it too
+    train_on(model, rows, seed=seed, **schedule)
+    tuned = model.merge_and_unload() if method == LORA else model
     return replace(loaded, model=tuned.eval())
 
 
-def freeze(model: nn.Module, numbers: Sequence[int]) -> None:
-    """Keep the weights of these blocks, and adapters on them, out of the training."""
-    blocks = decoder_blocks(unwrapped(model))
-    for number in checked_numbers(numbers, len(blocks)):
-        blocks[number].requires_grad_(False)
+def followed(
+    loaded: LoadedModel,
+    rows: Sequence[Scored],
+    probe: Sequence[Mapping],
+    *,
+    training: Mapping,
+    **watched,
+) -> tuple[LoadedModel, pd.DataFrame]:
+    """``fine_tune`` with the keywords ``training``, and the rows of ``StatsCallback`` on the way.
+
+    ``probe``: batches that statistics are taken on; ``watched``: the callback's keywords.
+    """
+    with TemporaryDirectory() as folder:
+        callback = StatsCallback(probe, Path(folder) / "rows.csv", **watched)
+        tuned = fine_tune(loaded, rows, callbacks=[callback], **training)
+        return tuned, callback.table()
+
+
+def prone_scores(
+    tokenizer, sets: Sequence[Events], *, eps: float, ratio: float, batch_tokens: int
+) -> Measure:
+    """For ``StatsCallback``: "eavss", EAVSS by block on fixed questions, mean over ``sets``."""
+
+    def measure(model: nn.Module) -> dict[str, np.ndarray]:
+        loaded = LoadedModel(model, tokenizer, {})
+        scores = ProneScores(loaded, sets, eps=eps, ratio=ratio, batch_tokens=batch_tokens)
+        return {"eavss": scores["contrast"]}
+
+    return measure
+
+
+def weight_movement(before: nn.Module) -> Measure:
+    """For ``StatsCallback``: "weights", the relative change by block, (n_blocks,).
+
+    Frobenius norm of the change over that of the weights before, over all weights of a block,
+    adapters' changes included. ``before``: the model at the start, not the one that is trained.
+    """
+
+    def measure(model: nn.Module) -> dict[str, np.ndarray]:
+        pairs = zip(decoder_blocks(before), decoder_blocks(model), strict=True)
+        return {"weights": np.array([_relative_change(*pair) for pair in pairs])}
+
+    return measure
+
+
+@torch.no_grad()
+def _relative_change(before: nn.Module, after: nn.Module) -> float:
+    changed, whole = 0.0, 0.0
+    for old, change in _changes(before, after):
+        changed += float(change.float().square().sum())
+        whole += float(old.float().square().sum())
+    return (changed / whole) ** 0.5
+
+
+def _changes(before: nn.Module, after: nn.Module) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(weights before, their change) of every parameter that the block had before."""
+    adapters = {name: m for name, m in after.named_modules() if hasattr(m, "get_delta_weight")}
+    now = {name.replace(".base_layer.", "."): p for name, p in after.named_parameters()}
+    for name, old in before.named_parameters():
+        change = now[name] - old.to(now[name].device)
+        module = adapters.get(name.removesuffix(".weight"))
+        if module is not None:
+            change = change + sum(map(module.get_delta_weight, module.active_adapters))
+        yield old, change

@@ -1,139 +1,81 @@
 """Does a block that moved need to move? The same training with some blocks frozen."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from avss_utils.chapters.dynamics.fine_tuning import Recipe, fine_tune
 from avss_utils.chapters.dynamics.movement import thirds
-from avss_utils.chapters.dynamics.tasks import Part, TuningTask, right_choices, row_losses
-from avss_utils.errors import UsageError
-from avss_utils.models.load import LoadedModel
-from avss_utils.models.plan import as_drop, as_text
+from avss_utils.models.plan import as_drop
 from avss_utils.scores.plans import plan_random
-from avss_utils.stats.resampling import N_RESAMPLES, Estimate, limits
+from avss_utils.stats.outcomes import OutcomeTable
+from avss_utils.stats.paired import arm_draws, as_estimate
+from avss_utils.stats.resampling import N_RESAMPLES, Estimate, resample_counts, safe_ratio
 
 NONE, MOST, LEAST, RANDOM, START = "none", "most moved", "least moved", "random", "untrained"
-LOSS, CHOICE = "loss", "choice"
-
-
-@dataclass(frozen=True)
-class Freezing:
-    """One training of ``task`` with the blocks ``frozen``; seed None: the model as it was."""
-
-    task: TuningTask
-    seed: int | None
-    arm: str
-    frozen: tuple[int, ...]
+UNTRAINED = -1  # the seed of the model as it was
+LOSS, CHOICE = "loss", "accuracy"
+MEAN = "mean over tasks"
+# A value and what it is divided by: nats per token, and the share of right choices.
+MEASURES = {LOSS: ("nll", "n_tokens"), CHOICE: ("correct", "asked")}
 
 
 def freezings(
-    tasks: Sequence[TuningTask],
-    movements: Sequence[np.ndarray],
-    *,
-    seeds: Sequence[int],
-    n_random: int,
-    seed: int,
-) -> list[Freezing]:
-    """The untrained model of each task, then every arm of every task, seed by seed.
+    movements: Mapping[str, np.ndarray], *, seeds: Sequence[int], n_random: int, seed: int
+) -> list[tuple[str, int, str, tuple[int, ...]]]:
+    """(task, seed, arm, frozen blocks): each task's untrained model, then every arm seed by seed.
 
     ``movements``: (n_blocks,) by task, of seeds other than ``seeds``. Arms: none frozen, the third
     that moved most, the third that moved least, and ``n_random`` random sets of as many blocks,
     drawn from all of them, the same for every seed.
     """
-    found = [Freezing(task, None, START, ()) for task in tasks]
     rng = np.random.default_rng(seed)
-    arms = []
-    for task, movement in zip(tasks, movements, strict=True):
+    arms: list[tuple[str, str, tuple[int, ...]]] = []
+    for task, movement in movements.items():
         most, least = thirds(movement)
-        sets = {NONE: (), MOST: most, LEAST: least}
+        arms += [(task, NONE, ()), (task, MOST, most), (task, LEAST, least)]
         for number in range(n_random):
             drawn = plan_random(len(movement), n_drop=len(most), rng=rng)
-            sets[f"{RANDOM} {number}"] = drawn.drop
-        arms.append((task, sets))
-    for number in seeds:
-        found += [
-            Freezing(task, number, arm, drop) for task, sets in arms for arm, drop in sets.items()
-        ]
-    return found
+            arms.append((task, f"{RANDOM} {number}", drawn.drop))
+    start = [(task, UNTRAINED, START, ()) for task in movements]
+    return start + [(task, number, arm, drop) for number in seeds for task, arm, drop in arms]
 
 
-def check_seeds(moving: Sequence[int], judging: Sequence[int]) -> None:
-    """Raise UsageError unless blocks are chosen on other seeds than those that judge the choice."""
-    if not moving or not judging or set(moving) & set(judging):
-        raise UsageError(
-            "freezing needs one seed or more to choose blocks by and others to judge by: take 2 "
-            "seeds at least"
-        )
-
-
-def freezing_rows(
-    loaded: LoadedModel, recipe: Recipe, batch_tokens: int, one: Freezing
-) -> pd.DataFrame:
-    """Train one of ``freezings`` and judge it on evaluation rows.
-
-    Columns: task, seed (-1 for the untrained model), arm, frozen, kind, row, value, weight. Of kind
-    "loss" a row an evaluation row: nats, and the tokens behind them; of kind "choice" a row a
-    question: 1 where it is right, weight 1.
-    """
-    tuned = loaded
-    if one.seed is not None:
-        rows = one.task.training.rows
-        tuned = fine_tune(loaded, rows, recipe, seed=one.seed, frozen=one.frozen)
-    part = one.task.evaluation
-    table = pd.DataFrame(
-        _outcomes(tuned, part, batch_tokens), columns=["kind", "row", "value", "weight"]
-    )
-    seed = -1 if one.seed is None else one.seed
-    named = table.assign(task=one.task.name, seed=seed, arm=one.arm, frozen=as_text(one.frozen))
-    return named[["task", "seed", "arm", "frozen", *table.columns]]
-
-
-def _outcomes(tuned: LoadedModel, part: Part, batch_tokens: int) -> Iterator[tuple]:
-    losses = row_losses(tuned.model, part, batch_tokens=batch_tokens)
-    for number, (nll, row) in enumerate(zip(losses, part.rows, strict=True)):
-        yield LOSS, number, float(nll), row.n_scored
-    right = right_choices(tuned.model, tuned.tokenizer, part, batch_tokens=batch_tokens)
-    for number, value in enumerate(right):
-        yield CHOICE, number, float(value), 1
+def ratio_of(values: np.ndarray, sizes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The sum of one measure over that of another, as a ``paired.Statistic``."""
+    return safe_ratio(weights @ values, weights @ sizes)
 
 
 class Frozen:
-    """Outcomes by task, kind and arm, (n_seeds, n_rows), what each row weighs, and the frozen
-    blocks by task and arm.
+    """What ``Dynamics.frozen`` has measured: its ``tasks``, ``arms``, and the frozen blocks by
+    (task, arm), ``sets``. The arm RANDOM is the mean of all random sets, seed by seed and row by
+    row.
     """
 
     def __init__(self, rows: pd.DataFrame) -> None:
-        self.tasks, self.arms = list(rows.task.unique()), list(rows.arm.unique())
-        arms = rows.drop_duplicates(["task", "arm"])
-        self.sets = {(row.task, row.arm): as_drop(row.frozen) for row in arms.itertuples()}
-        self.values, self.weights = {}, {}
-        for (task, kind, arm), own in rows.groupby(["task", "kind", "arm"], sort=False):
-            each = own.pivot(index="seed", columns="row", values="value")
-            self.values[task, kind, arm] = each.to_numpy()
-            weights = own[own.seed == own.seed.iloc[0]].sort_values("row").weight
-            self.weights[task, kind] = weights.to_numpy(float)
+        asked = rows.correct.notna().astype(float)
+        self._outcomes = OutcomeTable(rows.assign(asked=asked, correct=rows.correct.fillna(0.0)))
+        self.tasks, self.arms = self._outcomes.sets(), self._outcomes.arms
+        first = rows.drop_duplicates(["set", "arm"])
+        self.sets = {(row.set, row.arm): as_drop(row.frozen) for row in first.itertuples()}
+        drawn = [arm for arm in self.arms if arm.startswith(f"{RANDOM} ")]
+        columns = [(task, name) for task in self.tasks for own in MEASURES.values() for name in own]
+        if drawn:
+            of = self._outcomes.of
+            pooled = {key: np.mean([of(arm, *key) for arm in drawn], axis=0) for key in columns}
+            self._outcomes.add(RANDOM, pooled)
 
-    def matching(self, arm: str) -> list[str]:
-        """The arms of this name, or all random sets for "random"."""
-        return [a for a in self.arms if a == arm or a.startswith(f"{arm} ")]
+    def n_rows(self, task: str, kind: str) -> int:
+        """How many rows of a task have this kind of outcome, LOSS or CHOICE."""
+        sizes = self._outcomes.of(self.arms[0], task, MEASURES[kind][1])
+        return int((sizes[0] > 0).sum())
 
-    def mean(self, task: str, kind: str, arm: str, drawn: tuple | None = None) -> float:
-        """Nats a token, or share of right choices, of an arm over its seeds and rows.
-
-        ``drawn``: numbers of seeds and of rows to take instead of all of them.
+    def mean(self, task: str, kind: str, arm: str) -> float:
+        """Nats a token, or share of right choices, of an arm over its seeds and rows; NaN without
+        any.
         """
-        weights = self.weights[task, kind]
-        found = []
-        for name in self.matching(arm):
-            own = self.values[task, kind, name]
-            if drawn is not None:
-                own = own[drawn[0] % len(own)][:, drawn[1]]
-            own_weights = weights if drawn is None else weights[drawn[1]]
-            found.append(own.sum() / (len(own) * own_weights.sum()))
-        return float(np.mean(found))
+        values, sizes = (self._outcomes.of(arm, task, name) for name in MEASURES[kind])
+        return float(ratio_of(values.mean(0), sizes.mean(0), np.ones((1, values.shape[1])))[0])
 
     def difference(
         self,
@@ -141,58 +83,71 @@ class Frozen:
         reference: str,
         *,
         kind: str = LOSS,
-        tasks: Sequence[str] | None = None,
+        tasks: Iterable[str] | None = None,
         rng: np.random.Generator,
         n_resamples: int = N_RESAMPLES,
     ) -> Estimate:
         """Mean of ``arm`` less that of ``reference``, averaged over tasks, with a 95 % interval.
 
-        Each resample draws seeds and, within every task, rows: the same for both. n: rows. Tasks
-        without rows of this kind do not enter; NaN, and n = 0, where none has any.
+        Each resample draws rows within every task and seeds, which order the same rows alike for
+        both arms and so are drawn for both together, the same ones in all tasks. n: rows. Tasks
+        without outcomes of this kind do not enter; NaN, and n = 0, where none has any.
         """
-        tasks = [t for t in tasks or self.tasks if (t, kind) in self.weights]
-        if not tasks:
+        names = [task for task in tasks or self.tasks if self.n_rows(task, kind)]
+        if not names:
             return Estimate(np.nan, np.nan, np.nan, 0)
-        n_seeds = max(len(own) for own in self.values.values())
+        pair, draws = f"{arm} less {reference}", np.zeros(1 + n_resamples)
+        order_of_seeds = int(rng.integers(2**32))
+        for task in names:
+            self._add_pair(pair, (arm, reference), task, MEASURES[kind])
+            weights = resample_counts(self._outcomes.of(arm, task).shape[1], n_resamples, rng)
+            seeds = np.random.default_rng(order_of_seeds)
+            draws += arm_draws(
+                self._outcomes, pair, task, MEASURES[kind], ratio_of, weights=weights, rng=seeds
+            ) / len(names)
+        return as_estimate(draws, sum(self.n_rows(task, kind) for task in names))
 
-        def gap(drawn: dict | None) -> float:
-            at = (drawn or {}).get
-            return float(
-                np.mean(
-                    [
-                        self.mean(t, kind, arm, at(t)) - self.mean(t, kind, reference, at(t))
-                        for t in tasks
-                    ]
-                )
-            )
+    def differences(
+        self, pairs: Iterable[tuple[str, str]], *, kind: str = LOSS, seed: int
+    ) -> pd.DataFrame:
+        """One row per pair of arms and task, and one over all tasks (MEAN); none without outcomes.
 
-        draws = []
-        for _ in range(n_resamples):
-            seeds = rng.integers(0, n_seeds, n_seeds)
-            sizes = {t: len(self.weights[t, kind]) for t in tasks}
-            draws.append(gap({t: (seeds, rng.integers(0, n, n)) for t, n in sizes.items()}))
-        n_rows = sum(len(self.weights[t, kind]) for t in tasks)
-        return Estimate(gap(None), *limits(np.array(draws)), n_rows)
+        Columns: arm, reference, task, value, low, high, n.
+        """
+        rows = []
+        for arm, reference in pairs:
+            for task in (*self.tasks, MEAN):
+                own, rng = None if task == MEAN else [task], np.random.default_rng(seed)
+                e = self.difference(arm, reference, kind=kind, tasks=own, rng=rng)
+                rows.append((arm, reference, task, e.value, e.low, e.high, e.n))
+        columns = ["arm", "reference", "task", "value", "low", "high", "n"]
+        table = pd.DataFrame(rows, columns=columns)
+        return table[table.n > 0].reset_index(drop=True)
+
+    def _add_pair(self, name: str, arms: tuple[str, str], task: str, columns: tuple) -> None:
+        """An arm whose seeds are those of two, one less the other, on one task."""
+        value, size = columns
+        own, other = (self._outcomes.of(arm, task, value) for arm in arms)
+        gap = own - other  # an untrained model has one seed, which stands beside each of the others
+        sizes = np.broadcast_to(self._outcomes.of(arms[0], task, size)[:1], gap.shape)
+        self._outcomes.add(name, {(task, value): gap, (task, size): sizes})
 
 
-def arm_table(
-    frozen: Frozen, movements: Mapping[str, np.ndarray], *, rng: np.random.Generator
-) -> pd.DataFrame:
-    """A row a task and arm: moved, loss (nats a token), accuracy, lost, and the loss less that of
-    training with nothing frozen (value, low, high, n).
+def arm_table(frozen: Frozen, movements: Mapping[str, np.ndarray], *, seed: int) -> pd.DataFrame:
+    """One row per task and arm: moved, loss (nats a token), accuracy, lost, and the loss less that
+    of training with nothing frozen (value, low, high, n).
 
     ``movements``: (n_blocks,) by task; ``moved``: its mean over the frozen blocks; ``lost``: the
     difference as a share of what training with nothing frozen gains, NaN where the interval of
     that does not lie above 0.
     """
-    rows = []
+    rng, rows = np.random.default_rng(seed), []
     for task, arm in frozen.sets:
-        e = frozen.difference(arm, NONE, tasks=[task], rng=rng)
         blocks = list(frozen.sets[task, arm])
         moved = movements[task][blocks].mean() if blocks else np.nan
-        accuracy = frozen.mean(task, CHOICE, arm) if (task, CHOICE) in frozen.weights else np.nan
-        loss = frozen.mean(task, LOSS, arm)
-        rows.append((task, arm, moved, loss, accuracy, e.value, e.low, e.high, e.n))
+        means = [frozen.mean(task, kind, arm) for kind in (LOSS, CHOICE)]
+        e = frozen.difference(arm, NONE, tasks=[task], rng=rng)
+        rows.append((task, arm, moved, *means, e.value, e.low, e.high, e.n))
     names = ["task", "arm", "moved", "loss", "accuracy", "value", "low", "high", "n"]
     table = pd.DataFrame(rows, columns=names)
     gains = table[(table.arm == START) & (table.low > 0)].set_index("task").value

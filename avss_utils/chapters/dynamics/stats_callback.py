@@ -1,11 +1,11 @@
 """Statistics of every block while a model is trained: two lines in a training of one's own.
 
-from avss_utils.dynamics import StatsCallback
+from avss_utils.chapters.dynamics import StatsCallback
 trainer = Trainer(..., callbacks=[StatsCallback(batches, "stats.csv")])
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,6 @@ import pandas as pd
 from torch import nn
 from transformers import TrainerCallback
 
-from avss_utils.chapters.dynamics.tidy_rows import (
-    COLUMNS,
-    FOLLOWED,
-    N_STEPS,
-    SITES,
-    WHOLE,
-    Measure,
-    log_steps,
-)
 from avss_utils.chapters.dynamics.undisturbed import undisturbed
 from avss_utils.errors import UsageError
 from avss_utils.measure.activations import check_sites, collect_block_stats
@@ -30,6 +21,25 @@ from avss_utils.models.blocks import unwrapped
 from avss_utils.scores.criteria import CRITERIA, score_blocks, wanted_options
 from avss_utils.scores.importance import floored_sparsity
 from avss_utils.store.tables import read_csv, write_csv
+
+COLUMNS = ["step", "block", "site", "measure", "value"]
+WHOLE = -1  # the block of what is measured on the whole model
+SITES = ("residual", "update")
+FOLLOWED = ("avss", "block-influence", "relative-update-variance")
+N_STEPS = 12
+# A number, or an array of shape (n_blocks,), under each name, from a model as it is.
+Measure = Callable[[nn.Module], Mapping[str, float | np.ndarray]]
+
+
+def log_steps(last: int, n: int = N_STEPS) -> list[int]:
+    """0, 1 and ``last`` and at most ``n`` numbers in all, evenly spaced in the logarithm.
+
+    Raises UsageError unless ``last`` is 1 or more and ``n`` 2 or more.
+    """
+    if last < 1 or n < 2:
+        raise UsageError(f"steps need a last one of 1 or more and 2 in all, not {last} and {n}")
+    spaced = np.geomspace(1, last, n - 1).round().astype(int).tolist() if n > 2 else [last]
+    return sorted({0, *spaced})
 
 
 class StatsCallback(TrainerCallback):

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -47,10 +46,10 @@ def tuning_task(
 ) -> tuple[TuningTask, list[dict]]:
     """A task of the given sets, and their identities.
 
-    ``sizes``: rows a set for training, development and evaluation, at most; ``length``: tokens of a
-    row, of which a longer prompt loses its beginning and a longer text its end. Sets may be closed
-    or open questions, labelled sentences, or texts, by name. Raises UsageError for an unknown set,
-    and for one whose rows cannot be parted, as those of a file of one's own.
+    ``sizes``: rows per set for training, development and evaluation, at most; ``length``: tokens of
+    a row, of which a longer prompt loses its beginning and a longer text its end. Sets may be
+    closed or open questions, labelled sentences, or texts, by name. Raises UsageError for an
+    unknown set, and for one whose rows cannot be parted, as those of a file of one's own.
     """
     found: dict[str, list[Part]] = {part: [] for part in PARTS}
     identities = []
@@ -63,20 +62,20 @@ def tuning_task(
     return TuningTask(name, *(_joined(found[part]) for part in PARTS)), identities
 
 
-def row_losses(model: nn.Module, part: Part, *, batch_tokens: int) -> np.ndarray:
-    """Nats of each row's learned tokens, summed, (n_rows,)."""
-    return drop_losses(model, part.rows, [()], batch_tokens=batch_tokens).nll[0]
+def judge_rows(model: nn.Module, tokenizer, part: Part, *, batch_tokens: int) -> pd.DataFrame:
+    """One row per evaluation row: row_id, n_tokens (learned), nll (their sum, nats), correct.
 
-
-def right_choices(model: nn.Module, tokenizer, part: Part, *, batch_tokens: int) -> np.ndarray:
-    """1 where the likeliest choice is the right one, else 0, (n_questions,); empty without any."""
-    tables = [
-        answer_questions(
-            model, tokenizer, name, questions, wording="plain", batch_tokens=batch_tokens
-        )
-        for name, questions in part.questions
-    ]
-    return np.concatenate([[], *((own.label == own.prediction).to_numpy() for own in tables)])
+    ``correct``: 1 where the likeliest choice is the right one, else 0; NaN without choices.
+    """
+    nll = drop_losses(model, part.rows, [()], batch_tokens=batch_tokens).nll[0]
+    n_tokens = [row.n_scored for row in part.rows]
+    table = pd.DataFrame({"row_id": part.row_ids, "n_tokens": n_tokens, "nll": nll})
+    options = dict(wording="plain", batch_tokens=batch_tokens)
+    right: dict[str, bool] = {}
+    for name, questions in part.questions:
+        own = answer_questions(model, tokenizer, name, questions, **options)
+        right |= dict(zip(own.row_id, own.correct, strict=True))
+    return table.assign(correct=table.row_id.map(right).astype(float))
 
 
 def judged(
@@ -86,15 +85,15 @@ def judged(
 
     The latter, the share of questions whose likeliest choice is right, only where there are any.
     """
-    n_tokens = sum(row.n_scored for row in part.rows)
-    loss = row_losses(model, part, batch_tokens=batch_tokens).sum() / n_tokens
-    right = right_choices(model, tokenizer, part, batch_tokens=batch_tokens)
-    accuracy = {f"{prefix} accuracy": float(right.mean())} if len(right) else {}
-    return {f"{prefix} loss": float(loss)} | accuracy
+    rows = judge_rows(model, tokenizer, part, batch_tokens=batch_tokens)
+    found = {f"{prefix} loss": float(rows.nll.sum() / rows.n_tokens.sum())}
+    if part.questions:
+        found[f"{prefix} accuracy"] = float(rows.correct.mean())
+    return found
 
 
 def size_table(tasks: Iterable[TuningTask]) -> pd.DataFrame:
-    """A row a task and part: task, part, rows, tokens, learned (tokens), questions."""
+    """One row per task and part: task, part, rows, tokens, learned (tokens), questions."""
     parts = ("training", "development", "evaluation")
     rows = [
         (
@@ -109,6 +108,33 @@ def size_table(tasks: Iterable[TuningTask]) -> pd.DataFrame:
         for name, own in ((part, getattr(task, part)) for part in parts)
     ]
     return pd.DataFrame(rows, columns=["task", "part", "rows", "tokens", "learned", "questions"])
+
+
+def budget(
+    record: dict, sizes: pd.DataFrame, *, trainings: int, freezings: int, n_steps: int
+) -> pd.DataFrame:
+    """What a run spent: part, count, tokens of training and tokens of looking (both in millions,
+    padding left out), seconds.
+
+    ``n_steps``: at how many of the steps a training is followed. A training token is one forward
+    and one backward pass; looking is forward passes over the probe and the development rows, and
+    over the evaluation rows at the end; choices and plans come on top.
+    """
+    wanted = record["parameters"]
+    of_part = sizes.groupby("part")[["rows", "tokens"]].sum()
+    row_tokens = of_part.tokens / of_part.rows
+    n_tasks = sizes.task.nunique()
+    trained = wanted["steps"] * wanted["batch_rows"] * row_tokens["training"] / 1e6
+    probe = wanted["n_calibration"] * wanted["calibration_length"]
+    looked = n_steps * (probe + of_part.tokens["development"] / n_tasks)
+    judged = of_part.tokens["evaluation"] / n_tasks
+    rows = [
+        ("followed trainings", trainings, (looked + judged) / 1e6, record["seconds"]["tuned"]),
+        ("trainings with frozen blocks", freezings, judged / 1e6, record["seconds"]["frozen"]),
+    ]
+    table = pd.DataFrame(rows, columns=["part", "count", "looking", "seconds"])
+    table.insert(2, "training", table["count"] * trained)
+    return table.assign(looking=table["count"] * table.looking)
 
 
 def _load(name: str):

@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from avss_utils.chapters.dynamics.movement import UNIT
+from avss_utils.chapters.dynamics.movement import PRUNED, UNIT
 from avss_utils.chapters.dynamics.tasks import Part
 from avss_utils.measure.drop_losses import drop_losses
 from avss_utils.models.blocks import decoder_blocks
@@ -62,7 +62,7 @@ def pruned_losses(
 
 
 def overlaps(plans: pd.DataFrame) -> pd.DataFrame:
-    """Shares of dropped blocks in common, a row a task, method and criterion.
+    """Shares of dropped blocks in common, one row per task, method and criterion.
 
     ``plans``: task, method, seed, criterion, when, drop. Columns: kept (plan before with the one
     after, mean over seeds), seeds (plans after of two seeds, mean over pairs: the noise; NaN with
@@ -95,8 +95,8 @@ def kept_less_noise(table: pd.DataFrame, criterion: str, *, rng: np.random.Gener
 def loss_table(plans: pd.DataFrame) -> pd.DataFrame:
     """Nats a token over those of the whole fine-tuned model, mean over seeds.
 
-    A row a task and method; columns: whole (the loss itself), random, and "<criterion> before" and
-    "<criterion> after" for every criterion.
+    One row per task and method; columns: whole (the loss itself), random, and "<criterion> before"
+    and "<criterion> after" for every criterion.
     """
     whole = plans[plans.when == WHOLE_MODEL].set_index(UNIT).loss.rename("whole")
     own = plans[plans.when != WHOLE_MODEL].join(whole, on=UNIT)
@@ -107,6 +107,35 @@ def loss_table(plans: pd.DataFrame) -> pd.DataFrame:
     )
     table.insert(0, "whole", whole.groupby(["task", "method"]).mean())
     return table.rename_axis(columns=None).reset_index()
+
+
+def stale_loss(losses: pd.DataFrame, criterion: str, *, rng: np.random.Generator) -> Estimate:
+    """Loss under the plan before less that under the plan after, mean over tasks and methods.
+
+    ``losses``: of ``loss_table``; interval over tasks and methods (n).
+    """
+    gap = losses[f"{criterion} before"] - losses[f"{criterion} after"]
+    return bootstrap(lambda own, axis: own.mean(axis), gap, rng=rng)
+
+
+def plan_rows(tuned: pd.DataFrame) -> pd.DataFrame:
+    """UNIT, criterion, when, drop, loss of ``Dynamics.tuned``'s rows: what this compares."""
+    own = tuned[tuned.measure == PRUNED].rename(columns={"value": "loss"})
+    return own[[*UNIT, "criterion", "when", "drop", "loss"]].reset_index(drop=True)
+
+
+def shown_plans(plans: pd.DataFrame) -> pd.DataFrame:
+    """The plans of one training per task: by criterion the one before, then each task's after.
+
+    Columns: arm (a name of the plan), drop (block numbers).
+    """
+    rows = []
+    for criterion, own in plans[plans.criterion != ""].groupby("criterion", sort=False):
+        start = own[own.when == BEFORE].iloc[0]
+        rows.append((f"{criterion}: before", as_drop(start["drop"])))
+        after = own[own.when == AFTER]
+        rows += [(f"after {row.task}", as_drop(row.drop)) for row in after.itertuples()]
+    return pd.DataFrame(rows, columns=["arm", "drop"])
 
 
 def _shared(one: str, other: str) -> float:
