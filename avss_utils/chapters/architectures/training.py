@@ -1,24 +1,22 @@
-"""Train one architecture from scratch: the same tokens in the same order for every one."""
+"""Train architectures from scratch: the same tokens in the same order for every one.
 
-import json
+Each at the learning rate that does best for it on development stories.
+"""
+
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
 from torch import nn
 
-from avss_utils.chapters.architectures.facts import Fact
 from avss_utils.chapters.architectures.family import Architecture, build
 from avss_utils.chapters.architectures.mixture import Mixture
-from avss_utils.data.rows import OpenQuestion
 from avss_utils.errors import UsageError
-from avss_utils.models.checkpoint import check_target, whole_folder
+from avss_utils.measure.texts import window_likelihoods
 from avss_utils.models.devices import replayed, settle_attention
 
-MARK, QUESTIONS = "architecture.json", "questions.jsonl"
+LOG_EVERY = 50  # steps; any oftener would stall a GPU
 
 
 @dataclass(frozen=True)
@@ -46,16 +44,16 @@ class Recipe:
 class Member:
     """A trained member of the family, as other code takes a loaded model.
 
-    ``history``: step, loss (nats a token, mean since the row before); ``facts``: seconds and
-    tokens of training, tokens a second, highest learning rate.
+    ``losses``: (step, nats a token, mean since the entry before); ``spent``: seconds and tokens of
+    training, tokens a second, highest learning rate.
     """
 
     architecture: Architecture
     seed: int
     model: nn.Module
     tokenizer: object
-    history: pd.DataFrame
-    facts: dict
+    losses: list[tuple[int, float]]
+    spent: dict[str, float]
 
 
 def train_member(
@@ -65,7 +63,6 @@ def train_member(
     *,
     seed: int,
     device: torch.device,
-    log_every: int = 50,
 ) -> Member:
     """Train on every row of the mixture once; ``seed`` draws the initial weights and nothing else.
 
@@ -83,20 +80,16 @@ def train_member(
     model = build(architecture, mixture.tokenizer, context=context, seed=seed).to(device).train()
     rows = mixture.rows[: n_steps * recipe.batch_rows].to(device)
     batches = rows.view(n_steps, recipe.batch_rows, -1)
-    start = time.perf_counter()
-    history = _run(model, batches, recipe, recipe.rate(architecture), log_every)
-    seconds = time.perf_counter() - start
-    facts = {
-        "seconds": seconds,
-        "tokens": rows.numel(),
-        "tokens a second": rows.numel() / seconds,
-        "learning rate": recipe.rate(architecture),
-    }
+    start, rate = time.perf_counter(), recipe.rate(architecture)
+    losses = _run(model, batches, recipe, rate)
+    seconds, tokens = time.perf_counter() - start, rows.numel()
+    spent = {"seconds": seconds, "tokens": tokens, "tokens a second": tokens / seconds}
+    spent |= {"learning rate": rate}
     settle_attention(model)  # whose batches had no padding until here
-    return Member(architecture, seed, model.eval(), mixture.tokenizer, history, facts)
+    return Member(architecture, seed, model.eval(), mixture.tokenizer, losses, spent)
 
 
-def _run(model, batches: torch.Tensor, recipe: Recipe, rate: float, log_every: int):
+def _run(model, batches: torch.Tensor, recipe: Recipe, rate: float) -> list:
     from transformers import get_cosine_schedule_with_warmup  # seconds to import
 
     device, n_steps = batches.device, len(batches)
@@ -120,18 +113,17 @@ def _run(model, batches: torch.Tensor, recipe: Recipe, rate: float, log_every: i
         optimiser.step()
         total.add_(loss.detach())
 
-    run, since, rows = replayed(step, device), 0, []
+    run, logged, losses = replayed(step, device), 0, []
     for number, batch in enumerate(batches, 1):
         ids.copy_(batch)
         run()
         schedule.step()
-        since += 1
-        if number % log_every == 0 or number == n_steps:  # any oftener would stall a GPU
-            rows.append((number, float(total) / since))
+        if number % LOG_EVERY == 0 or number == n_steps:
+            losses.append((number, float(total) / (number - logged)))
             total.zero_()
-            since = 0
+            logged = number
     optimiser.zero_grad(set_to_none=True)
-    return pd.DataFrame(rows, columns=["step", "loss"])
+    return losses
 
 
 def _groups(model: nn.Module, recipe: Recipe) -> list[dict]:
@@ -144,26 +136,31 @@ def _groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     ]
 
 
-def save_member(member: Member, folder: str | Path, *, facts: Sequence[Fact] = ()) -> Path:
-    """Write a member so that ``models.load_model(folder)`` and transformers load it.
+def development_loss(
+    architecture: Architecture,
+    mixture: Mixture,
+    recipe: Recipe,
+    *,
+    share: float,
+    n_tokens: int,
+    batch_tokens: int,
+    seed: int,
+    device: torch.device,
+) -> float:
+    """Nats a token of ``n_tokens`` of development stories, which no member is judged on.
 
-    ``facts`` go into questions.jsonl, true and false answers, which every command takes as a file
-    of one's own. The folder appears whole or not at all; one with other content is refused
-    (UsageError).
+    Trained on the first ``share`` of the mixture's rows, on a schedule of its own.
     """
-    folder = check_target(folder, mark=MARK)
-    with whole_folder(folder) as working:
-        member.model.save_pretrained(working)
-        member.tokenizer.save_pretrained(working)
-        record = {"architecture": asdict(member.architecture), "seed": member.seed}
-        text = json.dumps({**record, "training": member.facts}, indent=1)
-        (working / MARK).write_text(text + "\n", encoding="utf-8")
-        if facts:
-            lines = [json.dumps(_as_record(fact.question)) for fact in facts]
-            (working / QUESTIONS).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
+    fewer = replace(mixture, rows=mixture.rows[: round(share * len(mixture.rows))])
+    member = train_member(architecture, fewer, recipe, seed=seed, device=device)
+    windows = mixture.windows(mixture.development, n_tokens=n_tokens)
+    scored = window_likelihoods(member.model, windows, batch_tokens=batch_tokens)
+    return float(scored.nll.sum() / scored.n_tokens.sum())
 
 
-def _as_record(row: OpenQuestion) -> dict:
-    answers = {"answer": row.answers[0], "distractors": list(row.false_answers)}
-    return {"id": row.row_id, "question": row.question, **answers}
+def best_recipe(name: str, recipe: Recipe, tried: pd.DataFrame | None) -> Recipe:
+    """The recipe with an architecture's rate of least development loss; as it is if None."""
+    if tried is None:
+        return recipe
+    own = tried[tried.architecture == name]
+    return replace(recipe, learning_rate=float(own.rate[own.development.idxmin()]))
