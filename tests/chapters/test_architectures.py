@@ -70,14 +70,10 @@ def test_unknown_entities_have_no_right_answer_and_known_ones_one():
 
 
 def test_rates_by_group_and_exposures_add_up():
-    table = pd.DataFrame(
-        {
-            "group": ["known"] * 4 + ["rare"],
-            "exposures": [10, 10, 10, 12, 1],
-            "label": ["right", "wrong", "right", "abstained", "wrong"],
-        }
-    )
-    found = {row[:3]: row[3:] for row in measures.answer_rates(table)}
+    kinds = [("known", 10)] * 3 + [("known", 12), ("rare", 1)]
+    facts = [SimpleNamespace(group=group, exposures=n) for group, n in kinds]
+    labels = ["right", "wrong", "right", "abstained", "wrong"]
+    found = {row[:3]: row[3:] for row in measures.answer_rates(facts, labels)}
     assert found["recall", "known", 10] == (2 / 3, 3)
     assert found["hallucination", "known", 10] == (1 / 3, 3)
     assert found["abstention", "known", 12] == (1.0, 1)
@@ -130,7 +126,8 @@ def test_facts_become_questions_with_another_value_as_the_false_answer():
 
 def test_models_that_are_not_here_are_left_out(tmp_path):
     folder = save_tiny(tmp_path / "tiny")
-    assert study.present([str(folder), str(tmp_path / "no"), "org/model"]) == [str(folder)]
+    asked = [str(folder), str(tmp_path / "no"), "org/model"]
+    assert list(filter(study.is_here, asked)) == [str(folder)]
 
 
 def test_a_real_model_has_its_peaks_and_a_run_says_which_models_it_had(monkeypatch, tmp_path):

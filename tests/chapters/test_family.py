@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -171,10 +172,10 @@ def test_the_rate_falls_with_the_root_of_the_width():
 
 
 def test_the_rate_of_least_development_loss_is_taken():
-    options = dict(share=0.5, n_tokens=100, batch_tokens=256, seed=0, device=CPU)
+    p = SimpleNamespace(rate_share=0.5, n_rate_tokens=100, batch_tokens=256, seed=0)
     mixed, rates = mixture(), (1e-6, 1e-2)
     losses = [
-        development_loss(small(), mixed, replace(RECIPE, learning_rate=rate), **options)
+        development_loss(small(), mixed, replace(RECIPE, learning_rate=rate), p, device=CPU)
         for rate in rates
     ]
     tried = pd.DataFrame({"architecture": "small", "rate": rates, "development": losses})

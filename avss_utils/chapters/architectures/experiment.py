@@ -1,7 +1,8 @@
 """Notebook 06, table by table: a family trained alike, and where scores of real models peak."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,20 +86,15 @@ class Architectures:
     @cached_property
     def asked(self) -> tuple[Events, Events, dict]:
         """What real models are asked: calibration and evaluation questions, the set's identity."""
-        sizes = dict(calibration=self.p.n_calibration, evaluation=self.p.n_questions)
-        options = dict(wording=PLAIN, seed=self.p.seed)
-        (before, identity), (after, _) = (
-            set_events(self.p.questions, part=part, n_questions=n, **options)
-            for part, n in sizes.items()
-        )
-        return before, after, identity
+        ask = partial(set_events, self.p.questions, wording=PLAIN, seed=self.p.seed)
+        before, identity = ask(part="calibration", n_questions=self.p.n_calibration)
+        return before, ask(part="evaluation", n_questions=self.p.n_questions)[0], identity
 
     @cached_property
     def real(self) -> list[LoadedModel]:
         """The notebook's model, and the others that are on this machine."""
-        others = dict.fromkeys(
-            present([name for name in self.p.other_models if name != self.p.model])
-        )
+        others = dict.fromkeys(filter(is_here, self.p.other_models))
+        others.pop(self.p.model, None)
         options = dict(dtype="float32", device=self.where)
         return [self.loaded, *(load_model(name, **options) for name in others)]
 
@@ -112,18 +108,9 @@ class Architectures:
     def rates(self, key: tuple[str, float]) -> pd.DataFrame:
         """One row: architecture, rate (at the recipe's width), ``training.development_loss``."""
         p, (name, rate) = self.p, key
-        loss = development_loss(
-            self._row(name),
-            self.mixtures[p.taught_share],
-            Recipe(p.batch_rows, rate, p.rate_width),
-            share=p.rate_share,
-            n_tokens=p.n_rate_tokens,
-            batch_tokens=p.batch_tokens,
-            seed=p.seed,
-            device=self.where,
-        )
-        names = ["architecture", "rate", "development"]
-        return pd.DataFrame([(name, rate, loss)], columns=names)
+        mixture, recipe = self.mixtures[p.taught_share], replace(self.recipe, learning_rate=rate)
+        loss = development_loss(self._row(name), mixture, recipe, p, device=self.where)
+        return pd.DataFrame([{"architecture": name, "rate": rate, "development": loss}])
 
     @checked(by="fact_id")
     def facts(self) -> pd.DataFrame:
@@ -188,18 +175,13 @@ def real_models(record: dict) -> list[str]:
     return [record["model"]["short"], *found]
 
 
-def present(names: Sequence[str]) -> list[str]:
-    """Those of the named models that this machine can load without a network.
-
-    Embedded ones whose wheels are all installed, folders and GGUF files that exist.
+def is_here(name: str) -> bool:
+    """Whether this machine can load a model without a network: an embedded one whose wheels are all
+    installed, or a folder or GGUF file that exists.
     """
-
-    def is_here(name: str) -> bool:
-        if name in EMBEDDED:
-            return all(package_path(file) for _, file in EMBEDDED[name].parts)
-        return Path(name).expanduser().exists()
-
-    return [name for name in names if is_here(name)]
+    if name in EMBEDDED:
+        return all(package_path(file) for _, file in EMBEDDED[name].parts)
+    return Path(name).expanduser().exists()
 
 
 def as_data(identity: dict) -> dict:

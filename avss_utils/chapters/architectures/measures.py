@@ -29,46 +29,37 @@ SCORES = HSAV, HSS, EAVSS = "HSAV", "HSS", "EAVSS"
 PLACES = CENTRE, HIGHEST = "centre", "highest"
 
 
-def answer_table(
-    loaded, facts: Sequence[Fact], *, max_new_tokens: int, batch_tokens: int
-) -> pd.DataFrame:
-    """Greedy closed-book answers: fact_id, group, exposures, label (right, wrong, abstained).
+def labels(loaded, facts: Sequence[Fact], *, max_new_tokens: int, batch_tokens: int) -> list[str]:
+    """Greedy closed-book answers to questions about facts: right, wrong or abstained each.
 
     Right is the value itself, normalised; of an unknown entity nothing is right, and whatever is no
     abstention is wrong.
     """
+    options = dict(max_new_tokens=max_new_tokens, batch_tokens=batch_tokens)
     prompts = [fact.prompt for fact in facts]
-    found = greedy_answers(
-        loaded.model,
-        loaded.tokenizer,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        batch_tokens=batch_tokens,
-    )
-    rows = [
-        (fact.fact_id, fact.group, fact.exposures, label_of(own.text, fact))
-        for fact, own in zip(facts, found, strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["fact_id", "group", "exposures", "label"])
+    found = greedy_answers(loaded.model, loaded.tokenizer, prompts, **options)
+    return [label_of(own.text, fact) for fact, own in zip(facts, found, strict=True)]
 
 
 def label_of(text: str, fact: Fact) -> str:
-    """right, wrong or abstained, see ``answer_table``."""
+    """right, wrong or abstained, see ``labels``."""
     if fact.group in UNKNOWNS:
         return ABSTAINED if is_abstention(text) else FALSE
     return judged(text, (fact.value,))
 
 
-def answer_rates(table: pd.DataFrame) -> Iterator[tuple]:
-    """From ``answer_table``: (measure, group, exposures, share, n) of every label."""
-    for (group, exposures), own in table.groupby(["group", "exposures"], sort=False):
+def answer_rates(facts: Sequence[Fact], found: Sequence[str]) -> Iterator[tuple]:
+    """(measure, group, exposures, share, n) of every one of the ``labels`` of facts."""
+    kinds = [(fact.group, fact.exposures) for fact in facts]
+    for group, exposures in dict.fromkeys(kinds):
+        own = [x for x, kind in zip(found, kinds, strict=True) if kind == (group, exposures)]
         for measure, label in MEASURES.items():
-            yield measure, group, exposures, (own.label == label).mean(), len(own)
+            yield measure, group, exposures, own.count(label) / len(own), len(own)
 
 
 def recall(loaded, facts: Sequence[Fact], **sizes) -> float:
-    """Share of facts that are answered right, in [0, 1]; ``sizes`` as of ``answer_table``."""
-    return float((answer_table(loaded, facts, **sizes).label == RIGHT).mean())
+    """Share of facts that are answered right, in [0, 1]; ``sizes`` as of ``labels``."""
+    return labels(loaded, facts, **sizes).count(RIGHT) / len(facts)
 
 
 def n_kept(values: Iterable[float], least: float) -> int:

@@ -10,9 +10,9 @@ from avss_utils.chapters.architectures.facts import GROUPS, KNOWN, of_group
 from avss_utils.chapters.architectures.family import block_parameters
 from avss_utils.chapters.architectures.measures import (
     answer_rates,
-    answer_table,
     fact_events,
     greedy_order,
+    labels,
     peak_table,
     recall_drops,
     score_profiles,
@@ -73,7 +73,7 @@ def _answers(member: Member, mixture: Mixture, p: SimpleNamespace) -> Iterator[t
         for fact in of_group(mixture.facts, group, n=p.n_asked, seed=p.seed)
     ]
     given = dict(max_new_tokens=mixture.answer_tokens, batch_tokens=p.batch_tokens)
-    yield from answer_rates(answer_table(member, facts, **given))
+    yield from answer_rates(facts, labels(member, facts, **given))
 
 
 def _scores(member: Member, mixture: Mixture, p: SimpleNamespace) -> Iterator[tuple]:

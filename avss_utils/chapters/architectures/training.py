@@ -5,6 +5,7 @@ Each at the learning rate that does best for it on development stories.
 
 import time
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pandas as pd
 import torch
@@ -17,6 +18,7 @@ from avss_utils.measure.texts import window_likelihoods
 from avss_utils.models.devices import replayed, settle_attention
 
 LOG_EVERY = 50  # steps; any oftener would stall a GPU
+WARM_UP, WEIGHT_DECAY = 0.05, 0.1
 
 
 @dataclass(frozen=True)
@@ -24,16 +26,14 @@ class Recipe:
     """What all architectures have in common.
 
     ``batch_rows``: rows of the mixture a step; ``learning_rate``: of AdamW at ``rate_width``, for
-    other widths in proportion to the root of ``rate_width`` over width; a share ``warm_up`` of all
-    steps rises to it, the rest falls along a cosine to 0. ``weight_decay`` spares norms and biases;
+    other widths in proportion to the root of ``rate_width`` over width; a share WARM_UP of all
+    steps rises to it, the rest falls along a cosine to 0. WEIGHT_DECAY spares norms and biases;
     gradients are cut to a norm of 1.
     """
 
     batch_rows: int
     learning_rate: float
     rate_width: int
-    warm_up: float = 0.05
-    weight_decay: float = 0.1
 
     def rate(self, architecture: Architecture) -> float:
         """The highest learning rate of an architecture."""
@@ -49,7 +49,6 @@ class Member:
     """
 
     architecture: Architecture
-    seed: int
     model: nn.Module
     tokenizer: object
     losses: list[tuple[int, float]]
@@ -57,12 +56,7 @@ class Member:
 
 
 def train_member(
-    architecture: Architecture,
-    mixture: Mixture,
-    recipe: Recipe,
-    *,
-    seed: int,
-    device: torch.device,
+    architecture: Architecture, mixture: Mixture, recipe: Recipe, *, seed: int, device: torch.device
 ) -> Member:
     """Train on every row of the mixture once; ``seed`` draws the initial weights and nothing else.
 
@@ -81,27 +75,28 @@ def train_member(
     rows = mixture.rows[: n_steps * recipe.batch_rows].to(device)
     batches = rows.view(n_steps, recipe.batch_rows, -1)
     start, rate = time.perf_counter(), recipe.rate(architecture)
-    losses = _run(model, batches, recipe, rate)
+    losses = _run(model, batches, rate)
     seconds, tokens = time.perf_counter() - start, rows.numel()
     spent = {"seconds": seconds, "tokens": tokens, "tokens a second": tokens / seconds}
-    spent |= {"learning rate": rate}
     settle_attention(model)  # whose batches had no padding until here
-    return Member(architecture, seed, model.eval(), mixture.tokenizer, losses, spent)
+    spent["learning rate"] = rate
+    return Member(architecture, model.eval(), mixture.tokenizer, losses, spent)
 
 
-def _run(model, batches: torch.Tensor, recipe: Recipe, rate: float) -> list:
+def _run(model, batches: torch.Tensor, rate: float) -> list[tuple[int, float]]:
     from transformers import get_cosine_schedule_with_warmup  # seconds to import
 
     device, n_steps = batches.device, len(batches)
     on_gpu = device.type == "cuda"
+    matrices, rest = ([p for p in model.parameters() if (p.dim() > 1) == two] for two in (1, 0))
     optimiser = torch.optim.AdamW(
-        _groups(model, recipe),
+        [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}],
         lr=torch.tensor(rate, device=device) if on_gpu else rate,  # a number would be recorded
         betas=(0.9, 0.95),
         fused=on_gpu,
         capturable=on_gpu,
     )
-    n_warm = max(1, round(recipe.warm_up * n_steps))
+    n_warm = max(1, round(WARM_UP * n_steps))
     schedule = get_cosine_schedule_with_warmup(optimiser, n_warm, n_steps)
     ids, total = torch.empty_like(batches[0]), torch.zeros((), device=device)
 
@@ -126,35 +121,22 @@ def _run(model, batches: torch.Tensor, recipe: Recipe, rate: float) -> list:
     return losses
 
 
-def _groups(model: nn.Module, recipe: Recipe) -> list[dict]:
-    """Matrices, which decay, and the rest, which does not."""
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    rest = [p for p in model.parameters() if p.dim() < 2]
-    return [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
-    ]
-
-
 def development_loss(
     architecture: Architecture,
     mixture: Mixture,
     recipe: Recipe,
+    p: SimpleNamespace,
     *,
-    share: float,
-    n_tokens: int,
-    batch_tokens: int,
-    seed: int,
     device: torch.device,
 ) -> float:
-    """Nats a token of ``n_tokens`` of development stories, which no member is judged on.
+    """Nats a token of ``p.n_rate_tokens`` of development stories, which no member is judged on.
 
-    Trained on the first ``share`` of the mixture's rows, on a schedule of its own.
+    Trained on the first ``p.rate_share`` of the mixture's rows, on a schedule of its own.
     """
-    fewer = replace(mixture, rows=mixture.rows[: round(share * len(mixture.rows))])
-    member = train_member(architecture, fewer, recipe, seed=seed, device=device)
-    windows = mixture.windows(mixture.development, n_tokens=n_tokens)
-    scored = window_likelihoods(member.model, windows, batch_tokens=batch_tokens)
+    fewer = replace(mixture, rows=mixture.rows[: round(p.rate_share * len(mixture.rows))])
+    member = train_member(architecture, fewer, recipe, seed=p.seed, device=device)
+    windows = mixture.windows(mixture.development, n_tokens=p.n_rate_tokens)
+    scored = window_likelihoods(member.model, windows, batch_tokens=p.batch_tokens)
     return float(scored.nll.sum() / scored.n_tokens.sum())
 
 
