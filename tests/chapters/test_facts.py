@@ -170,7 +170,7 @@ def test_the_first_set_that_is_there_is_taken(tmp_path, monkeypatch):
     (tmp_path / "c4").mkdir()
     (tmp_path / "c4" / "c4.utf8").write_text("A page.\nAnother page.\n")
     assert first_available(["tinystories", "c4"]).name == "c4"
-    with pytest.raises(UsageError, match="'tinystories' is nowhere to be had"):
+    with pytest.raises(UsageError, match="'tinystories' is not available"):
         first_available(["tinystories"])
     with pytest.raises(UsageError, match="name a text set"):
         first_available([])
