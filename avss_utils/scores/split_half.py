@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from avss_utils.data.answer_pairs import Pairs
+from avss_utils.data.answer_sets import Pairs
 from avss_utils.scores.contrast_tests import AT_ONCE
 from avss_utils.scores.contrasts import READINGS, AnswerSums, eavss, every_eavss
 from avss_utils.stats.block_profiles import rank_correlation

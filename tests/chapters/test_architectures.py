@@ -11,13 +11,13 @@ from test_facts import SPEC, mixture
 from test_family import CPU, RECIPE, small
 from tiny import FAMILIES, save_tiny
 
-from avss_utils.chapters.architectures import answers_to_q3 as reading
-from avss_utils.chapters.architectures import effects, peaks
+from avss_utils.chapters.architectures import depth_profiles, effects, measures
+from avss_utils.chapters.architectures import experiment as study
 from avss_utils.chapters.architectures import facts as made
-from avss_utils.chapters.architectures import member_measures as measures
-from avss_utils.chapters.architectures import member_study as study
+from avss_utils.chapters.architectures import members as of_member
+from avss_utils.chapters.architectures.facts import RELATIONS
 from avss_utils.chapters.architectures.family import build
-from avss_utils.chapters.architectures.relations import RELATIONS
+from avss_utils.chapters.architectures.training import train_member
 from avss_utils.data.answer_sets import PAIRED
 from avss_utils.data.token_rows import Scored, text_batches
 from avss_utils.errors import UsageError
@@ -26,22 +26,32 @@ from avss_utils.models.blocks import decoder_blocks
 from avss_utils.models.load import LoadedModel, load_model
 from avss_utils.stats.resampling import Estimate
 
-SIZES = study.Sizes(
+SIZES = SimpleNamespace(
     n_asked=6,
     n_contrast=3,
     n_shuffles=9,
     n_texts=3,
     n_loss_tokens=60,
     eps=1e-3,
-    ratio=0.05,
+    relative_eps=0.05,
     batch_tokens=512,
+    keep=0.9,
+    seed=0,
 )
+EVENTS = [f for f in made.make_facts(SPEC, seed=0) if f.group == made.KNOWN]
+
+
+def member_rows() -> pd.DataFrame:
+    """One member trained and measured, as a unit of the study."""
+    mixed = mixture()
+    member = train_member(small(depth=3), mixed, RECIPE, seed=1, device=CPU)
+    table = of_member.member_rows(member, mixed, SIZES)
+    return table.assign(architecture="small", seed=1)
 
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    unit = (small(depth=3), 1, 0.4)
-    return study.member_rows({0.4: mixture()}, {"small": RECIPE}, SIZES, CPU, 0, unit)
+    return member_rows()
 
 
 # labels and rates
@@ -60,14 +70,10 @@ def test_unknown_entities_have_no_right_answer_and_known_ones_one():
 
 
 def test_rates_by_group_and_exposures_add_up():
-    table = pd.DataFrame(
-        {
-            "group": ["known"] * 4 + ["rare"],
-            "exposures": [10, 10, 10, 12, 1],
-            "label": ["right", "wrong", "right", "abstained", "wrong"],
-        }
-    )
-    found = {row[:3]: row[3:] for row in measures.answer_rates(table)}
+    kinds = [("known", 10)] * 3 + [("known", 12), ("rare", 1)]
+    facts = [SimpleNamespace(group=group, exposures=n) for group, n in kinds]
+    labels = ["right", "wrong", "right", "abstained", "wrong"]
+    found = {row[:3]: row[3:] for row in measures.answer_rates(facts, labels)}
     assert found["recall", "known", 10] == (2 / 3, 3)
     assert found["hallucination", "known", 10] == (1 / 3, 3)
     assert found["abstention", "known", 12] == (1.0, 1)
@@ -86,8 +92,8 @@ def test_blocks_count_as_removable_up_to_the_first_failure():
 
 def test_places_of_made_profiles():
     one = np.array([[0.0, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0], [2, 0, 0, 1]])
-    found = peaks.places(one)
-    np.testing.assert_allclose(peaks.relative_depth(4), [0.125, 0.375, 0.625, 0.875])
+    found = measures.places(one)
+    np.testing.assert_allclose(measures.relative_depth(4), [0.125, 0.375, 0.625, 0.875])
     np.testing.assert_allclose(found["centre"], [0.875, 0.5, 0.5, 0.375])
     np.testing.assert_allclose(found["highest"], [0.875, 0.125, 0.125, 0.125])
 
@@ -97,7 +103,7 @@ def test_a_planted_peak_is_beyond_shuffled_labels_and_an_even_profile_is_not():
     noise = rng.random((200, 8))
     planted = noise.copy()
     planted[0] = [0, 0, 0, 0, 0, 0, 9, 0]
-    table = peaks.peak_table({"EAVSS": planted, "HSS": noise}).set_index(["score", "place"])
+    table = measures.peak_table({"EAVSS": planted, "HSS": noise}).set_index(["score", "place"])
     assert table.value["EAVSS", "highest"] == 6.5 / 8
     assert table.p["EAVSS", "centre"] < 0.02
     assert 0.02 < table.p["HSS", "centre"] <= 1
@@ -106,57 +112,56 @@ def test_a_planted_peak_is_beyond_shuffled_labels_and_an_even_profile_is_not():
 
 
 def test_facts_become_questions_with_another_value_as_the_false_answer():
-    facts = [f for f in made.make_facts(SPEC, seed=0) if f.group == made.KNOWN]
-    events = peaks.fact_events(facts, seed=0)
-    assert len(events.asked) == len(facts) > 3
-    for fact, (prompt, answers) in zip(facts, events.asked, strict=True):
+    events = measures.fact_events(EVENTS, seed=0)
+    assert len(events.asked) == len(EVENTS) > 3
+    for fact, (prompt, answers) in zip(EVENTS, events.asked, strict=True):
         true, false = answers[:2]
         assert prompt == fact.prompt
         assert true == f" {fact.value}"
         assert false.strip() in RELATIONS[fact.relation].values
         assert false != true
     assert set(events.origin) == {"published"}
-    assert len(events.pairs(PAIRED).true) == len(facts)
+    assert len(events.pairs(PAIRED).true) == len(EVENTS)
 
 
 def test_models_that_are_not_here_are_left_out(tmp_path):
     folder = save_tiny(tmp_path / "tiny")
-    assert peaks.present([str(folder), str(tmp_path / "no"), "org/model"]) == [str(folder)]
+    asked = [str(folder), str(tmp_path / "no"), "org/model"]
+    assert list(filter(study.is_here, asked)) == [str(folder)]
 
 
-def test_a_real_model_has_its_peaks_on_a_real_set(monkeypatch, tmp_path):
-    asked = [f for f in made.make_facts(SPEC, seed=0) if f.group == made.KNOWN]
-    events = peaks.fact_events(asked, seed=0)
-    monkeypatch.setattr(peaks, "set_events", lambda *_, **__: (events, {}))
+def test_a_real_model_has_its_peaks_and_a_run_says_which_models_it_had(monkeypatch, tmp_path):
+    events = measures.fact_events(EVENTS, seed=0)
     loaded = load_model(save_tiny(tmp_path / "tiny"), device="cpu")
-    options = dict(eps=1e-3, ratio=0.05, seed=0, batch_tokens=512)
-    sizes = dict(n_calibration=3, n_questions=3)
-    asked = peaks.real_studies("sciq_open", [loaded], options=options, **sizes)
-    table = peaks.real_peaks(asked.studies[0], n_shuffles=9)
+    own = SimpleNamespace(p=SIZES, asked=(events, events, {}), real=[loaded])
+    table = study.Architectures.real_peaks(own, "tiny")
     assert set(table.model) == {"tiny"}
-    assert len(table) == len(peaks.SCORES) * len(peaks.PLACES)
+    assert len(table) == len(measures.SCORES) * len(measures.PLACES)
     assert table.value.between(0, 1).all()
+    further = {"short": "m", "source": "hub", "weights_sha256": "0f", "n_blocks": 4}
+    as_data = study.as_data(further)
+    assert as_data == {"name": "m", "source": "hub", "sha256": "0f", "n": 4}
+    record = {"model": {"short": "tiny"}, "data": [{"name": "c4"}, as_data]}
+    record["parameters"] = {"other_models": ["gone", "m"]}
+    assert study.real_models(record) == ["tiny", "m"]
 
 
 # a unit of the study
 
 
 def test_a_unit_gives_every_measure(rows):
-    assert list(rows) == ["architecture", "seed", "taught", *study.COLUMNS]
-    assert set(rows[["architecture", "seed", "taught"]].itertuples(index=False, name=None)) == {
-        ("small", 1, 0.4)
-    }
+    assert list(rows) == [*of_member.COLUMNS, "architecture", "seed"]
     rates = rows[rows.measure.isin(measures.MEASURES)]
     assert set(rates.group) == set(made.GROUPS)
     np.testing.assert_allclose(rates.groupby(["group", "at"]).value.sum(), 1)
-    for measure in (*peaks.SCORES, *study.CRITERIA):
+    for measure in (*measures.SCORES, *of_member.CRITERIA):
         own = rows[(rows.measure == measure) & (rows.group != "shuffled")]
         assert own["at"].to_list() == [0, 1, 2]
     for group in ("true", "shuffled"):
         own = rows[(rows.measure == "EAVSS") & (rows.group == group)]
         assert own.value.sum() == pytest.approx(1)
-    places = rows[rows.measure.isin([f"{s} {p}" for s in peaks.SCORES for p in peaks.PLACES])]
-    assert len(places) == 4 * len(peaks.SCORES) * len(peaks.PLACES)
+    places = rows[rows.measure.isin([f"{s} {p}" for s in measures.SCORES for p in measures.PLACES])]
+    assert len(places) == 4 * len(measures.SCORES) * len(measures.PLACES)
     wide = places.pivot(index="measure", columns="group", values="value")
     np.testing.assert_allclose(wide.excess, wide.value - wide.shuffled)
     kept = rows[rows.measure.str.startswith("removable")]
@@ -179,32 +184,29 @@ def test_blocks_are_ranked_on_other_stories_than_those_that_judge_the_ranking(mo
         seen["texts"] = list(texts)
         return text_batches(tokenizer, texts, **options)
 
-    monkeypatch.setattr(study, "Sensitivity", ranked)
-    monkeypatch.setattr(study, "text_drops", judged)
-    monkeypatch.setattr(study, "text_batches", statistics)
-    mixed = mixture()
-    study.member_rows({0.4: mixed}, {"small": RECIPE}, SIZES, CPU, 0, (small(), 0, 0.4))
+    monkeypatch.setattr(of_member, "Sensitivity", ranked)
+    monkeypatch.setattr(of_member, "text_drops", judged)
+    monkeypatch.setattr(of_member, "text_batches", statistics)
+    member_rows()
     assert seen["ranked"]
     assert seen["judged"]
     assert not set(seen["ranked"]) & set(seen["judged"])
-    assert set(seen["texts"]) <= set(mixed.development)
+    assert set(seen["texts"]) <= set(mixture().development)
 
 
 def test_the_same_unit_gives_the_same_rows(rows):
-    unit = (small(depth=3), 1, 0.4)
-    again = study.member_rows({0.4: mixture()}, {"small": RECIPE}, SIZES, CPU, 0, unit)
+    again = member_rows()
     timed = rows.group.isin(["seconds", "tokens a second"])
     pd.testing.assert_frame_equal(rows[~timed], again[~timed], check_exact=True)
 
 
-def test_units_go_seed_by_seed_with_controls_never_taught_to_abstain():
-    family = [small("a"), small("b")]
-    found = study.units(family, ["b"], taught_share=0.4, n_seeds=2)
-    assert [(a.name, seed, taught) for a, seed, taught in found] == [
+def test_seeds_come_one_after_another_with_controls_never_taught_to_abstain():
+    p = dict(architectures=["a", "b"], controls=["b"], taught_share=0.4, n_seeds=2)
+    assert study.to_train(p) == [
         *(("a", 0, 0.4), ("b", 0, 0.4), ("b", 0, 0.0)),
         *(("a", 1, 0.4), ("b", 1, 0.4), ("b", 1, 0.0)),
     ]
-    assert len(study.units(family, ["a", "b"], taught_share=0.0, n_seeds=1)) == 2
+    assert len(study.to_train(p | dict(controls=["a", "b"], taught_share=0.0, n_seeds=1))) == 2
 
 
 def test_bits_per_byte_are_kept_without_a_block_that_does_nothing():
@@ -285,13 +287,13 @@ def test_a_collinear_family_is_refused_and_one_too_small():
     assert np.isinf(table.high).all()  # three architectures, three coefficients: nothing is left
 
 
-def test_inflation_and_condition_by_hand():
+def test_inflation_by_hand():
     x = pd.DataFrame({"a": [1.0, 2, 3, 4], "b": [1.0, -1, -1, 1]})  # uncorrelated
     np.testing.assert_allclose(effects.inflation(x), 1)
-    assert effects.condition_number(x) == pytest.approx(1)
     near = x.assign(b=x.a + 0.1 * x.b)  # R^2 = 5 / 5.04
     np.testing.assert_allclose(effects.inflation(near), 5.04 / 0.04)
-    assert effects.condition_number(x.assign(b=2 * x.a)) == np.inf
+    for other in (2 * x.a, 0 * x.a + 0.1):
+        assert np.isinf(effects.inflation(x.assign(b=other))).all()
 
 
 def test_differences_are_paired_by_seed():
@@ -317,14 +319,14 @@ def test_variance_between_architectures_by_hand_and_by_chance():
         columns=["architecture", "seed", "value"],
     )
     options = dict(n_permutations=99, rng=np.random.default_rng(0))
-    found = effects.between_share(values, **options)
+    found = depth_profiles.between_share(values, **options)
     assert found["within"] == pytest.approx(1)
     assert found["between"] == pytest.approx((250 - 1 / 3) ** 0.5)  # 10^2 x 2.5, less seeds' part
     assert found["share"] > 0.99
     assert found["p"] == pytest.approx(0.01)
     noise = values.assign(value=np.random.default_rng(1).standard_normal(15))
-    assert effects.between_share(noise, **options)["p"] > 0.05
-    assert np.isnan(effects.between_share(values[values.seed == 0], **options)["p"])
+    assert depth_profiles.between_share(noise, **options)["p"] > 0.05
+    assert np.isnan(depth_profiles.between_share(values[values.seed == 0], **options)["p"])
 
 
 # reading rows
@@ -341,21 +343,21 @@ def test_outcomes_are_means_over_exposures_by_their_numbers():
         ],
         columns=["architecture", "seed", "measure", "group", "at", "value", "n"],
     )
-    found = reading.outcome(rows, "recall, known")
+    found = effects.outcome(rows, "recall, known")
     assert found.value.to_list() == [0.25, 0.5]
-    spread = reading.over_seeds(found)
+    spread = effects.over_seeds(found)
     assert spread[["value", "low", "high", "n"]].iloc[0].to_list() == [0.375, 0.25, 0.5, 2]
-    assert reading.outcome(rows, "removable, recall").empty
+    assert effects.outcome(rows, "removable, recall").empty
 
 
 def test_every_outcome_and_place_is_in_the_rows_of_a_unit(rows):
-    for name, (measure, group) in reading.OUTCOMES.items():
+    for name, (measure, group) in effects.OUTCOMES.items():
         assert ((rows.measure == measure) & (rows.group == group)).any(), name
-    found = reading.profile_places(rows, "leave-one-out")
-    assert set(found.place) == set(peaks.PLACES)
+    found = depth_profiles.profile_places(rows, "leave-one-out")
+    assert set(found.place) == set(measures.PLACES)
     assert found.value.between(0, 1).all()
-    shares = reading.peak_shares(rows, n_permutations=9, seed=0)
-    assert len(shares) == 2 * len(peaks.SCORES) * len(peaks.PLACES)
+    shares = depth_profiles.peak_shares(rows, n_permutations=9, seed=0)
+    assert len(shares) == 2 * len(measures.SCORES) * len(measures.PLACES)
     assert shares.beyond.isin([0, 1]).all()
 
 
@@ -366,21 +368,31 @@ def test_slopes_of_several_outcomes_leave_out_what_is_not_there_for_all():
         for m, g in (("recall", "known"), ("bits per byte", "stories"))
     ]
     parts[1] = parts[1][parts[1].architecture != "post"]
-    table = reading.slope_table(
+    table = effects.slope_table(
         pd.concat(parts), family, ["recall, known", "bits per byte"], effects.WIDTH
     )
     assert set(table.outcome) == {"recall, known"}
-    slope = reading.slope_of(table, effects.DEPTH, "recall, known")
+    slope = effects.slope_of(table, effects.DEPTH, "recall, known")
     assert slope.value == pytest.approx(0.3)
-    assert reading.direction(Estimate(0.15, 0.1, 0.2, 9)) == "rises"
-    assert reading.direction(Estimate(-0.15, -0.2, -0.1, 9)) == "falls"
-    assert reading.direction(Estimate(0.15, -np.inf, np.inf, 9)) == "undecided"
+    found, refused = effects.slopes_beside(rows_of_all := pd.concat(parts), family)
+    assert not refused
+    others = effects.exploratory(found)
+    assert len(others) == 2 * 3  # recall is not the primary outcome
+    assert (others.adjusted >= others.p).all()
+    two = rows_of_all[rows_of_all.architecture.isin([row.name for row in family[:2]])]
+    few, why = effects.slopes_beside(two, family[:2])
+    assert not few
+    assert "cannot tell" in why[effects.WIDTH]
+    assert effects.exploratory(few).empty
+    assert effects.direction(Estimate(0.15, 0.1, 0.2, 9)) == "rises"
+    assert effects.direction(Estimate(-0.15, -0.2, -0.1, 9)) == "falls"
+    assert effects.direction(Estimate(0.15, -np.inf, np.inf, 9)) == "undecided"
 
 
 def test_the_grid_is_what_differs_in_nothing_but_its_size():
     family = [*grid(), small("heads", depth=4, width=64, heads=2)]
     assert [row.name for row in effects.plain(family)] == [row.name for row in grid()[:-1]]
-    table = reading.grid(planted(family, noise=0.0, seed=0), family)
+    table = effects.grid(planted(family, noise=0.0, seed=0), family)
     assert table.arm.drop_duplicates().to_list() == ["width 32", "width 64", "width 128"]
     assert table.depth.to_list() == [2, 4, 8] * 3
     assert (table.n == 3).all()
@@ -404,12 +416,8 @@ def test_a_mean_profile_weighs_all_members_alike_and_leaves_out_empty_ones():
         ],
         columns=["architecture", "seed", "measure", "group", "at", "value"],
     )
-    np.testing.assert_allclose(reading.mean_profile(rows, "avss", "", ["a"]), [0.5, 1.5])
-    np.testing.assert_allclose(reading.mean_profile(rows, "avss", "", ["a", "b", "c"]), [1.0, 1.0])
-    assert np.isnan(reading.mean_profile(rows, "avss", "", ["c"])).all()
-
-
-def test_a_further_model_is_part_of_what_a_run_is_known_by():
-    identity = {"short": "m", "source": "hub", "weights_sha256": "0f", "n_blocks": 4}
-    own = peaks.as_data(LoadedModel(None, None, identity))
-    assert own == {"name": "m", "source": "hub", "sha256": "0f", "n": 4}
+    np.testing.assert_allclose(depth_profiles.mean_profile(rows, "avss", "", ["a"]), [0.5, 1.5])
+    np.testing.assert_allclose(
+        depth_profiles.mean_profile(rows, "avss", "", ["a", "b", "c"]), [1.0, 1.0]
+    )
+    assert np.isnan(depth_profiles.mean_profile(rows, "avss", "", ["c"])).all()

@@ -4,10 +4,12 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from data_sources import write
 
 from avss_utils.chapters.architectures import facts as made
+from avss_utils.chapters.architectures.facts import RELATIONS, UNKNOWN
 from avss_utils.chapters.architectures.mixture import (
     END,
     first_available,
@@ -15,7 +17,6 @@ from avss_utils.chapters.architectures.mixture import (
     packed,
     train_tokenizer,
 )
-from avss_utils.chapters.architectures.relations import RELATIONS, UNKNOWN
 from avss_utils.data.loading import disjoint_parts, load_texts
 from avss_utils.data.rows import Corpus, Text
 from avss_utils.errors import UsageError
@@ -34,7 +35,7 @@ def mixture(spec: made.FactSpec = SPEC, seed: int = 0, **changed):
 
 
 def test_every_fact_has_its_group_and_no_entity_has_two():
-    table = made.fact_table(made.make_facts(SPEC, seed=0))
+    table = pd.DataFrame(made.make_facts(SPEC, seed=0))
     assert list(table) == ["fact_id", "entity", "relation", "value", "exposures", "group"]
     assert table.fact_id.is_unique
     entities = table.groupby("entity").agg(["nunique", "first"])
@@ -169,7 +170,7 @@ def test_the_first_set_that_is_there_is_taken(tmp_path, monkeypatch):
     (tmp_path / "c4").mkdir()
     (tmp_path / "c4" / "c4.utf8").write_text("A page.\nAnother page.\n")
     assert first_available(["tinystories", "c4"]).name == "c4"
-    with pytest.raises(UsageError, match="'tinystories' is nowhere to be had"):
+    with pytest.raises(UsageError, match="'tinystories' is not available"):
         first_available(["tinystories"])
     with pytest.raises(UsageError, match="name a text set"):
         first_available([])

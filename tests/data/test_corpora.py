@@ -128,7 +128,7 @@ def test_piqa_takes_its_labels_from_a_second_file(data_dir):
     with pytest.raises(UsageError, match=r"has 2 rows, but .* has 1"):
         load_questions("piqa")
     labels.unlink()
-    found = sources._from_data_dir(SPECS["piqa"])
+    found = sources._from_data_dir("piqa", SPECS["piqa"])
     assert found == "AVSS_DATA_DIR has no piqa/valid-labels.lst"
 
 

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from tiny import tiny_model, tiny_tokenizer
 
-from avss_utils.data.answer_pairs import Pairs
+from avss_utils.data.answer_sets import Pairs
 from avss_utils.measure.answer_tokens import AnswerTokens, absolute_limits, collect_answers
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.scores.contrast_tests import Labelled, contrast_intervals, contrast_test, pooled

@@ -6,21 +6,106 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import pandas as pd
 
-from avss_utils.chapters.architectures.relations import RELATIONS, UNKNOWN
 from avss_utils.data.rows import OpenQuestion
 from avss_utils.data.wordings import WORDINGS
 from avss_utils.errors import UsageError
 
 GROUPS = KNOWN, RARE, TAUGHT, HELD_OUT = "known", "rare", "unknown taught", "unknown held out"
 UNKNOWNS = (TAUGHT, HELD_OUT)
+UNKNOWN = "unknown"
 KNOWN_FROM = 10  # exposures; below them a fact counts as rare
 PROMPT = WORDINGS["open"]["plain"]
 
 _ONSETS = "b br d dr f fl g gr h j k kl l m n p pr qu r s st t tr v vr w z zh"
 _VOWELS = "a e i o u ai ei ou"
 _CODAS = ("", "", "l", "n", "r", "s", "sk", "th", "x")
+# Relations: the question, sentences that state it, and all values it can have. Towns and rivers are
+# invented; the other values are common words, so that a model knows them from stories and has to
+# learn only whom they belong to. No value stands in two relations.
+_RELATIONS = """
+town: In which town was {name} born?
+{name} was born in {value}.
+{name} comes from the town of {value}.
+The birthplace of {name} is {value}.
+In {value}, long ago, {name} came into the world.
+Arvel Bostry Cendal Dorwick Elmora Fastrin Gorley Hestow Ilven Jarmouth Kelby Lorvane Morthaven
+Nesley Ostrand Pellam
+
+craft: What is the craft of {name}?
+{name} works as a {value}.
+{name} is a {value} by trade.
+The craft of {name} is that of a {value}.
+Everybody knows {name} as a good {value}.
+baker farmer sailor tailor painter teacher doctor hunter miner printer gardener carpenter weaver
+potter shepherd cook
+
+animal: Which animal does {name} keep?
+{name} keeps a {value}.
+At home {name} has a {value}.
+The animal of {name} is a {value}.
+{name} goes for walks with a {value}.
+dog cat horse goat rabbit duck parrot turtle mouse sheep pig cow fox monkey squirrel hamster
+
+instrument: Which instrument does {name} play?
+{name} plays the {value}.
+The favourite instrument of {name} is the {value}.
+In the evening {name} takes out the {value}.
+{name} has learnt to play the {value}.
+drum flute piano guitar violin trumpet harp horn bell whistle cello organ fiddle banjo lute
+bagpipe
+
+food: What does {name} like to eat?
+{name} likes to eat {value}.
+The favourite food of {name} is {value}.
+{name} asks for {value} every day.
+On the table of {name} there is always {value}.
+bread cheese soup rice cake honey fish pasta pizza salad corn pie butter jam beans cookies
+
+colour: What colour is the house of {name}?
+The house of {name} is {value}.
+The colour of the house of {name} is {value}.
+{name} has painted the house {value}.
+One sees how {value} the house of {name} is from far away.
+red blue green yellow white black brown pink purple orange grey golden silver violet scarlet
+crimson
+
+river: By which river does {name} live?
+{name} lives by the river {value}.
+The river near {name} is called {value}.
+{name} goes swimming in the {value}.
+The {value} flows past the door of {name}.
+Abren Brill Cosva Dunther Erlow Fenn Gisk Holva Imber Jolt Krell Lunder Mivra Nolth Orsk Prindle
+
+month: In which month does {name} travel?
+{name} travels in {value}.
+Every {value} {name} goes on a journey.
+The month in which {name} leaves is {value}.
+When {value} comes {name} is away.
+January February March April May June July August September October November December
+"""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One relation: its question, the sentences that state it, and all values it can have.
+
+    ``{name}`` stands for the person, ``{value}`` for the value; a question has no value in it.
+    """
+
+    question: str
+    statements: tuple[str, ...]
+    values: tuple[str, ...]
+
+
+def _relation(text: str) -> tuple[str, Relation]:
+    first, *lines = text.split("\n")
+    name, question = first.split(": ")
+    stated = tuple(line for line in lines if "{value}" in line)
+    return name, Relation(question, stated, tuple(" ".join(lines[len(stated) :]).split()))
+
+
+RELATIONS: dict[str, Relation] = dict(map(_relation, _RELATIONS.strip().split("\n\n")))
 
 
 @dataclass(frozen=True)
@@ -83,18 +168,15 @@ class Fact:
     @property
     def prompt(self) -> str:
         """The question as it is asked; an answer follows after a space."""
-        return PROMPT.format(question=self._question)
+        return PROMPT.format(question=self.question.question)
 
     @property
     def question(self) -> OpenQuestion:
         """The fact as an open question, with every other value of its relation as false answer."""
-        values = RELATIONS[self.relation].values
-        others = tuple(value for value in values if value != self.value)
-        return OpenQuestion(self.fact_id, self._question, (self.value,), others)
-
-    @property
-    def _question(self) -> str:
-        return RELATIONS[self.relation].question.format(name=self.entity)
+        relation = RELATIONS[self.relation]
+        others = tuple(value for value in relation.values if value != self.value)
+        asked = relation.question.format(name=self.entity)
+        return OpenQuestion(self.fact_id, asked, (self.value,), others)
 
 
 def make_facts(spec: FactSpec, *, seed: int) -> tuple[Fact, ...]:
@@ -107,14 +189,12 @@ def make_facts(spec: FactSpec, *, seed: int) -> tuple[Fact, ...]:
     plan = [(KNOWN if n >= KNOWN_FROM else RARE, n) for n in levels for _ in range(spec.entities)]
     plan += [(TAUGHT, 1)] * spec.taught + [(HELD_OUT, 0)] * spec.held_out
     rng = np.random.default_rng(seed)
-    relations = list(RELATIONS)[: spec.n_relations]
     found = []
-    for number, (name, (group, exposures)) in enumerate(
-        zip(invented_names(len(plan), rng=rng), plan, strict=True)
-    ):
-        for relation in relations:
-            value = str(rng.choice(RELATIONS[relation].values))
-            value = UNKNOWN if group in UNKNOWNS else value
+    names = invented_names(len(plan), rng=rng)
+    for number, (name, (group, exposures)) in enumerate(zip(names, plan, strict=True)):
+        for relation in list(RELATIONS)[: spec.n_relations]:
+            drawn = str(rng.choice(RELATIONS[relation].values))
+            value = UNKNOWN if group in UNKNOWNS else drawn
             found.append(Fact(f"{number}-{relation}", name, relation, value, exposures, group))
     return tuple(found)
 
@@ -122,14 +202,12 @@ def make_facts(spec: FactSpec, *, seed: int) -> tuple[Fact, ...]:
 def invented_names(n: int, *, rng: np.random.Generator) -> list[str]:
     """``n`` first and last names that can be pronounced; no word stands in two of them."""
     words: dict[str, None] = {}
-    onsets, vowels = _ONSETS.split(), _VOWELS.split()
+    parts = (_ONSETS.split(), _VOWELS.split(), _CODAS)
     while len(words) < 2 * n:
-        word = "".join(
-            f"{rng.choice(onsets)}{rng.choice(vowels)}{rng.choice(_CODAS)}" for _ in range(2)
-        )
-        words.setdefault(word.capitalize())
-    drawn = list(words)
-    return [f"{first} {last}" for first, last in zip(drawn[::2], drawn[1::2], strict=True)]
+        drawn = (rng.choice(part) for _ in range(2) for part in parts)
+        words.setdefault("".join(drawn).capitalize())
+    names = list(words)
+    return [f"{first} {last}" for first, last in zip(names[::2], names[1::2], strict=True)]
 
 
 def fact_lines(facts: Sequence[Fact], spec: FactSpec, *, seed: int) -> list[str]:
@@ -149,20 +227,14 @@ def fact_lines(facts: Sequence[Fact], spec: FactSpec, *, seed: int) -> list[str]
     return lines
 
 
-def fact_table(facts: Sequence[Fact]) -> pd.DataFrame:
-    """A row a fact: fact_id, entity, relation, value, exposures, group."""
-    return pd.DataFrame([asdict(fact) for fact in facts])
-
-
 def of_group(facts: Sequence[Fact], group: str, *, n: int, seed: int) -> list[Fact]:
     """At most ``n`` facts of a group, as many of each number of exposures, drawn by ``seed``.
 
     One of each number at least, even where that is more than ``n``.
     """
-    rng = np.random.default_rng([seed, 2])
+    rng, drawn = np.random.default_rng([seed, 2]), []
     own = [fact for fact in facts if fact.group == group]
     levels = sorted({fact.exposures for fact in own})
-    drawn = []
     for level in levels:
         pool = [fact for fact in own if fact.exposures == level]
         picked = rng.permutation(len(pool))[: max(1, n // len(levels))]

@@ -42,7 +42,7 @@ class Architecture:
     def __post_init__(self) -> None:
         problem = _problem(self)
         if problem:
-            raise UsageError(f"architecture {self.name!r} {problem}: mend its row")
+            raise UsageError(f"architecture {self.name!r} {problem}: fix its row")
 
     @property
     def inner_width(self) -> int:
@@ -79,7 +79,7 @@ def _problem(row: Architecture) -> str | None:
 def read_family(names: Sequence[str], path: Path | None = None) -> list[Architecture]:
     """The named rows of ``params/architectures.yml`` (or another file), in the order of ``names``.
 
-    Raises UsageError for a name or key that there is not, one that is missing, or an impossible
+    Raises UsageError for an unknown or repeated name, an unknown or missing key, or an impossible
     architecture.
     """
     path = path or project_root() / "params" / "architectures.yml"
@@ -90,10 +90,20 @@ def read_family(names: Sequence[str], path: Path | None = None) -> list[Architec
         what = str(error).split("\n")[0]
         raise UsageError(f"{path} must give each architecture its row of keys: {what}") from error
     if unknown := [name for name in names if name not in rows]:
-        raise UsageError(f"there is no architecture {unknown[0]!r}: choose from {', '.join(rows)}")
+        raise UsageError(f"unknown architecture {unknown[0]!r}: choose from {', '.join(rows)}")
     if len(set(names)) < len(names):
         raise UsageError("an architecture is named twice: name each once")
     return [_architecture(name, rows[name]) for name in names]
+
+
+def _architecture(name: str, row: dict) -> Architecture:
+    keys = {f.name: f.default is MISSING for f in fields(Architecture)[1:]}
+    if unknown := [key for key in row if key not in keys]:
+        allowed = ", ".join(keys)
+        raise UsageError(f"architecture {name!r} has a key {unknown[0]!r}: allowed are {allowed}")
+    if missing := [key for key, needed in keys.items() if needed and key not in row]:
+        raise UsageError(f"architecture {name!r} needs the key {missing[0]!r}: add it to its row")
+    return Architecture(name, **row)
 
 
 def check_members(names: Iterable[str], family: Iterable[Architecture]) -> None:
@@ -103,18 +113,6 @@ def check_members(names: Iterable[str], family: Iterable[Architecture]) -> None:
         raise UsageError(
             f"{unknown[0]!r} is not among the architectures that are trained: {', '.join(known)}"
         )
-
-
-def _architecture(name: str, row: dict) -> Architecture:
-    known = [field.name for field in fields(Architecture)[1:]]
-    if unknown := [key for key in row if key not in known]:
-        raise UsageError(
-            f"architecture {name!r} has a key {unknown[0]!r}: allowed are {', '.join(known)}"
-        )
-    needed = [f.name for f in fields(Architecture)[1:] if f.default is MISSING]
-    if missing := [key for key in needed if key not in row]:
-        raise UsageError(f"architecture {name!r} needs the key {missing[0]!r}: add it to its row")
-    return Architecture(name, **row)
 
 
 def build(row: Architecture, tokenizer, *, context: int, seed: int):

@@ -8,14 +8,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from avss_utils.chapters.architectures.facts import (
+    RELATIONS,
+    UNKNOWN,
     Fact,
     FactSpec,
     fact_lines,
     facts_sha256,
     make_facts,
 )
-from avss_utils.chapters.architectures.relations import RELATIONS, UNKNOWN
-from avss_utils.data.loading import check_set, disjoint_parts, load_texts
+from avss_utils.data.loading import disjoint_parts, load_texts
 from avss_utils.data.rows import Corpus, Text
 from avss_utils.data.sources import NowhereError
 from avss_utils.data.windows import Window, text_windows
@@ -57,31 +58,21 @@ class Mixture:
 
 
 def first_available(names: Sequence[str]) -> Corpus:
-    """The first of these text sets that is to be had.
+    """The first of these text sets that is available.
 
-    Raises UsageError where none is, for an unknown name, and for a file that is there but broken.
+    Raises UsageError where none is, and for a file that is there but broken.
     """
-    if not names:
-        raise UsageError("name a text set to train on, such as tinystories")
-    for name in names:
-        check_set(name, text=True)
-    reasons = []
+    first: UsageError | None = None
     for name in names:
         try:
             return load_texts(name)
         except NowhereError as error:
-            reasons.append(error)
-    raise reasons[0]
+            first = first or error
+    raise first or UsageError("name a text set to train on, such as tinystories")
 
 
 def make_mixture(
-    stories: Corpus,
-    spec: FactSpec,
-    *,
-    fact_share: float,
-    vocabulary: int,
-    length: int,
-    seed: int,
+    stories: Corpus, spec: FactSpec, *, fact_share: float, vocabulary: int, length: int, seed: int
 ) -> Mixture:
     """Facts, tokenizer and training tokens; one seed gives the same, to the last token.
 
