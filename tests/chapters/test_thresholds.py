@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 import torch
 from handmade import EPS, random_states, stats_of
-from tiny import FAMILIES
+from tiny import FAMILIES, tiny_tokenizer
 
 from avss_utils.chapters.thresholds import calibration_dependence as dependence
 from avss_utils.chapters.thresholds import keep_curves
+from avss_utils.data.calibrations import RANDOM_TOKENS, calibration_rows, row_batches
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.models.plan import as_drop
 from avss_utils.scores.arms import plans_to_judge
@@ -227,3 +228,15 @@ def test_set_plans_are_the_lowest_of_whole_sets():
     found = dependence.set_plans(table, ["c"], n_drops=[1, 2])
     assert found.arm.to_list() == ["c on s", "c on s", "c on t", "c on t"]
     assert found["drop"].to_list() == ["3", "1 3", "2", "0 2"]
+
+
+def test_random_rows_are_decided_by_the_seed_and_batches_keep_their_order():
+    tokenizer, sizes = tiny_tokenizer(), dict(n_texts=5, length=4)
+    rows = calibration_rows(tokenizer, RANDOM_TOKENS, **sizes, seed=1)
+    assert rows == calibration_rows(tokenizer, RANDOM_TOKENS, **sizes, seed=1)
+    assert not {i for row in rows for i in row[1:]} & set(tokenizer.all_special_ids)
+    batches = row_batches([*rows, [7]], batch_size=4)
+    joined = [
+        ids[mask.bool()].tolist() for b in batches for ids, mask in zip(*b.values(), strict=True)
+    ]
+    assert joined == [*rows, [7]]

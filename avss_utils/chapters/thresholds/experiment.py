@@ -145,7 +145,7 @@ class Thresholds(Inputs):
         """The same of the arms that are healed, and a random set."""
         return self._plans(self.p.heal_arms, [self.n_drop], n_random=min(1, self.p.n_random))
 
-    @checked(form=_is_mean, sizes=FEW_ROWS, key="arm drop")
+    @checked(form=_is_mean, key="arm drop")
     def development(self, arm: Arm) -> pd.DataFrame:
         """``keep_curves.development_loss`` of one (arm, drop)."""
         options = dict(batch_tokens=self.p.batch_tokens)
