@@ -1,10 +1,9 @@
 """C5 and C6: are high-variance and low-sparsity blocks the important ones (notebook 04)?"""
 
-from avss_utils.chapters.thresholds.loss_correlations import correlations, of_criterion
+from avss_utils.chapters.thresholds.loss_correlations import correlations
 from avss_utils.claims.claim_limits import FEWEST_BLOCKS
 from avss_utils.claims.verdicts import Finding, finding
-from avss_utils.scores.rights import plan_name
-from avss_utils.stats.retention import text_gap
+from avss_utils.stats.retention import pick, plan_name, text_gap
 from avss_utils.store.run_folder import Run
 
 
@@ -28,7 +27,7 @@ def mechanism_findings(run: Run) -> list[Finding]:
             finding(
                 claim,
                 f"rank correlation of {sign}{name} with leave-one-out loss",
-                of_criterion(table, name),
+                pick(table, criterion=name),
                 threshold=0.0,
                 testable=row.n >= FEWEST_BLOCKS,
                 primary=True,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from avss_utils.chapters.architectures import effects
 from avss_utils.chapters.architectures.family import read_family
@@ -18,9 +19,9 @@ from avss_utils.chapters.thresholds.keep_curves import crossings
 from avss_utils.claims.claim_limits import DROPPED, KEPT, PRIMARY_TASK
 from avss_utils.errors import UsageError
 from avss_utils.models.plan import n_to_drop
-from avss_utils.scores.rights import Rights, retention_rows
+from avss_utils.stats.outcomes import OutcomeTable
 from avss_utils.stats.resampling import Estimate
-from avss_utils.stats.retention import pick
+from avss_utils.stats.retention import pick, retention_rows, sets_above_chance
 from avss_utils.store.run_folder import Run
 
 ABOVE, BELOW, UNDECIDED, UNTOLD = "above", "below", "undecided", "cannot be told"
@@ -130,35 +131,37 @@ def threshold_answer(run: Run) -> Answer | None:
     Of the full model at chance nothing can be kept: then the direction cannot be told.
     """
     parameters = run.record["parameters"]
-    rights, plans = Rights(run.read("rights"), run.read("questions")), run.read("plans")
+    outcomes, plans = OutcomeTable(run.read("answers")), run.read("plans")
     plans, seed = plans[plans.arm == parameters["better"]], parameters["seed"]
-    if plans.empty or PRIMARY_TASK not in rights.tasks:
+    if plans.empty or PRIMARY_TASK not in outcomes.sets():
         return None
     n_blocks = run.record["model"]["n_blocks"]
-    edges = crossings(plans, rights, n_blocks=n_blocks, kept=KEPT, seed=seed)
-    by = edges.set_index(["measure", "task"])
+    edges = crossings(plans, outcomes, n_blocks=n_blocks, kept=KEPT, seed=seed)
+    by = edges.set_index(["measure", "set"])
     row, raw = by.loc["raw", PRIMARY_TASK], by.loc["raw"].value
     note = (
         f"{parameters['better']}; {raw.min():.3g} to {raw.max():.3g} by task, "
         f"{by.value['corrected', PRIMARY_TASK]:.3g} corrected for chance; one block is "
         f"{1 / n_blocks:.3g}"
     )
-    kept = _kept_at(plans, rights, n_to_drop(n_blocks, ratio=DROPPED), seed=seed)
+    kept = _kept_at(plans, outcomes, n_to_drop(n_blocks, ratio=DROPPED), seed=seed)
     if kept:
         note += f"; without a quarter {kept.value:.3g} [{kept.low:.3g}, {kept.high:.3g}] is kept"
     if row.open:
         note += "; never lost: at least this"
     estimate = Estimate(row.value, row.low, row.high, int(row.n))
-    testable = PRIMARY_TASK in rights.testable(seed=seed)
+    testable = PRIMARY_TASK in sets_above_chance(outcomes, seed=seed)
     return answer("Q1", estimate, testable=testable, note=note)
 
 
-def _kept_at(plans, rights: Rights, n_drop: int, *, seed: int) -> Estimate | None:
+def _kept_at(
+    plans: pd.DataFrame, outcomes: OutcomeTable, n_drop: int, *, seed: int
+) -> Estimate | None:
     """Raw retention of the primary task without ``n_drop`` blocks; None where it was not tried."""
     own = plans[plans.n_dropped == n_drop]
     if own.empty:
         return None
-    table = retention_rows(own, rights.only([PRIMARY_TASK]), seed=seed)
+    table = retention_rows(own, outcomes, sets=[PRIMARY_TASK], seed=seed)
     return pick(table, measure="raw retention")
 
 

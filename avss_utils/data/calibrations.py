@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from avss_utils.data.loading import load_questions, load_texts, standard_split
+from avss_utils.data.loading import check_set, load_questions, load_texts, standard_split
 from avss_utils.data.registry import SPECS
-from avss_utils.data.rows import Text
 from avss_utils.data.token_rows import ChoiceRows, Scored, choice_rows, pad, text_batches
 from avss_utils.data.windows import Window, text_windows
 from avss_utils.data.wordings import prompt
@@ -57,41 +55,48 @@ def scored_choices(model, tokenizer, task: str, *, n_questions: int) -> tuple[Ch
     return choice_rows(model, tokenizer, asked, [q.answer for q in questions]), corpus.identity
 
 
-def calibration_set(
-    tokenizer, name: str, *, n_texts: int, length: int, batch_tokens: int, seed: int
-) -> list[dict]:
-    """At most ``n_texts`` rows of ``length`` tokens to take statistics on, in batches.
+def check_calibration_set(name: str) -> None:
+    """Raise UsageError unless ``calibration_rows`` knows the set."""
+    if name != RANDOM_TOKENS:
+        check_set(name, text=_is_text(name))
+
+
+def calibration_rows(
+    tokenizer, name: str, *, n_texts: int, length: int, seed: int
+) -> list[Sequence[int]]:
+    """At most ``n_texts`` rows of at most ``length`` token ids to take statistics on.
 
     Windows of a text set's calibration part, its questions with their right answer behind them, or
     noise: "random tokens" are drawn evenly from the vocabulary without the special tokens. A set
     that holds fewer gives what it has. Raises UsageError for an unknown set.
     """
-    batch_size = max(1, batch_tokens // length)
     if name == RANDOM_TOKENS:
-        return _random_batches(tokenizer, n_texts, length, batch_size, seed)
-    if name.endswith(".txt") or (name in SPECS and SPECS[name].kind == "text"):
-        size = n_texts * length
-        windows, _ = part_windows(
-            tokenizer, name, part="calibration", context=length, n_tokens=size
-        )
-        return _window_batches(windows[:n_texts], batch_size)
+        return _random_rows(tokenizer, n_texts, length, seed)
+    if _is_text(name):
+        options = dict(part="calibration", context=length, n_tokens=n_texts * length)
+        windows, _ = part_windows(tokenizer, name, **options)
+        return [window.ids for window in windows[:n_texts]]
     rows = standard_split(load_questions(name))["calibration"][:n_texts]
     asked = [(q, *prompt(q, name, "plain")) for q in rows]
-    texts = [Text(q.row_id, before + choices[q.answer]) for q, before, choices in asked]
-    return text_batches(tokenizer, texts, length=length, batch_size=batch_size)
+    texts = [before + choices[q.answer] for q, before, choices in asked]
+    return tokenizer(texts, truncation=True, max_length=length)["input_ids"]
 
 
-def _window_batches(windows: Sequence[Window], batch_size: int) -> list[dict]:
-    parts = [windows[i : i + batch_size] for i in range(0, len(windows), batch_size)]
-    padded = [pad([window.ids for window in part], side="right") for part in parts]
+def row_batches(rows: Sequence[Sequence[int]], *, batch_size: int) -> list[dict]:
+    """Rows of token ids as right-padded batches, in their order."""
+    parts = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    padded = [pad(part, side="right") for part in parts]
     return [{"input_ids": ids, "attention_mask": mask} for ids, mask in padded]
 
 
-def _random_batches(tokenizer, n_texts: int, length: int, batch_size: int, seed: int) -> list:
+def _is_text(name: str) -> bool:
+    return name.endswith(".txt") or (name in SPECS and SPECS[name].kind == "text")
+
+
+def _random_rows(tokenizer, n_texts: int, length: int, seed: int) -> list[Sequence[int]]:
     special = set(tokenizer.all_special_ids)
     usable = [i for i in range(len(tokenizer)) if i not in special]
     ids = np.random.default_rng(seed).choice(usable, size=(n_texts, length))
     if bos := automatic_bos(tokenizer):
         ids[:, 0] = bos
-    parts = [torch.as_tensor(ids[i : i + batch_size]) for i in range(0, n_texts, batch_size)]
-    return [{"input_ids": part, "attention_mask": torch.ones_like(part)} for part in parts]
+    return ids.tolist()

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -114,12 +113,13 @@ def leave_one_out(model: nn.Module, rows: Sequence[Scored], *, batch_tokens: int
     return drop_losses(model, rows, sets, batch_tokens=batch_tokens)
 
 
-def pair_losses(model: nn.Module, rows: Sequence[Scored], *, batch_tokens: int) -> pd.DataFrame:
-    """Nats a token without every pair of blocks: columns first, second, nll."""
-    pairs = list(combinations(range(len(families.decoder_blocks(model))), 2))
-    losses = drop_losses(model, rows, pairs, batch_tokens=batch_tokens)
-    table = pd.DataFrame(pairs, columns=["first", "second"])
-    return table.assign(nll=losses.mean)
+def pair_losses(
+    model: nn.Module, rows: Sequence[Scored], first: int, *, batch_tokens: int
+) -> pd.DataFrame:
+    """Nats a token without block ``first`` and each later one: columns first, second, nll."""
+    later = range(first + 1, len(families.decoder_blocks(model)))
+    losses = drop_losses(model, rows, [(first, i) for i in later], batch_tokens=batch_tokens)
+    return pd.DataFrame({"first": first, "second": later, "nll": losses.mean})
 
 
 def greedy_path(
@@ -127,9 +127,9 @@ def greedy_path(
 ) -> pd.DataFrame:
     """Remove the block whose absence costs least, then the next given that, ``n_drop`` times.
 
-    SLEB's search (arXiv 2402.09025, algorithm 1), with shared prefixes. A row a step and candidate:
-    step, block, nll (nats a token without it and those chosen before), chosen, n_steps and
-    n_steps_alone (blocks run in this step for one batch, shared and by separate passes).
+    SLEB's search (arXiv 2402.09025, algorithm 1), with shared prefixes. One row per step and
+    candidate: step, block, nll (nats a token without it and those chosen before), chosen, n_steps
+    and n_steps_alone (blocks run in this step for one batch, shared and by separate passes).
     """
     n_blocks, gone, parts = len(families.decoder_blocks(model)), (), []
     for step in range(n_drop):

@@ -46,7 +46,8 @@ class Sensitivity:
         n_gradients: int = 32,
     ) -> None:
         self.model, self.rows, self.choices = model, list(rows), choices
-        self.n_greedy, self.batch_tokens, self.n_gradients = n_greedy, batch_tokens, n_gradients
+        self.n_greedy = min(n_greedy, self.n_blocks - 1)  # a model keeps one block
+        self.batch_tokens, self.n_gradients = batch_tokens, n_gradients
         self.seconds: dict[str, float] = {}
 
     @property

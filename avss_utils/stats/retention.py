@@ -133,13 +133,12 @@ def retention_rows(
         rng = np.random.default_rng([seed, outcomes.sets().index(name)])
         weights = resample_counts(len(outcomes.questions(name)), n_resamples, rng)
         full = outcomes.of(baseline, name).mean(0)
-        own = np.stack([outcomes.of(plan_name(d), name).mean(0) for d in plans["drop"]], axis=1)
+        own = [outcomes.of(plan_name(drop), name).mean(0) for drop in plans["drop"]]
         for measure, level in levels.items():
-            kept = mean_of(own - np.reshape(level, (-1, 1)), weights)
             whole = mean_of(full - level, weights)
-            draws = safe_ratio(kept, np.broadcast_to(whole[:, None], kept.shape))
-            for i, of_plan in enumerate(draws.T):
-                found[i, name, measure] = (*_with_limits(of_plan), len(full))
+            for i, right in enumerate(own):
+                draws = compared(mean_of(right - level, weights), whole, "retention")
+                found[i, name, measure] = (*_with_limits(draws), len(full))
     rows = [
         (row.arm, row.n_dropped, name, measure, *found[i, name, measure])
         for i, row in enumerate(plans.itertuples())

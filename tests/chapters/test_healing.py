@@ -1,23 +1,27 @@
 """Training after removal: what is trained, what is left alone, and what is read off."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_thresholds import answer_rows
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
 
-from avss_utils import sensitivity
 from avss_utils.chapters.thresholds import healing
+from avss_utils.chapters.thresholds.experiment import Thresholds
+from avss_utils.chapters.thresholds.inputs import Inputs
 from avss_utils.data.rows import Question
 from avss_utils.data.suites import Suite
+from avss_utils.data.token_rows import Scored
 from avss_utils.data.windows import Window
+from avss_utils.measure.drop_losses import drop_losses
 from avss_utils.models.load import LoadedModel
-from avss_utils.models.plan import as_drop
-from avss_utils.scores import rights
+from avss_utils.stats.retention import retention_rows
 
-RECIPE = healing.Recipe(steps=12, batch_rows=4, rank=4, learning_rate=1e-2)
+TRAINING = dict(steps=12, batch_rows=4, rank=4, learning_rate=1e-2)
 PATTERN = (5, 9, 7, 30, 11, 40)
 
 
@@ -31,8 +35,8 @@ def loaded(family: str = "llama") -> LoadedModel:
 
 
 def loss(model) -> float:
-    rows = [sensitivity.Scored.window(window) for window in windows()]
-    return sensitivity.drop_losses(model, rows, [()], batch_tokens=64).mean[0]
+    rows = [Scored.window(window) for window in windows()]
+    return drop_losses(model, rows, [()], batch_tokens=64).mean[0]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "qwen3"])
@@ -40,10 +44,11 @@ def test_healing_learns_its_texts_and_leaves_the_given_model_alone(family):
     assert family in FAMILIES
     ours = loaded(family)
     before = copy.deepcopy(ours.model.state_dict())
-    healed = healing.heal(ours, [1, 2], windows(), RECIPE, seed=0)
+    healed = healing.heal(ours, [1, 2], windows(), **TRAINING, seed=0)
     assert healed.model.config.get_text_config().num_hidden_layers == 2
     assert not healed.model.training
-    plain = healing.heal(ours, [1, 2], windows(), healing.Recipe(1, 1, 1, 1e-12), seed=0)
+    nothing = dict(steps=1, batch_rows=1, rank=1, learning_rate=1e-12)
+    plain = healing.heal(ours, [1, 2], windows(), **nothing, seed=0)
     assert loss(healed.model) < loss(plain.model) - 0.1
     for name, tensor in ours.model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -52,7 +57,7 @@ def test_healing_learns_its_texts_and_leaves_the_given_model_alone(family):
 
 def test_only_linear_layers_of_the_blocks_change():
     ours = loaded()
-    healed = healing.heal(ours, [3], windows(), RECIPE, seed=0)
+    healed = healing.heal(ours, [3], windows(), **TRAINING, seed=0)
     old = ours.model.state_dict()
     changed = {n for n, w in healed.model.state_dict().items() if not torch.equal(w, old[n])}
     linear = {
@@ -65,7 +70,7 @@ def test_only_linear_layers_of_the_blocks_change():
 
 def test_a_seed_gives_the_same_weights_and_another_does_not():
     one, same, other = (
-        healing.heal(loaded(), [1], windows(), RECIPE, seed=seed).model.state_dict()
+        healing.heal(loaded(), [1], windows(), **TRAINING, seed=seed).model.state_dict()
         for seed in (0, 0, 1)
     )
     assert all(torch.equal(one[name], same[name]) for name in one)
@@ -73,10 +78,10 @@ def test_a_seed_gives_the_same_weights_and_another_does_not():
 
 
 def test_a_batch_whose_logits_are_too_many_is_split_and_gives_the_same_weights(monkeypatch):
-    whole = healing.heal(loaded(), [1], windows(), RECIPE, seed=0).model.state_dict()
+    whole = healing.heal(loaded(), [1], windows(), **TRAINING, seed=0).model.state_dict()
     few = 2 * 12 * len(tiny_tokenizer())  # two windows at once
     monkeypatch.setattr("avss_utils.measure.passes.MOST_LOGITS", few)
-    split = healing.heal(loaded(), [1], windows(), RECIPE, seed=0).model.state_dict()
+    split = healing.heal(loaded(), [1], windows(), **TRAINING, seed=0).model.state_dict()
     for name, tensor in whole.items():
         torch.testing.assert_close(split[name], tensor, rtol=0, atol=2e-3)
     assert any(not torch.equal(split[name], tensor) for name, tensor in whole.items())
@@ -84,62 +89,67 @@ def test_a_batch_whose_logits_are_too_many_is_split_and_gives_the_same_weights(m
 
 def test_arms_are_each_distinct_plan_and_the_unpruned_model_seed_by_seed():
     plans = pd.DataFrame({"arm": ["a", "b", "c"], "drop": ["1", "2", "1"]})
-    assert healing.healing_arms(plans, n_seeds=2) == [
-        ("full", (), 0),
-        ("without 1", (1,), 0),
-        ("without 2", (2,), 0),
-        ("full", (), 1),
-        ("without 1", (1,), 1),
-        ("without 2", (2,), 1),
-    ]
+    plan_of = {"full": (), "without 1": (1,), "without 2": (2,)}
+    expected = [(name, seed, drop) for seed in (0, 1) for name, drop in plan_of.items()]
+    assert healing.healing_arms(plans, n_seeds=2) == expected
 
 
-def test_rows_hold_every_task_and_text_set_of_the_healed_model():
+def chapter(monkeypatch) -> Thresholds:
+    """The chapter of a tiny model, without its data sets."""
+    names = ["steps", "batch_rows", "rank", "rate"]
+    values = zip((f"heal_{name}" for name in names), TRAINING.values(), strict=True)
+    p = SimpleNamespace(eval_dtype="float32", **dict(values))
+    monkeypatch.setattr(Inputs, "__init__", lambda self, load, p: vars(self).update(p=p))
+    own = Thresholds(None, p)
     questions = tuple(Question(str(i), "a?", ("b", "c"), i % 2) for i in range(3))
-    suite = Suite({"sciq": questions}, {"s": windows()}, batch_tokens=64)
-    arm = ("without 1", (1,), 0)
-    table = healing.healed_rows(loaded(), suite, windows(), RECIPE, "float32", arm)
-    assert table["set"].to_list() == ["sciq", "s"]
-    assert set(table.arm) == {"without 1"}
-    assert len(table.right[0]) == 3
-    again = healing.heal(loaded(), [1], windows(), RECIPE, seed=0)
-    assert table.nll[1] / (8 * 11) == pytest.approx(loss(again.model), rel=1e-4)
-    assert table.n_bytes[1] == 8 * 12
+    own.suite = Suite({"sciq": questions}, {"s": windows()}, batch_tokens=64)
+    own.loaded, own.healing_windows = loaded(), windows()
+    return own
 
 
-HEALED = pd.DataFrame(
-    [
-        ("full", 0, "t", "xxxx", np.nan, np.nan),
-        ("full", 1, "t", "xx..", np.nan, np.nan),
-        ("without 1", 0, "t", "x...", np.nan, np.nan),
-        ("without 1", 1, "t", "x..x", np.nan, np.nan),
-        ("without 1", 0, "s", None, 8 * np.log(2), 4),
-        ("without 1", 1, "s", None, 4 * np.log(2), 4),
-    ],
-    columns=["arm", "seed", "set", "right", "nll", "n_bytes"],
+def test_a_healed_model_is_judged_on_every_question_and_text_by_one_training(monkeypatch):
+    own, key = chapter(monkeypatch), ("without 1", 0, (1,))
+    answers, texts = own.healed_answers(key), own.healed_texts(key)
+    assert answers.columns.tolist() == ["arm", "seed", "set", "row_id", "n_choices", "correct"]
+    assert (answers.arm + answers["set"]).tolist() == ["without 1sciq"] * 3
+    assert texts.columns.tolist() == ["arm", "seed", "text_set", "nll", "n_bytes"]
+    again = healing.heal(loaded(), [1], windows(), **TRAINING, seed=0)
+    assert texts.nll[0] / (8 * 11) == pytest.approx(loss(again.model), rel=1e-4)
+    assert texts.n_bytes[0] == 8 * 12
+    resumed = chapter(monkeypatch).healed_texts(key)  # as in another process
+    assert resumed.nll[0] == pytest.approx(texts.nll[0], rel=1e-5)
+
+
+BEFORE = answer_rows({"full": "xx..", "without 1": "x..."}, n_choices=2)
+HEALED = pd.concat(
+    answer_rows({"full": full, "without 1": pruned}, n_choices=2).assign(seed=seed)
+    for seed, (full, pruned) in enumerate((("xxxx", "x..."), ("xx..", "x..x")))
 )
+TEXTS = pd.DataFrame(
+    [("without 1", 0, "s", 8 * np.log(2), 4), ("without 1", 1, "s", 4 * np.log(2), 4)],
+    columns=["arm", "seed", "text_set", "nll", "n_bytes"],
+)
+PLANS = pd.DataFrame({"arm": ["a"], "n_dropped": [1], "drop": ["1"]})
 
 
-def before() -> rights.Rights:
-    questions = pd.DataFrame({"task": "t", "row_id": range(4), "n_choices": 2})
-    table = pd.DataFrame({"arm": ["full"], "task": ["t"], "right": ["xx.."]})
-    return rights.Rights(table, questions)
+@pytest.mark.parametrize(("baseline", "full"), [(healing.AS_IT_WAS, 2 / 4), ("full", 3 / 4)])
+def test_recovery_is_against_the_model_as_it_was_or_trained_alike(baseline, full):
+    outcomes = healing.healed_outcomes(BEFORE, HEALED)
+    assert outcomes.of("without 1", "t").mean(0).tolist() == [1.0, 0.0, 0.0, 0.5]
+    shown = healing.with_unpruned(PLANS)
+    kept = retention_rows(shown, outcomes, baseline=baseline, seed=0).set_index(["arm", "measure"])
+    assert kept.value["a", "raw retention"] == pytest.approx(1.5 / 4 / full)
+    assert kept.value["full", "raw retention"] == pytest.approx(3 / 4 / full)
 
 
-def test_recovery_is_against_the_model_as_it_was_or_trained_alike():
-    plans = pd.DataFrame({"arm": ["a"], "n_dropped": [1], "drop": ["1"]})
-    assert as_drop("1") == (1,)
-    for control, full in ((False, 2 / 4), (True, 3 / 4)):
-        own = healing.healed_rights(HEALED, before(), control=control)
-        assert own.of("without 1", "t").tolist() == [1.0, 0.0, 0.0, 0.5]
-        assert own.full("t").mean() == full
-        kept = rights.retention_rows(plans, own, seed=0)
-        assert kept.value[0] == pytest.approx(1.5 / 4 / full)
-    both = rights.retention_rows(healing.with_unpruned(plans), own, seed=0)
-    assert both.value[0] == pytest.approx(1.0)  # the trained unpruned model against itself
+def test_recovery_has_a_stage_before_one_after_and_one_beside_the_trained_full_model():
+    table = healing.recovery(PLANS, BEFORE, HEALED, sets=["t"], seed=0)
+    raw = table[table.measure == "mean raw retention"].set_index("stage").value
+    expected = {"unhealed": 1 / 2, "healed": 3 / 4, "healed, of the healed full model": 1 / 2}
+    assert raw.to_dict() == pytest.approx(expected)
 
 
 def test_bits_are_the_mean_over_seeds_and_their_range():
     plans = pd.DataFrame({"arm": ["a", "b"], "drop": ["1", "1"]})
-    table = healing.healed_bits(HEALED, plans)
+    table = healing.healed_bits(TEXTS, plans)
     assert table.to_numpy().tolist() == [["a", "s", 1.5, 1.0, 2.0, 2], ["b", "s", 1.5, 1.0, 2.0, 2]]

@@ -8,11 +8,9 @@ import pandas as pd
 import pytest
 from tiny import FAMILIES
 
-from avss_utils.chapters.thresholds import keep_curves as thresholds
-from avss_utils.chapters.thresholds import loss_correlations as mechanisms
-from avss_utils.chapters.thresholds import paper_figure as forensics
+from avss_utils.chapters.thresholds import keep_curves, loss_correlations, paper_figure
 from avss_utils.data.token_rows import Scored
-from avss_utils.measure.drop_losses import DropLosses
+from avss_utils.measure.drop_losses import DropLosses, drop_losses
 from avss_utils.measure.sensitivity import Sensitivity
 from avss_utils.stats.block_profiles import correlation_interval, partial_rank
 
@@ -39,8 +37,8 @@ def test_a_planted_criterion_is_found_and_depth_alone_is_not():
     rng = np.random.default_rng(1)
     rise = rng.permutation(N) * 0.1
     depth = np.arange(N, dtype=float)
-    table = mechanisms.loss_table(SimpleNamespace(losses=losses_of(rise)))
-    found = mechanisms.correlations(
+    table = loss_correlations.loss_table(SimpleNamespace(losses=losses_of(rise)))
+    found = loss_correlations.correlations(
         scores_of(planted=rise, depth=depth, flat=np.ones(N), leave_one_out=rise), table, seed=0
     ).set_index("criterion")
     assert "leave-one-out" not in found.index
@@ -57,8 +55,8 @@ def test_a_planted_criterion_is_found_and_depth_alone_is_not():
 
 def test_rises_are_the_losses_less_the_whole_models():
     losses = losses_of(np.arange(N) * 1.0, noise=0.0)
-    table = mechanisms.loss_table(SimpleNamespace(losses=losses))
-    rise, n_scored = mechanisms.rises(table)
+    table = loss_correlations.loss_table(SimpleNamespace(losses=losses))
+    rise, n_scored = loss_correlations.rises(table)
     assert rise.sum(1) / n_scored.sum() == pytest.approx(np.arange(N))
     assert table.block.min() == -1
 
@@ -85,19 +83,17 @@ def test_the_pair_gap_names_the_best_and_greedys_place():
     pairs = pd.DataFrame(list(combinations(range(4), 2)), columns=["first", "second"])
     pairs = pairs.assign(nll=[3.0, 2.0, 5.0, 1.0, 4.0, 6.0])
     path = pd.DataFrame({"step": [0, 1], "block": [2, 0], "chosen": True})
-    gap = mechanisms.pair_gap(pairs, path)
+    gap = loss_correlations.pair_gap(pairs, path)
     assert (gap["best"], gap["greedy"], gap["greedy_rank"]) == ((1, 2), (0, 2), 2)
     assert gap["greedy_nll"] - gap["best_nll"] == 1.0
 
 
-def test_development_losses_are_sorted_and_hold_the_full_model():
+def test_development_losses_are_of_every_set_and_their_mean():
     model = FAMILIES["llama"](4)
     rows = {"s": [Scored((5, 6, 7, 8), 3)], "t": [Scored((9, 8, 7), 2)]}
-    plans = pd.DataFrame({"arm": ["a", "b"], "drop": ["0", "1 2"]})
-    table = thresholds.development_losses(model, rows, plans, batch_tokens=64)
-    assert set(table.arm) == {"full", "a", "b"}
-    assert table["mean"].is_monotonic_increasing
-    assert table["mean"].to_list() == pytest.approx(((table.s + table.t) / 2).to_list())
+    table = keep_curves.development_loss(model, rows, ("a", (1, 2)), batch_tokens=64)
+    losses = [drop_losses(model, own, [(1, 2)], batch_tokens=64).mean[0] for own in rows.values()]
+    assert table.iloc[0].tolist() == ["a", "1 2", *losses, np.mean(losses)]
 
 
 def test_effort_counts_block_evaluations():
@@ -107,7 +103,7 @@ def test_effort_counts_block_evaluations():
     collect = SimpleNamespace(model=model, batches=[batch], eps=(1e-3,))
     _ = probe.losses, probe.greedy, probe.gradients
     asked = []
-    effort = thresholds.effort_table(collect, probe, lambda: asked.append(1))
+    effort = keep_curves.effort_table(collect, probe, lambda: asked.append(1))
     effort = effort.set_index("criterion")
     assert asked == [1]
     assert effort.passes["leave-one-out"] == (4 + 6) / 4
@@ -119,12 +115,12 @@ def test_effort_counts_block_evaluations():
 
 
 def test_the_figure_follows_the_product_and_not_the_ratio():
-    figure = forensics.figure_one()
-    fits = forensics.figure_fits(figure).set_index(["formula", "shift"]).pearson
+    figure = paper_figure.figure_one()
+    fits = paper_figure.figure_fits(figure).set_index(["formula", "shift"]).pearson
     assert fits["product", 1] == pytest.approx(0.97, abs=0.005)
     assert fits["ratio"].max() < 0.1
     assert fits.idxmax() == ("product", 1)
-    facts = forensics.figure_facts(figure)
+    facts = paper_figure.figure_facts(figure)
     assert facts["lowest_quarter"] == tuple(range(8))
     assert (facts["n_as_released"], facts["n_layers"]) == (27, 32)
     assert facts["sum_plotted"] < 0.2
@@ -149,7 +145,7 @@ def test_the_cubic_law_is_seen_where_only_the_scale_differs():
             "avss": x.var(1) / (zeros / x.shape[1]),
         }
     )
-    law = forensics.scale_law(table).iloc[0]
+    law = paper_figure.scale_law(table).iloc[0]
     assert law.slope == pytest.approx(3.0, abs=0.1)
     assert law.r2 > 0.99
     assert law.floored == 0
@@ -158,7 +154,7 @@ def test_the_cubic_law_is_seen_where_only_the_scale_differs():
 def test_scale_tables_hold_every_site_eps_and_format():
     model = FAMILIES["llama"](3)
     batches = [{"input_ids": np.array([[5, 6, 7, 8, 9]])}]
-    table = forensics.scale_tables(model, batches, eps=[1e-3, 1e-1])
+    table = paper_figure.scale_tables(model, batches, eps=[1e-3, 1e-1])
     groups = table.groupby(["dtype", "tokens", "site", "eps"]).size()
     assert len(groups) == 2 * 2 * 4 * 2
     assert (groups == 3).all()

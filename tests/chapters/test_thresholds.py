@@ -5,22 +5,29 @@ import pandas as pd
 import pytest
 import torch
 from handmade import EPS, random_states, stats_of
-from tiny import FAMILIES
+from tiny import FAMILIES, tiny_tokenizer
 
-from avss_utils.chapters.thresholds import calibration_dependence as stability
-from avss_utils.chapters.thresholds import keep_curves as thresholds
+from avss_utils.chapters.thresholds import calibration_dependence as dependence
+from avss_utils.chapters.thresholds import keep_curves
+from avss_utils.data.calibrations import RANDOM_TOKENS, calibration_rows, row_batches
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.models.plan import as_drop
-from avss_utils.scores import rights
+from avss_utils.scores.arms import plans_to_judge
 from avss_utils.stats import retention
 from avss_utils.stats.block_profiles import kendall_w
+from avss_utils.stats.outcomes import OutcomeTable
 
 
-def rights_of(rows: dict[str, str], n_choices: int = 4) -> rights.Rights:
-    table = pd.DataFrame([(arm, "t", right) for arm, right in rows.items()])
-    n = len(next(iter(rows.values())))
-    questions = pd.DataFrame({"task": "t", "row_id": range(n), "n_choices": n_choices})
-    return rights.Rights(table.set_axis(["arm", "task", "right"], axis=1), questions)
+def answer_rows(right: dict[str, str], *, name: str = "t", n_choices: int = 4) -> pd.DataFrame:
+    """A row per arm and question, right where its arm has an x."""
+    rows = [
+        (arm, name, i, n_choices, x == "x") for arm, own in right.items() for i, x in enumerate(own)
+    ]
+    return pd.DataFrame(rows, columns=["arm", "set", "row_id", "n_choices", "correct"])
+
+
+def outcomes_of(right: dict[str, str]) -> OutcomeTable:
+    return OutcomeTable(answer_rows(right))
 
 
 PLANS = pd.DataFrame({"arm": "a", "n_dropped": [1, 2, 4], "drop": ["3", "3 4", "3 4 5 6"]})
@@ -33,7 +40,7 @@ CURVE = {
 
 
 def test_retention_by_hand_raw_and_corrected():
-    table = rights.retention_rows(PLANS, rights_of(CURVE), seed=0)
+    table = retention.retention_rows(PLANS, outcomes_of(CURVE), seed=0)
     raw = table[table.measure == "raw retention"].value.to_list()
     assert raw == pytest.approx([1.0, 0.75, 0.5])
     corrected = table[table.measure == "corrected retention"].value.to_list()
@@ -44,7 +51,7 @@ def test_retention_by_hand_raw_and_corrected():
 
 
 def test_a_crossing_lies_between_the_ratios_around_it():
-    found = thresholds.crossings(PLANS, rights_of(CURVE), n_blocks=8, kept=0.9, seed=0)
+    found = keep_curves.crossings(PLANS, outcomes_of(CURVE), n_blocks=8, kept=0.9, seed=0)
     raw, corrected = found.value
     assert raw == pytest.approx(1 / 8 + (1 - 0.9) / (1 - 0.75) / 8)
     assert corrected == pytest.approx(1 / 8 + (1 - 0.9) / (1 - 0.35 / 0.55) / 8)
@@ -55,19 +62,19 @@ def test_a_crossing_lies_between_the_ratios_around_it():
 
 def test_a_curve_that_never_leaves_the_level_is_open():
     flat = dict.fromkeys(CURVE, CURVE["full"])
-    found = thresholds.crossings(PLANS, rights_of(flat), n_blocks=8, kept=0.9, seed=0)
+    found = keep_curves.crossings(PLANS, outcomes_of(flat), n_blocks=8, kept=0.9, seed=0)
     assert found.value.to_list() == [0.5, 0.5]
     assert found.open.to_list() == ["yes", "yes"]
 
 
 def test_the_keep_curve_has_every_measure_by_number_of_removed_blocks():
-    kept = rights.retention_rows(PLANS, rights_of(CURVE), seed=0)
+    kept = retention.retention_rows(PLANS, outcomes_of(CURVE), seed=0)
     nll = dict(zip(CURVE, (1.0, 1.25, 2.0, 4.0), strict=True))
     rows = [(arm, s, n, nll[arm] * np.log(2)) for arm in nll for s in ("a", "b") for n in (0, 1)]
     texts = pd.DataFrame(rows, columns=["arm", "text_set", "row_id", "nll"])
     texts = texts.assign(window=0, n_tokens=2, n_bytes=1)
     turned = PLANS.iloc[::-1]
-    found = thresholds.keep_curve(turned, kept, texts, text_set="b", seed=0)
+    found = keep_curves.keep_curve(turned, kept, texts, text_set="b", seed=0)
     wide = found.pivot(index="n_dropped", columns="measure", values="value")
     assert found.n_dropped.unique().tolist() == [1, 2, 4]
     assert wide["t"].to_list() == pytest.approx([1.0, 0.75, 0.5])
@@ -78,20 +85,21 @@ def test_the_keep_curve_has_every_measure_by_number_of_removed_blocks():
 def test_the_pooled_difference_is_of_the_same_questions():
     plans = pd.DataFrame({"arm": ["greedy", "a"], "n_dropped": 1, "drop": ["1", "2"]})
     marks = {"full": "xx..", "without 1": "x...", "without 2": "x..."}
-    same = rights_of({arm: right * 25 for arm, right in marks.items()})
-    table = rights.pooled_retention(plans, same, references=["greedy"], seed=0)
+    same = outcomes_of({arm: right * 25 for arm, right in marks.items()})
+    table = retention.pooled_retention(plans, same, references=["greedy"], seed=0)
     gap = table[table.measure == "less that of greedy"].iloc[0]
     assert (gap.arm, gap.value, gap.low, gap.high) == ("a", 0.0, 0.0, 0.0)
     assert table[table.measure == "mean raw retention"].value.to_list() == [0.5, 0.5]
 
 
-def test_only_tasks_above_chance_can_be_tested():
-    assert rights_of(CURVE).testable(seed=0) == ["t"]
-    guessing = rights_of({"full": "x..." * 25})
-    assert guessing.testable(seed=0) == []
+def test_only_sets_above_chance_can_be_tested():
+    assert retention.sets_above_chance(outcomes_of(CURVE), seed=0) == ["t"]
+    guessing = outcomes_of({"full": "x..." * 25})
+    assert retention.sets_above_chance(guessing, seed=0) == []
     plans = pd.DataFrame({"arm": ["greedy", "a"], "n_dropped": 1, "drop": ["3", "3 4"]})
-    nothing = rights_of(CURVE).only([])
-    table = rights.pooled_retention(plans, nothing, references=["greedy"], seed=0)
+    table = retention.pooled_retention(
+        plans, outcomes_of(CURVE), sets=[], references=["greedy"], seed=0
+    )
     assert table.value.isna().all()
     assert (table.n == 0).all()
     assert np.isinf(table.low).all()
@@ -100,7 +108,7 @@ def test_only_tasks_above_chance_can_be_tested():
 def test_a_plan_of_one_block_is_no_number_and_is_judged_once():
     first = pd.DataFrame({"drop": [5, 7]})  # as pandas reads "5" and "7"
     second = pd.DataFrame({"drop": ["5", "5 7"]})
-    assert rights.plans_to_judge(first, second) == [
+    assert plans_to_judge(first, second) == [
         ("full", ()),
         ("without 5", (5,)),
         ("without 7", (7,)),
@@ -129,16 +137,16 @@ def test_the_break_gap_is_of_bits_per_byte_over_the_same_windows():
 def test_the_guide_names_what_was_not_timed_and_charges_searches_their_own():
     arms = ["variance", "greedy", "tail"]
     plans = pd.DataFrame({"arm": arms, "n_dropped": 1, "drop": ["1", "2", "3"]})
-    kept = pd.DataFrame({"arm": arms, "task": "t", "measure": "raw retention", "value": 0.5})
+    kept = pd.DataFrame({"arm": arms, "set": "t", "measure": "raw retention", "value": 0.5})
     bits = pd.DataFrame({"arm": [f"without {i}" for i in (1, 2, 3)], "value": [3.0, 1.0, 2.0]})
     effort = pd.DataFrame({"criterion": ["greedy"], "seconds": [9.0], "passes": [7.0]})
     within = pd.DataFrame({"criterion": ["variance"], "overlap_excess": [0.25]})
-    guide = thresholds.guide(plans, kept, bits, effort, within).set_index("arm")
+    guide = keep_curves.guide(plans, kept, bits, effort, within).set_index("arm")
     assert guide.index.to_list() == ["greedy", "tail", "variance"]
     assert guide.seconds.isna().to_list() == [False, False, True]
     assert guide.passes.to_list() == [7.0, 0.0, 1.0]
     timed = pd.concat([effort, pd.DataFrame([("statistics", 2.0, 1.0)], columns=effort.columns)])
-    assert thresholds.guide(plans, kept, bits, timed, within).set_index("arm").seconds[
+    assert keep_curves.guide(plans, kept, bits, timed, within).set_index("arm").seconds[
         "variance"
     ] == pytest.approx(2.0)
 
@@ -146,12 +154,12 @@ def test_the_guide_names_what_was_not_timed_and_charges_searches_their_own():
 @pytest.mark.parametrize("arm", ["eavss", "eavss:highest", "eavss-restricted"])
 def test_the_guide_charges_every_reading_of_eavss_its_answers(arm):
     plans = pd.DataFrame({"arm": [arm], "n_dropped": 1, "drop": ["1"]})
-    kept = pd.DataFrame({"arm": [arm], "task": "t", "measure": "raw retention", "value": [0.5]})
+    kept = pd.DataFrame({"arm": [arm], "set": "t", "measure": "raw retention", "value": [0.5]})
     bits = pd.DataFrame({"arm": ["without 1"], "value": [3.0]})
     costs = [("statistics", 2.0, 1.0), ("eavss", 5.0, 2.0)]
     effort = pd.DataFrame(costs, columns=["criterion", "seconds", "passes"])
     within = pd.DataFrame({"criterion": ["variance"], "overlap_excess": [0.25]})
-    row = thresholds.guide(plans, kept, bits, effort, within).iloc[0]
+    row = keep_curves.guide(plans, kept, bits, effort, within).iloc[0]
     assert (row.seconds, row.passes) == (5.0, 2.0)
 
 
@@ -162,45 +170,49 @@ def test_kendalls_w_is_one_in_agreement_and_by_hand_otherwise():
     assert kendall_w(np.array([[0, 1, 2], [0, 2, 1], [1, 0, 2]])) == pytest.approx(12 * 8 / 216)
 
 
-def test_orders_come_from_the_drawn_texts_and_draws_are_disjoint():
+WHOLE = pd.DataFrame({"calibration": ["a", "a", "b"], "size": [12, 12, 7]})
+
+
+def test_draws_of_a_size_share_no_text_and_one_alone_is_no_draw():
+    draws = dependence.separate_draws(WHOLE, sizes=[3, 4, 7, 100], n_draws=3)
+    assert draws == [("a", n, i) for n in (3, 4) for i in range(3)] + [("b", 3, 0), ("b", 3, 1)]
+    sizes = dict(sizes=[3, 4], seed=0)
+    texts = [dependence.drawn_texts(12, 4, i, **sizes) for i in range(3)]
+    assert sorted(np.concatenate(texts)) == list(range(12))
+    rng = np.random.default_rng(0)
+    assert dependence.drawn_texts(12, 3, 1, **sizes).tolist() == rng.permutation(12)[3:6].tolist()
+    assert texts[0].tolist() == rng.permutation(12)[:4].tolist()  # a size later, another shuffle
+
+
+def test_orders_are_those_of_the_texts_own_scores():
     states = random_states(3, n_texts=12, n_blocks=6)
-    table = stability.orders(
-        {"made": stats_of(states, histogram=False)},
-        ["update-variance"],
-        sizes=[4, 7, 100],
-        n_draws=3,
-        seed=0,
-        options={"eps": EPS},
-    )
-    assert table["size"].to_list() == [12, 4, 4, 4]  # once 12 of 12 texts is no draw of two
-    assert table["draw"].to_list() == [stability.ALL_TEXTS, 0, 1, 2]
-    texts = np.random.default_rng(0).permutation(12).reshape(3, 4)
-    for row, own in zip(table["order"], [np.arange(12), *texts], strict=True):
-        variance = np.diff(states, axis=1)[own].var(axis=(0, 2, 3))
-        assert as_drop(row) == tuple(np.argsort(variance))
+    texts = np.array([3, 1, 8])
+    part = stats_of(states, histogram=False).rows(texts).merged()
+    row = dependence.orders(part, ["update-variance"], options={"eps": EPS}).iloc[0]
+    variance = np.diff(states, axis=1)[texts].var(axis=(0, 2, 3))
+    assert (row.criterion, as_drop(row.order)) == ("update-variance", tuple(np.argsort(variance)))
 
 
-def test_measured_orders_are_those_of_each_sets_own_statistics():
-    model = FAMILIES["llama"](4)
-    sets = {n: [{"input_ids": torch.randint(3, 90, (6, 5))}] for n in ("a", "b")}
-    draws = {"sizes": [3], "n_draws": 2, "seed": 0}
-    found = stability.measured_orders(
-        model, sets, ["block-influence"], options={"eps": 1e-3}, **draws
+def test_texts_alone_give_the_orders_of_the_same_texts_of_a_whole_set():
+    model, texts = FAMILIES["llama"](4), torch.randint(3, 90, (6, 5))
+    whole, alone = (
+        collect_block_stats(model, [{"input_ids": ids}], per_sequence=True)
+        for ids in (texts, texts[[4, 0]])
     )
-    stats = {
-        n: collect_block_stats(model, batches, per_sequence=True) for n, batches in sets.items()
-    }
-    plain = stability.orders(stats, ["block-influence"], options={}, **draws)
-    pd.testing.assert_frame_equal(found, plain)
+    tables = [
+        dependence.orders(stats.merged(), ["block-influence", "variance"], options={})
+        for stats in (whole.rows(np.array([4, 0])), alone)
+    ]
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_agreement_is_in_excess_of_chance():
     same = pd.DataFrame({"c": "x", "order": ["0 1 2 3"] * 3})
-    row = stability.agreement(same, ["c"], n_drop=2).iloc[0]
+    row = dependence.agreement(same, ["c"], n_drop=2).iloc[0]
     assert (row.w, row.w_excess, row.overlap, row.overlap_excess) == (1, 1, 1, 1)
     rng = np.random.default_rng(0)
     lots = [" ".join(map(str, rng.permutation(20))) for _ in range(60)]
-    chance = stability.agreement(pd.DataFrame({"c": "x", "order": lots}), ["c"], n_drop=5).iloc[0]
+    chance = dependence.agreement(pd.DataFrame({"c": "x", "order": lots}), ["c"], n_drop=5).iloc[0]
     assert abs(chance.w_excess) < 0.02
     assert abs(chance.overlap_excess) < 0.03
 
@@ -208,13 +220,23 @@ def test_agreement_is_in_excess_of_chance():
 def test_set_plans_are_the_lowest_of_whole_sets():
     table = pd.DataFrame(
         {
-            "calibration": ["s", "s", "t", "t"],
-            "size": 8,
-            "draw": [stability.ALL_TEXTS, 0, stability.ALL_TEXTS, stability.ALL_TEXTS],
-            "criterion": ["c", "c", "c", "other"],
-            "order": ["3 1 2 0", "0 1 2 3", "2 0 1 3", "0 1 2 3"],
+            "calibration": ["s", "t", "t"],
+            "criterion": ["c", "c", "other"],
+            "order": ["3 1 2 0", "2 0 1 3", "0 1 2 3"],
         }
     )
-    found = stability.set_plans(table, ["c"], n_drops=[1, 2])
+    found = dependence.set_plans(table, ["c"], n_drops=[1, 2])
     assert found.arm.to_list() == ["c on s", "c on s", "c on t", "c on t"]
     assert found["drop"].to_list() == ["3", "1 3", "2", "0 2"]
+
+
+def test_random_rows_are_decided_by_the_seed_and_batches_keep_their_order():
+    tokenizer, sizes = tiny_tokenizer(), dict(n_texts=5, length=4)
+    rows = calibration_rows(tokenizer, RANDOM_TOKENS, **sizes, seed=1)
+    assert rows == calibration_rows(tokenizer, RANDOM_TOKENS, **sizes, seed=1)
+    assert not {i for row in rows for i in row[1:]} & set(tokenizer.all_special_ids)
+    batches = row_batches([*rows, [7]], batch_size=4)
+    joined = [
+        ids[mask.bool()].tolist() for b in batches for ids, mask in zip(*b.values(), strict=True)
+    ]
+    assert joined == [*rows, [7]]

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from test_dynamics import ARMS, outcome_rows
-from test_thresholds import CURVE, PLANS
+from test_thresholds import CURVE, PLANS, answer_rows
 
 from avss_utils import claims
 from avss_utils.chapters.architectures import effects
@@ -76,13 +76,7 @@ def tuned(folder: Path, model: str = "tiny", **losses: list[float]) -> Run:
 
 def pruned_curve(folder: Path, curve: dict[str, str] = CURVE, **parameters) -> Run:
     """Chapter 4 of a model of 8 blocks: what it gets right of one task, without 0 to 4 blocks."""
-    n = len(curve["full"])
-    rights = pd.DataFrame([(a, "sciq", x) for a, x in curve.items()])
-    tables = {
-        "plans": PLANS,
-        "rights": rights.set_axis(["arm", "task", "right"], axis=1),
-        "questions": pd.DataFrame({"task": "sciq", "row_id": range(n), "n_choices": 4}),
-    }
+    tables = {"plans": PLANS, "answers": answer_rows(curve, name="sciq")}
     return opened(folder, "tiny", LIMITS, tables, {"better": "a", **parameters}).finish()
 
 

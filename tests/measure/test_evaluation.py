@@ -81,7 +81,7 @@ def test_a_row_a_question_with_the_argmax_and_the_within_question_auroc(loaded):
         others = np.delete(scores, q.answer)
         assert (row.row_id, row.label, row.n_choices) == (q.row_id, q.answer, 3)
         assert row.prediction == scores.argmax()
-        assert row.p_label == pytest.approx(probability[q.answer], abs=1e-4)
+        assert row.p_true == pytest.approx(probability[q.answer], abs=1e-4)
         assert row.beaten == (others < scores[q.answer]).mean()
 
 
@@ -95,9 +95,9 @@ def test_the_empty_plan_goes_the_same_way_and_changes_nothing(loaded, suite):
         batch_tokens=512,
     )
     judged = judge_answers(loaded, suite, ("full", ()))
-    own = judged[judged.task == "sciq"]
+    own = judged[judged["set"] == "sciq"]
     assert own.prediction.tolist() == plain.prediction.tolist()
-    assert own.p_label.tolist() == pytest.approx(plain.p_label.tolist(), abs=1e-5)
+    assert own.p_true.tolist() == pytest.approx(plain.p_true.tolist(), abs=1e-5)
 
 
 def test_removed_blocks_are_judged_removed_and_the_model_is_left_whole(loaded, suite):

@@ -3,6 +3,7 @@
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tiny import FAMILIES
@@ -95,10 +96,13 @@ def test_greedy_search_is_the_plain_one_and_shares_its_prefixes():
 
 def test_all_pairs_are_there_and_the_best_is_no_worse_than_greedy():
     model, own = FAMILIES["llama"](6), rows(4)
-    pairs = pair_losses(model, own, batch_tokens=64)
+    firsts = [pair_losses(model, own, first, batch_tokens=64) for first in range(5)]
+    pairs = pd.concat(firsts, ignore_index=True)
     assert list(zip(pairs["first"], pairs["second"], strict=True)) == list(
         combinations(range(6), 2)
     )
+    whole = drop_losses(model, own, list(combinations(range(6), 2)), batch_tokens=64)
+    assert pairs.nll.tolist() == pytest.approx(whole.mean.tolist(), abs=1e-5)
     greedy = greedy_path(model, own, n_drop=2, batch_tokens=64)
     assert pairs.nll.min() <= greedy[greedy.chosen].nll.iloc[-1] + 1e-6
 

@@ -6,31 +6,30 @@ import pytest
 
 from avss_utils.stats.retention import (
     NOT_MEASURED,
-    auroc,
     over_pruned,
-    paired,
     pick,
     picked,
     question_estimates,
+    same_windows,
     text_estimates,
 )
 
 N = 20
 
 
-def answers(arm: str, right: int, *, task="sciq", wording="plain", n_choices=4) -> pd.DataFrame:
+def answers(arm: str, right: int, *, name="sciq", wording="plain", n_choices=4) -> pd.DataFrame:
     """N questions whose first ``right`` are answered correctly."""
     correct = np.arange(N) < right
     label = np.arange(N) % n_choices
     return pd.DataFrame(
         {
-            "task": task,
+            "set": name,
             "wording": wording,
             "row_id": np.arange(N),
             "n_choices": n_choices,
             "label": label,
-            "prediction": np.where(correct, label, (label + 1) % n_choices),
-            "p_label": np.where(correct, 0.9, 0.2),
+            "correct": correct,
+            "p_true": np.where(correct, 0.9, 0.2),
             "beaten": np.where(correct, 1.0, 1 / 3),
             "arm": arm,
         }
@@ -50,11 +49,11 @@ def estimate(table: pd.DataFrame, arm: str, measure: str):
 TABLE = question_estimates(pd.concat([answers("full", 15), answers("half", 10)]), seed=0)
 
 
-@pytest.mark.parametrize(("task", "above"), [("sst2", 0.7 - 0.7), ("piqa", 0.7 - 0.5)])
-def test_one_answer_to_all_is_not_above_chance_where_choices_are_the_same_words(task, above):
+@pytest.mark.parametrize(("name", "above"), [("sst2", 0.7 - 0.7), ("piqa", 0.7 - 0.5)])
+def test_one_answer_to_all_is_not_above_chance_where_choices_are_the_same_words(name, above):
     own = answers("full", 20, n_choices=2)
     label = (np.arange(20) < 14).astype(int)
-    own = own.assign(task=task, label=label, prediction=1)
+    own = own.assign(set=name, label=label, correct=label == 1)
     found = estimate(question_estimates(own, seed=0), "full", "above chance")
     assert found.value == pytest.approx(above)
 
@@ -111,12 +110,12 @@ def test_an_arm_is_compared_with_the_full_model_of_its_own_task_and_wording():
         answers("half", 10, wording="plain"),
         answers("full", 10, wording="second"),
         answers("half", 10, wording="second"),
-        answers("full", 16, task="piqa", n_choices=2),
-        answers("half", 8, task="piqa", n_choices=2),
+        answers("full", 16, name="piqa", n_choices=2),
+        answers("half", 8, name="piqa", n_choices=2),
     ]
     table = question_estimates(pd.concat(rows), seed=0)
     kept = table[(table.arm == "half") & (table.measure == "raw retention")]
-    assert kept.set_index(["task", "wording"]).value.to_dict() == {
+    assert kept.set_index(["set", "wording"]).value.to_dict() == {
         ("sciq", "plain"): 0.5,
         ("sciq", "second"): 1.0,
         ("piqa", "plain"): 0.5,
@@ -131,35 +130,37 @@ def test_pairing_is_by_row_identity_not_by_position():
 
 
 @pytest.mark.parametrize(
-    "rows",
+    ("rows", "error", "match"),
     [
-        [answers("full", 15), answers("half", 10).head(5)],
-        [answers("full", 15).head(5), answers("half", 10)],
-        [answers("full", 15), answers("half", 10).assign(row_id=lambda t: t.row_id + 100)],
-        [answers("full", 15), answers("half", 10).assign(label=0)],
-        [answers("half", 10)],
+        ([answers("full", 15), answers("half", 10).head(5)], ValueError, "same questions"),
+        ([answers("full", 15).head(5), answers("half", 10)], ValueError, "same questions"),
+        (
+            [answers("full", 15), answers("half", 10).assign(row_id=lambda t: t.row_id + 100)],
+            *(ValueError, "same questions"),
+        ),
+        ([answers("full", 15), *[answers("half", 10)] * 2], ValueError, "same questions"),
+        ([answers("half", 10)], KeyError, "full"),
     ],
 )
-def test_arms_on_different_rows_are_refused(rows):
-    with pytest.raises(ValueError, match="same rows"):
+def test_arms_on_different_questions_are_refused(rows, error, match):
+    with pytest.raises(error, match=match):
         question_estimates(pd.concat(rows), seed=0)
 
 
-def test_a_row_that_stands_twice_is_refused():
-    twice = pd.concat([answers("full", 15), answers("half", 10), answers("half", 10).head(1)])
+def test_a_window_that_stands_twice_is_refused():
+    twice = pd.concat([windows("full", [20, 30]), windows("avss", [40, 60]).iloc[[0, 0, 1]]])
     with pytest.raises(pd.errors.MergeError):
-        paired(twice, "half", on=["row_id"])
+        same_windows(twice, "avss", on=["row_id"])
 
 
 # sentiment: AUROC over rows
 
 
-def sentiment(label, p_label) -> pd.DataFrame:
-    return pd.DataFrame({"task": "sst2", "label": label, "p_label": p_label, "beaten": 0.0})
-
-
-def area(label, p_label):
-    return auroc(sentiment(label, p_label), rng=np.random.default_rng(0), n_resamples=50)
+def area(label, p_true):
+    columns = {"arm": "full", "set": "sst2", "wording": "plain", "n_choices": 2, "beaten": 0.0}
+    rows = pd.DataFrame({"row_id": range(len(label)), "label": label, "p_true": p_true, **columns})
+    rows["correct"] = rows.p_true > 0.5
+    return estimate(question_estimates(rows, seed=0), "full", "AUROC")
 
 
 def test_sentiment_auroc_at_a_hand_computed_value():

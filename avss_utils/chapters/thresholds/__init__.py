@@ -1,1 +1,47 @@
-"""Notebook 04: rivals, mechanisms, and how many blocks can go."""
+"""Notebook 04: rivals of AVSS, what foresees the loss, and how many blocks can go."""
+
+from avss_utils.chapters.thresholds.calibration_dependence import (
+    agreement,
+    separate_draws,
+    set_plans,
+)
+from avss_utils.chapters.thresholds.experiment import Thresholds
+from avss_utils.chapters.thresholds.healing import (
+    AS_IT_WAS,
+    healed_bits,
+    healed_outcomes,
+    healing_arms,
+    recovery,
+    with_unpruned,
+)
+from avss_utils.chapters.thresholds.keep_curves import crossings, guide, keep_curve
+from avss_utils.chapters.thresholds.loss_correlations import correlations, pair_gap, rises
+from avss_utils.chapters.thresholds.paper_figure import (
+    figure_facts,
+    figure_fits,
+    figure_one,
+    scale_law,
+)
+
+__all__ = [
+    "AS_IT_WAS",
+    "Thresholds",
+    "agreement",
+    "correlations",
+    "crossings",
+    "figure_facts",
+    "figure_fits",
+    "figure_one",
+    "guide",
+    "healed_bits",
+    "healed_outcomes",
+    "healing_arms",
+    "keep_curve",
+    "pair_gap",
+    "recovery",
+    "rises",
+    "scale_law",
+    "separate_draws",
+    "set_plans",
+    "with_unpruned",
+]

@@ -1,64 +1,48 @@
 """Does a criterion rank the blocks alike on other calibration texts?"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from avss_utils.measure.activations import collect_block_stats
 from avss_utils.measure.block_stats import BlockStats
 from avss_utils.models.plan import as_drop, as_text
 from avss_utils.scores.criteria import score_blocks
 from avss_utils.stats.block_profiles import kendall_w
 
-ALL_TEXTS = -1  # the draw that is a whole calibration set
+Draw = tuple[str, int, int]
 
 
-def measured_orders(
-    model, batches_by_set: dict[str, list[dict]], criteria: Sequence[str], *, options: dict, **draws
-) -> pd.DataFrame:
-    """``orders`` of the statistics of each set's batches, one pass over each.
+def separate_draws(whole: pd.DataFrame, *, sizes: Iterable[int], n_draws: int) -> list[Draw]:
+    """(calibration set, size, draw): random draws of its texts, of which no two share a text.
 
-    Every threshold among ``options`` (eps, bulk_eps) is counted.
+    ``whole``: calibration and size, the number of its texts. There are ``n_draws`` of a size, or as
+    many as the texts allow; sizes that allow only one are left out.
     """
-    stats = {
-        name: collect_block_stats(model, batches, eps=tuple(options.values()), per_sequence=True)
-        for name, batches in batches_by_set.items()
-    }
-    return orders(stats, criteria, options=options, **draws)
+    n_texts, sizes = whole.groupby("calibration", sort=False)["size"].first(), list(sizes)
+    found = [(name, size, min(n_draws, n // size)) for name, n in n_texts.items() for size in sizes]
+    return [(name, size, i) for name, size, n in found for i in range(n) if n > 1]
+
+
+def drawn_texts(
+    n_texts: int, size: int, draw: int, *, sizes: Iterable[int], seed: int
+) -> np.ndarray:
+    """Numbers of the texts of one of ``separate_draws``, (size,)."""
+    rng = np.random.default_rng(seed)
+    shuffled = {one: rng.permutation(n_texts) for one in sizes}
+    return shuffled[size][draw * size : (draw + 1) * size]
 
 
 def orders(
-    stats_by_set: dict[str, BlockStats],
-    criteria: Sequence[str],
-    *,
-    sizes: Iterable[int],
-    n_draws: int,
-    seed: int,
-    options: dict,
+    stats: BlockStats, criteria: Sequence[str], *, options: Mapping[str, float]
 ) -> pd.DataFrame:
-    """Blocks from least to most important, a row a set, size, draw and criterion.
-
-    ``stats_by_set`` hold a row a text (``per_sequence``). Draws of one size are random and share no
-    text: there are ``n_draws`` of them, or as many as the texts allow; sizes that allow only one
-    are left out. Draw ALL_TEXTS is the whole set. The model is not run again.
-    """
+    """Blocks from least to most important, one row per criterion: criterion, order."""
     rows = []
-    for name, stats in stats_by_set.items():
-        n_texts = len(stats.n_tokens)
-        rng = np.random.default_rng(seed)
-        drawn = [(ALL_TEXTS, np.arange(n_texts))]
-        for size in sizes:
-            n = min(n_draws, n_texts // size)
-            texts = rng.permutation(n_texts)[: n * size].reshape(n, size)
-            drawn += enumerate(texts) if n > 1 else []
-        for draw, texts in drawn:
-            part = stats.rows(texts).merged()
-            for criterion in criteria:
-                order = np.argsort(score_blocks(criterion, part, **options), kind="stable")
-                rows.append((name, len(texts), draw, criterion, as_text(order)))
-    return pd.DataFrame(rows, columns=["calibration", "size", "draw", "criterion", "order"])
+    for criterion in criteria:
+        order = np.argsort(score_blocks(criterion, stats, **options), kind="stable")
+        rows.append((criterion, as_text(order)))
+    return pd.DataFrame(rows, columns=["criterion", "order"])
 
 
 def agreement(table: pd.DataFrame, by: list[str], *, n_drop: int) -> pd.DataFrame:
@@ -67,7 +51,7 @@ def agreement(table: pd.DataFrame, by: list[str], *, n_drop: int) -> pd.DataFram
     ``w``: Kendall's W over all blocks, ``w_excess`` = W less its expectation 1 / m for m unrelated
     rankings, over 1 less that; ``overlap``: mean share of the ``n_drop`` lowest blocks that two
     rankings have in common, ``overlap_excess`` likewise beyond n_drop / n_blocks. 1 = always the
-    same, 0 = chance.
+    same, 0 = chance. Groups of one ranking are left out.
     """
     rows = []
     for key, own in table.groupby(by, sort=False):
@@ -85,16 +69,15 @@ def agreement(table: pd.DataFrame, by: list[str], *, n_drop: int) -> pd.DataFram
 
 
 def set_plans(
-    table: pd.DataFrame, criteria: Sequence[str], *, n_drops: Iterable[int]
+    whole: pd.DataFrame, criteria: Sequence[str], *, n_drops: Iterable[int]
 ) -> pd.DataFrame:
-    """What the whole of each calibration set removes by some criteria, for each number of blocks.
+    """What each calibration set as a whole removes by some criteria, for each number of blocks.
 
-    Columns: arm ("criterion on set"), n_dropped, drop.
+    ``whole``: calibration, criterion, order. Columns: arm ("criterion on set"), n_dropped, drop.
     """
-    whole = table[(table.draw == ALL_TEXTS) & table.criterion.isin(list(criteria))]
     rows = [
         (f"{row.criterion} on {row.calibration}", n, as_text(sorted(as_drop(row.order)[:n])))
-        for row in whole.itertuples()
+        for row in whole[whole.criterion.isin(list(criteria))].itertuples()
         for n in n_drops
     ]
     return pd.DataFrame(rows, columns=["arm", "n_dropped", "drop"])

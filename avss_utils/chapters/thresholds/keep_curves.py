@@ -1,7 +1,7 @@
 """How many blocks can go by each criterion, and what choosing them costs."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,25 +11,28 @@ from avss_utils.data.token_rows import Scored
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.measure.drop_losses import drop_losses
 from avss_utils.measure.sensitivity import Sensitivity
-from avss_utils.models.plan import as_drop
+from avss_utils.models.plan import as_text
 from avss_utils.scores.arms import Calibration
-from avss_utils.scores.rights import Rights, plan_name, weights_of
-from avss_utils.stats.retention import BASELINE, text_estimates
+from avss_utils.stats.outcomes import OutcomeTable
+from avss_utils.stats.resampling import resample_counts
+from avss_utils.stats.retention import BASELINE, plan_name, text_estimates
 
 
-def development_losses(
-    model, rows: dict[str, list[Scored]], plans: pd.DataFrame, *, batch_tokens: int
+def development_loss(
+    model,
+    rows: Mapping[str, Sequence[Scored]],
+    arm: tuple[str, Sequence[int]],
+    *,
+    batch_tokens: int,
 ) -> pd.DataFrame:
-    """Nats a token of each plan (arm, drop) on development texts, a column a set, and their mean.
-
-    Sorted by the mean, best first; the full model is there as "full".
-    """
-    drops = [(), *map(as_drop, plans["drop"])]
-    found = pd.DataFrame({"arm": ["full", *plans.arm], "drop": ["-", *plans["drop"]]})
-    for name, own in rows.items():
-        found[name] = drop_losses(model, own, drops, batch_tokens=batch_tokens).mean
-    found["mean"] = found[list(rows)].mean(axis=1)
-    return found.sort_values("mean", kind="stable", ignore_index=True)
+    """Nats a token of one (arm, drop) on development texts, a row: arm, drop, every set, mean."""
+    name, drop = arm
+    by_set = {
+        own: drop_losses(model, texts, [drop], batch_tokens=batch_tokens).mean[0]
+        for own, texts in rows.items()
+    }
+    row = {"arm": name, "drop": as_text(drop), **by_set, "mean": np.mean(list(by_set.values()))}
+    return pd.DataFrame([row])
 
 
 def effort_table(
@@ -55,13 +58,13 @@ def guide(
     effort: pd.DataFrame,
     within: pd.DataFrame,
 ) -> pd.DataFrame:
-    """The practitioner's table: a row an arm, best bits per byte first.
+    """The practitioner's table: one row per arm, best bits per byte first.
 
-    ``kept``: raw retention by task; ``bits``: bits per byte by plan; ``effort``: what each search
+    ``kept``: raw retention by set; ``bits``: bits per byte by plan; ``effort``: what each search
     and the one pass of statistics ("statistics") cost, n/a where that was not timed;
     ``within``: agreement of rankings, averaged over calibration sets.
     """
-    raw = kept[kept.measure == "raw retention"].pivot(index="arm", columns="task", values="value")
+    raw = kept[kept.measure == "raw retention"].pivot(index="arm", columns="set", values="value")
     table = plans[["arm", "drop"]].join(raw, on="arm")
     table["bits per byte"] = table["drop"].map(plan_name).map(bits.set_index("arm").value)
     costs = effort.set_index("criterion")
@@ -81,11 +84,11 @@ def keep_curve(
     """What one arm keeps by number of removed blocks: n_dropped, measure, value, low, high, n.
 
     ``plans``: of that arm alone, as of ``curve_plans``; ``kept``: its ``retention_rows``, whose raw
-    retention is a measure by the task's name; ``texts``: rows a window, from which perplexity and
-    bits retention on ``text_set`` come.
+    retention is a measure by the set's name; ``texts``: one row per window, from which perplexity
+    and bits retention on ``text_set`` come.
     """
     raw = kept[kept.measure == "raw retention"]
-    raw = raw.assign(measure=raw.task).sort_values("n_dropped", kind="stable")
+    raw = raw.assign(measure=raw["set"]).sort_values("n_dropped", kind="stable")
     n_dropped = dict(zip(plans["drop"].map(plan_name), plans.n_dropped, strict=True))
     judged = texts.arm.isin([BASELINE, *n_dropped]) & (texts.text_set == text_set)
     found = text_estimates(texts[judged], seed=seed)
@@ -96,29 +99,35 @@ def keep_curve(
 
 
 def crossings(
-    plans: pd.DataFrame, rights: Rights, *, n_blocks: int, kept: float, seed: int, n_resamples=1000
+    plans: pd.DataFrame,
+    outcomes: OutcomeTable,
+    *,
+    n_blocks: int,
+    kept: float,
+    seed: int,
+    n_resamples: int = 1000,
 ) -> pd.DataFrame:
-    """The drop ratio at which retention first leaves ``kept``, by arm, task and measure.
+    """The drop ratio at which retention first leaves ``kept``, by arm, set and measure.
 
     Between two measured ratios the retention is taken as linear; the interval is over questions.
     A curve that never leaves ``kept`` has the largest measured ratio, and ``open`` says yes.
     """
     rows = []
-    for arm, own in plans.groupby("arm", sort=False):
-        own = own.sort_values("n_dropped")
-        ratios = np.array([0, *own.n_dropped]) / n_blocks
-        for task in rights.tasks:
-            ours = [rights.of(plan_name(drop), task) for drop in own["drop"]]
-            right = np.stack([rights.full(task), *ours])
-            n, chance = right.shape[1], rights.chance[task]
-            weights = weights_of(n, n_resamples, np.random.default_rng(seed))
+    for arm, curve in plans.groupby("arm", sort=False):
+        curve = curve.sort_values("n_dropped")
+        ratios = np.array([0, *curve.n_dropped]) / n_blocks
+        names = [BASELINE, *map(plan_name, curve["drop"])]
+        for of in outcomes.sets():
+            right = np.stack([outcomes.of(name, of)[0] for name in names])
+            n, chance = right.shape[1], outcomes.chance(of)
+            weights = resample_counts(n, n_resamples, np.random.default_rng(seed)) / n
             for measure, level in (("raw", 0.0), ("corrected", chance)):
                 means = weights @ (right - level).T
                 found = np.array([_first_below(m, ratios, kept) for m in means])
                 low, high = np.quantile(found[1:], [0.025, 0.975])
-                is_open = found[0] >= ratios[-1]
-                rows.append((arm, task, measure, found[0], low, high, n, "yes" if is_open else ""))
-    names = ["arm", "task", "measure", "value", "low", "high", "n", "open"]
+                is_open = "yes" if found[0] >= ratios[-1] else ""
+                rows.append((arm, of, measure, found[0], low, high, n, is_open))
+    names = ["arm", "set", "measure", "value", "low", "high", "n", "open"]
     return pd.DataFrame(rows, columns=names)
 
 

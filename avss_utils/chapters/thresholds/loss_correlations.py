@@ -10,11 +10,10 @@ from avss_utils.stats.block_profiles import (
     partial_rank,
     rank_correlation,
 )
-from avss_utils.stats.resampling import Estimate
 
 
 def loss_table(sensitivity: Sensitivity) -> pd.DataFrame:
-    """Tidy leave-one-out losses, a row a block and text: block, text, nll, n_scored.
+    """Tidy leave-one-out losses, one row per block and text: block, text, nll, n_scored.
 
     Block -1 stands for the whole model.
     """
@@ -72,12 +71,6 @@ def correlations(scores: pd.DataFrame, losses: pd.DataFrame, *, seed: int) -> pd
         )
     names = ["criterion", "value", "low", "high", "n", "p_shift", "p_ar"]
     return pd.DataFrame(rows, columns=[*names, "partial", "p_partial", "depth"])
-
-
-def of_criterion(table: pd.DataFrame, criterion: str) -> Estimate:
-    """One criterion's correlation with its interval."""
-    row = table[table.criterion == criterion].iloc[0]
-    return Estimate(float(row.value), float(row.low), float(row.high), int(row.n))
 
 
 def pair_gap(pairs: pd.DataFrame, path: pd.DataFrame) -> dict[str, object]:
