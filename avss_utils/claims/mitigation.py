@@ -2,25 +2,28 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from avss_utils.chapters.mitigation.effects import (
+from avss_utils.chapters.mitigation.training_effects import (
+    MATCH,
+    TYPICAL,
+    UNTRAINED,
+    change,
     detectable,
     error_fall,
-    mean_change,
+    outcomes_of,
     own_fall,
     rank_among,
+    rate_fall,
 )
-from avss_utils.chapters.mitigation.outcomes import TYPICAL, UNTRAINED, Outcomes
 from avss_utils.claims.claim_limits import ERROR_BINS, ERROR_FALL, GUIDED, LEVEL, RATE_FALL, ROOM
 from avss_utils.claims.verdicts import Finding, finding
 from avss_utils.data.own import set_name
+from avss_utils.stats.outcomes import OutcomeTable
 from avss_utils.stats.resampling import Estimate, against_null, proportion
 from avss_utils.store.run_folder import Run
 
 
 def rate_findings(
-    outcomes: Outcomes, sets: Sequence[str], *, primary_set: str, seed: int
+    outcomes: OutcomeTable, sets: Sequence[str], *, primary_set: str, seed: int
 ) -> list[Finding]:
     """C9 by set: how far the share of questions with a likelier false answer fell, relative.
 
@@ -31,13 +34,12 @@ def rate_findings(
     """
     found = []
     for name in sets:
-        options = dict(fall=True, relative=True, rng=np.random.default_rng(seed))
-        fall = mean_change(outcomes, GUIDED, name, "mc1", **options)
+        fall = rate_fall(outcomes, GUIDED, name, relative=True, seed=seed)
         primary = name == primary_set
         found.append(_rate("fall of the hallucination rate", name, fall, primary=primary))
-        if (GUIDED, name, "match") in outcomes.by:
-            own = own_fall(outcomes, GUIDED, name, relative=True, rng=np.random.default_rng(seed))
-            room = outcomes.of(UNTRAINED, name, "match").mean() >= ROOM
+        if name in outcomes.sets(MATCH[0]):
+            own = own_fall(outcomes, GUIDED, name, relative=True, seed=seed)
+            room = outcomes.of(UNTRAINED, name, MATCH).mean() >= ROOM
             found.append(_rate("fall of wrong own answers", name, own, primary=False, room=room))
     return found
 
@@ -73,26 +75,19 @@ def signature(fall: Estimate, *, before: float) -> str:
 
 
 def error_findings(
-    outcomes: Outcomes, sets: Sequence[str], *, primary_set: str, seed: int
+    outcomes: OutcomeTable, sets: Sequence[str], *, primary_set: str, seed: int
 ) -> list[Finding]:
     """C10 by set: how far the calibration error of choices fell, relative, above ERROR_FALL."""
     found = []
     for name in sets:
-        options = dict(n_bins=ERROR_BINS, rng=np.random.default_rng(seed))
-        found.append(
-            finding(
-                "C10",
-                f"fall of ECE, {name}",
-                error_fall(outcomes, GUIDED, name, **options),
-                threshold=ERROR_FALL,
-                primary=name == primary_set,
-            )
-        )
+        fall = error_fall(outcomes, GUIDED, name, n_bins=ERROR_BINS, seed=seed)
+        options = dict(threshold=ERROR_FALL, primary=name == primary_set)
+        found.append(finding("C10", f"fall of ECE, {name}", fall, **options))
     return found
 
 
 def choice_findings(
-    outcomes: Outcomes, sets: Sequence[str], *, primary_set: str, seed: int
+    outcomes: OutcomeTable, sets: Sequence[str], *, primary_set: str, seed: int
 ) -> list[Finding]:
     """C11 by set: is the choice of blocks what helps?
 
@@ -102,7 +97,7 @@ def choice_findings(
     """
     found = []
     for name in sets:
-        place = against_null(*rank_among(outcomes, GUIDED, name, "mc1"))
+        place = against_null(*rank_among(outcomes, GUIDED, name))
         found.append(
             finding(
                 "C11",
@@ -115,8 +110,7 @@ def choice_findings(
             )
         )
         for what, reference in (("uniform training", "uniform"), ("a random set", TYPICAL)):
-            rng = np.random.default_rng(seed)
-            gain = mean_change(outcomes, GUIDED, name, "mc1", reference=reference, rng=rng)
+            gain = change(outcomes, GUIDED, name, reference=reference, seed=seed)
             measure = f"gain over {what}, {name}"
             found.append(finding("C11", measure, gain, threshold=0.0, primary=False))
     return found
@@ -137,7 +131,7 @@ def mitigation_findings(run: Run) -> list[Finding]:
     """C9 to C11 of a run of notebook 03."""
     parameters = run.record["parameters"]
     names = [set_name(name) for name in (*parameters["sets"], *parameters["held_out"])]
-    outcomes = Outcomes(run.read("trials"))
+    outcomes = outcomes_of(run.read("trials"))
     options = dict(primary_set=names[0], seed=parameters["seed"])
     parts = rate_findings, error_findings, choice_findings
     return [one for judge in parts for one in judge(outcomes, names, **options)]

@@ -5,7 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from avss_utils.chapters.mitigation.answer_choices import choice_table, divergence_rows
+from avss_utils.chapters.mitigation.trial_outcomes import (
+    choice_outcomes,
+    choice_scores,
+    divergence_rows,
+)
 from avss_utils.claims.verdicts import verdict_below
 from avss_utils.data.answer_sets import PLAIN, Events
 from avss_utils.data.windows import Window
@@ -21,21 +25,23 @@ RATE = "hallucination rate"
 def before_and_after(
     before, after, events: Events, windows: Sequence[Window], *, batch_tokens: int, seed: int
 ) -> pd.DataFrame:
-    """What changed on held-out questions and on neutral text; a row a measure.
+    """What changed on held-out questions and on neutral text; one row per measure.
 
     Columns: measure, before, after, change (after less before) with its 95 % interval low and high
-    over questions, or over windows for the costs, n. Measures: mc1 and mc2 (``choice_table``),
+    over questions, or over windows for the costs, n. Measures: mc1 and mc2 (``choice_outcomes``),
     hallucination rate (a false answer is likelier than the true one), calibration error (N_BINS
     bins), bits per byte, and the divergence from the model before (nats a token).
     """
     options = dict(wording=PLAIN, batch_tokens=batch_tokens)
-    one, two = (choice_table(loaded, events, **options) for loaded in (before, after))
+    scores = (choice_scores(loaded, events, **options) for loaded in (before, after))
+    one, two = (choice_outcomes(own).astype({"correct": float}) for own in scores)
     weights = resample_counts(len(one), N_RESAMPLES, np.random.default_rng(seed))
-    rows = []
-    for measure in ("mc1", "mc2"):
-        rows.append(_mean_row(measure, one[measure], two[measure], weights))
-    rows.append(_mean_row(RATE, 1 - one.mc1, 1 - two.mc1, weights))
-    rows.append(_error_row(one, two, weights[:301]))
+    rows = [
+        _mean_row("mc1", one.correct, two.correct, weights),
+        _mean_row("mc2", one.p_true, two.p_true, weights),
+        _mean_row(RATE, 1 - one.correct, 1 - two.correct, weights),
+        _error_row(one, two, weights[:301]),
+    ]
     rows += _cost_rows(before.model, after.model, windows, batch_tokens=batch_tokens, seed=seed)
     names = ["measure", "before", "after", "change", "low", "high", "n"]
     return pd.DataFrame(rows, columns=names)
@@ -60,7 +66,7 @@ def _error_row(one: pd.DataFrame, two: pd.DataFrame, weights: np.ndarray) -> tup
 
 def _error(table: pd.DataFrame) -> float:
     return expected_calibration_error(
-        table.confidence.to_numpy(), table.mc1.to_numpy(), n_bins=N_BINS
+        table.confidence.to_numpy(), table.correct.to_numpy(), n_bins=N_BINS
     )
 
 

@@ -5,23 +5,20 @@ rest judge; a question's part depends on nothing but its name.
 """
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from avss_utils.chapters.mitigation.adapter_training import Trained, train
-from avss_utils.chapters.mitigation.answer_choices import merged
+from avss_utils.chapters.mitigation.adapter_training import Lessons, Trained, merged, train
 from avss_utils.chapters.mitigation.arms import Arm, Recipe
-from avss_utils.chapters.mitigation.lessons import Lesson, lessons
+from avss_utils.chapters.mitigation.contrastive_losses import lessons_of
 from avss_utils.commands.adapter_folder import MARK, save_adapter
 from avss_utils.commands.before_after import before_and_after
 from avss_utils.data.answer_sets import PLAIN, Events, events_of
 from avss_utils.data.loading import load_open, load_texts, standard_split
 from avss_utils.data.rows import Corpus, split_rows
-from avss_utils.data.token_rows import choice_units
 from avss_utils.data.windows import Window, text_windows
 from avss_utils.errors import UsageError
 from avss_utils.models.blocks import checked_numbers
@@ -36,7 +33,6 @@ SHARES = {"calibration": 0.5, "development": 0.2}
 FEWEST = 4
 NEUTRAL = "c4"
 NAMED = ("eavss", "last", "uniform")
-END = "\n"  # where ``generation`` ends an answer
 RATES = (3e-4, 1e-3, 3e-3)
 BATCH_TOKENS = 2048
 
@@ -70,19 +66,16 @@ def mitigate(
     ranks = max(1, round(rank * quarter / len(chosen))) * len(chosen)
     recipe = Recipe(ranks, steps, 8, RATES[0], evaluate_every=max(1, steps // 6))
     arm = Arm(blocks, chosen, chosen, contrast)
-    teaching = Teaching(
-        lessons_of(loaded, parts[LEARNED]),
-        lessons_of(loaded, parts[STOPPED_BY]),
-        out.with_name(f".{out.name}.training"),
-    )
-    trained, recipe = teaching.best(loaded, arm, recipe, RATES, seed=seed)
+    lessons = Lessons(*(lessons_of(loaded, parts[part]) for part in (LEARNED, STOPPED_BY)))
+    folder = out.with_name(f".{out.name}.training")
+    trained, recipe = best_of(loaded, lessons, arm, recipe, folder, seed=seed)
     windows = neutral_windows(loaded.tokenizer)
     counts = ", ".join(f"{len(own.questions)} {part}" for part, own in parts.items())
     facts = _facts(arm, recipe, seed) | {"questions": f"{corpus.identity['name']}: {counts}"}
     options = dict(batch_tokens=BATCH_TOKENS, seed=seed)
     table = before_and_after(loaded, merged(loaded, trained), parts[JUDGED], windows, **options)
     save_adapter(out, loaded.identity, trained, table, facts)
-    shutil.rmtree(teaching.folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     return table
 
 
@@ -141,17 +134,6 @@ def own_parts(corpus: Corpus, *, seed: int) -> dict[str, Events]:
     }
 
 
-def lessons_of(loaded, events: Events) -> list[Lesson]:
-    """The true and the false answer of every question, in tokens, each with its END.
-
-    A model that learns answers without one goes on writing behind them.
-    """
-    prompts = [prompt for prompt, _ in events.asked]
-    answers = [tuple(answer + END for answer in own[:2]) for _, own in events.asked]
-    units = choice_units(loaded.model, loaded.tokenizer, prompts, answers)
-    return lessons([question.row_id for question in events.questions], units)
-
-
 def prone_blocks(loaded, events: Events, *, top: int, batch_tokens: int) -> tuple[int, ...]:
     """The ``top`` blocks of highest EAVSS, read as a contrast, on these questions."""
     prone = ProneScores(loaded, [events], eps=1e-5, ratio=1e-3, batch_tokens=batch_tokens)
@@ -159,21 +141,16 @@ def prone_blocks(loaded, events: Events, *, top: int, batch_tokens: int) -> tupl
     return tuple(sorted(np.argsort(-own, kind="stable")[:top].tolist()))
 
 
-@dataclass(frozen=True)
-class Teaching:
-    """The lessons of both parts, and where an interrupted training leaves its checkpoints."""
+def best_of(
+    loaded, lessons: Lessons, arm: Arm, recipe: Recipe, folder: Path, *, seed: int
+) -> tuple[Trained, Recipe]:
+    """Of RATES the training of least development loss, and its recipe.
 
-    lessons: Sequence[Lesson]
-    development: Sequence[Lesson]
-    folder: Path
-
-    def best(self, loaded, arm: Arm, recipe: Recipe, rates: Sequence[float], *, seed: int):
-        """(``Trained``, its recipe): of the ``rates``, the one of least development loss."""
-        found: list[tuple[float, Trained, Recipe]] = []
-        for rate in rates:
-            own, folder = replace(recipe, learning_rate=rate), self.folder / f"rate-{rate:g}"
-            options = dict(seed=seed, folder=folder)
-            trained = train(loaded, self.lessons, self.development, arm, own, **options)
-            found.append((trained.history.development.min(), trained, own))
-        _, trained, own = min(found, key=lambda one: one[0])
-        return trained, own
+    An interrupted one goes on from its checkpoints in ``folder``.
+    """
+    found: list[tuple[Trained, Recipe]] = []
+    for rate in RATES:
+        own = replace(recipe, learning_rate=rate)
+        options = dict(seed=seed, folder=folder / f"rate-{rate:g}")
+        found.append((train(loaded, lessons, arm, own, **options), own))
+    return min(found, key=lambda one: one[0].history.development.min())

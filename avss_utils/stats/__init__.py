@@ -5,13 +5,12 @@ A confidence is the probability, in [0, 1], that the answer given is right.
 
 from avss_utils.stats.block_profiles import rank_correlation
 from avss_utils.stats.calibration import (
-    brier_score,
     calibration_floor,
     debiased_calibration_error,
     expected_calibration_error,
     reliability_bins,
 )
-from avss_utils.stats.calibration_intervals import calibration_estimate, paired_calibration_change
+from avss_utils.stats.calibration_intervals import calibration_estimate
 from avss_utils.stats.choice_confidence import choice_confidence, temperature
 from avss_utils.stats.resampling import Estimate, against_null, bootstrap, mean
 
@@ -19,14 +18,12 @@ __all__ = [
     "Estimate",
     "against_null",
     "bootstrap",
-    "brier_score",
     "calibration_estimate",
     "calibration_floor",
     "choice_confidence",
     "debiased_calibration_error",
     "expected_calibration_error",
     "mean",
-    "paired_calibration_change",
     "rank_correlation",
     "reliability_bins",
     "temperature",

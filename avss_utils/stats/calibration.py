@@ -1,4 +1,4 @@
-"""Expected calibration error, its floor, its debiased form, and the bins behind it; Brier score.
+"""Expected calibration error, its floor, its debiased form, and the bins behind it.
 
 Bins are equal in width, or with ``equal_mass`` in answers, up to ties, which stay together in one.
 """
@@ -68,21 +68,10 @@ def debiased_calibration_error(
     return float((n * (2 * gap - drawn)).sum() / len(confidence))
 
 
-def brier_score(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Mean squared distance between confidence and answer, both (n,): in [0, 1], lower is better.
-
-    It rewards telling right from wrong answers as well as calibration; 0.25 is a confidence of a
-    half throughout. scikit-learn's refuses the ties (0.5) that questions of two choices have.
-    Source: Brier 1950. Raises ValueError as ``expected_calibration_error`` does.
-    """
-    confidence, correct = checked(confidence, correct)
-    return float(((confidence - correct) ** 2).mean())
-
-
 def reliability_bins(
     confidence: np.ndarray, correct: np.ndarray, *, n_bins: int, equal_mass: bool = False
 ) -> pd.DataFrame:
-    """The bins of ``expected_calibration_error`` that hold an answer, a row a bin.
+    """The bins of ``expected_calibration_error`` that hold an answer, one row per bin.
 
     Columns: bin (from 0), low and high (its edges; low < confidence <= high, 0 in the first), n
     (answers), confidence (their mean), accuracy, and its 95 % Wilson interval accuracy_low and

@@ -11,30 +11,33 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from avss_utils.chapters.mitigation import adapter_training as training
-from avss_utils.chapters.mitigation import answer_choices as measures
-from avss_utils.chapters.mitigation.adapter_training import train
-from avss_utils.chapters.mitigation.adapters import with_adapters
+from avss_utils.chapters.mitigation import trial_outcomes as judging
+from avss_utils.chapters.mitigation.adapter_training import Lessons, merged, train
 from avss_utils.chapters.mitigation.arms import (
     Arm,
     Recipe,
+    arm_of,
+    arm_table,
     budget,
     check_arms,
     chosen_arms,
     rank_of,
     standard_arms,
+    with_adapters,
 )
 from avss_utils.chapters.mitigation.contrastive_losses import (
     CONTRASTS,
     Answers,
+    Lesson,
+    collate,
     info_nce,
+    lessons_of,
     preference,
+    read_answers,
     triplet,
 )
-from avss_utils.chapters.mitigation.lessons import Lesson, collate, lessons, read_answers
-from avss_utils.commands.mitigate import lessons_of
 from avss_utils.data.answer_sets import events_of
 from avss_utils.data.rows import OpenQuestion
-from avss_utils.data.token_rows import choice_units
 from avss_utils.data.windows import Window
 from avss_utils.errors import UsageError
 from avss_utils.measure.choices import score_choices
@@ -47,7 +50,9 @@ LEARNT = [
     Lesson("c", (5, 8, 7, 4), (32, 33), (42,)),
     Lesson("d", (6, 8), (30,), (43, 44)),
 ]
+LESSONS = Lessons(LEARNT, LEARNT)
 RECIPE = Recipe(ranks=8, steps=8, questions=2, learning_rate=1e-2, evaluate_every=2)
+NAMES = ("dog", "cat", "owl", "cow", "pig", "hen")
 BOTH = Arm("both", (0, 2), (1, 3))
 
 
@@ -63,7 +68,7 @@ def answers(prompt, true, false, log_true=(-1.0,), log_false=(-2.0,)) -> Answers
 
 def test_a_training_that_leaves_the_numbers_says_so():
     with pytest.raises(UsageError, match="not finite"):
-        train(loaded(), LEARNT, LEARNT, BOTH, replace(RECIPE, learning_rate=1e30), seed=0)
+        train(loaded(), LESSONS, BOTH, replace(RECIPE, learning_rate=1e30), seed=0)
 
 
 def test_training_keeps_off_cudnn_attention_and_gives_it_back(monkeypatch):
@@ -75,7 +80,7 @@ def test_training_keeps_off_cudnn_attention_and_gives_it_back(monkeypatch):
 
     monkeypatch.setattr(training, "loss_of", loss_of)
     before = torch.backends.cuda.cudnn_sdp_enabled()
-    train(loaded(), LEARNT, LEARNT, BOTH, RECIPE, seed=0)
+    train(loaded(), LESSONS, BOTH, RECIPE, seed=0)
     assert before
     assert set(seen) == {False}
     assert torch.backends.cuda.cudnn_sdp_enabled()
@@ -99,14 +104,14 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(bad, monkeypatch):
 
     monkeypatch.setattr(training, "loss_of", loss_of)
     recipe = replace(RECIPE, steps=20, patience=20)
-    trained = train(loaded(), LEARNT, LEARNT, BOTH, recipe, seed=0)
+    trained = train(loaded(), LESSONS, BOTH, recipe, seed=0)
     assert (trained.n_left_out, len(calls)) == (1, 20)
     assert all(p.isfinite().all() for p in trained.model.parameters())
     assert np.isfinite(trained.history.development.dropna()).all()
     assert len(trained.history) == 21  # a loss and a development loss every second step, an end
     calls.clear()
     with pytest.raises(UsageError, match="not finite: lower the learning rate"):
-        train(loaded(), LEARNT, LEARNT, BOTH, replace(recipe, steps=8), seed=0)
+        train(loaded(), LESSONS, BOTH, replace(recipe, steps=8), seed=0)
 
 
 def test_losses_by_hand():
@@ -156,10 +161,11 @@ def test_a_batch_marks_the_tokens_of_the_answers():
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "qwen3"])
 def test_a_reading_equals_separate_passes(family):
     ours = loaded(family)
-    prompts, choices = ["Which animal barks?\nAnswer:", "Why?\nAnswer:"], [[" a dog", " x"]] * 2
-    units = choice_units(ours.model, ours.tokenizer, prompts, choices)
-    own = lessons(["p", "q"], units)
+    events = events_of_animals()
+    own = lessons_of(ours, events)[:2]
     found = read_answers(ours.model, collate(own), read=(2, 0))
+    prompts = [prompt for prompt, _ in events.asked[:2]]
+    choices = [[f"{answer}\n" for answer in asked[:2]] for _, asked in events.asked[:2]]
     scores = score_choices(ours.model, ours.tokenizer, prompts, choices)
     lengths = [[len(lesson.true), len(lesson.false)] for lesson in own]
     expected = np.array(scores) / lengths
@@ -175,13 +181,6 @@ def test_a_reading_equals_separate_passes(family):
             torch.testing.assert_close(
                 found.true[i, column], state[n:].mean(0), atol=1e-4, rtol=1e-4
             )
-
-
-def test_lessons_need_two_answers():
-    ours = loaded()
-    units = choice_units(ours.model, ours.tokenizer, ["Why?"], [[" a", " b", " c"]])
-    with pytest.raises(UsageError, match="two answers"):
-        lessons(["p"], units)
 
 
 def test_lessons_end_where_an_answer_ends():
@@ -205,8 +204,6 @@ def test_arms_have_exactly_as_many_parameters(family):
     assert rank_of(few, total) == 12
     assert rank_of(all_of_them, total) == 3
     assert len({n_trained(arm, total, family) for arm in (few, some, all_of_them)}) == 1
-    with pytest.raises(UsageError, match="evenly"):
-        rank_of(some, 8)
 
 
 def test_arms_are_chosen_by_name_with_what_the_claims_need():
@@ -216,16 +213,9 @@ def test_arms_are_chosen_by_name_with_what_the_claims_need():
     options = dict(top=2, n_random=2, seed=0, contrast="infonce")
     chosen = chosen_arms(names, rankings, **options)
     assert [arm.name for arm in chosen] == [*names, "random 0", "random 1"]
-    for wrong, says in (
-        (["eavss top"], "must have 'uniform'"),
-        ([*names, "best"], "unknown arm 'best': choose from eavss top; "),
-        ([*names, "uniform"], "'uniform' is named twice"),
-        (["eavss top", "uniform", "eavss top, infonce"], "unknown arm"),
-    ):
-        with pytest.raises(UsageError, match=says):
-            check_arms(wrong, n_random=1, contrast="infonce")
-    with pytest.raises(UsageError, match="n_random must be 1 or more, not 0"):
-        check_arms(names, n_random=0, contrast="infonce")
+    table = arm_table(chosen, budget([2, 6], least=1))
+    assert table["rank"].to_list() == [3, 1, 3, 3, 3]
+    assert [arm_of(table, arm.name) for arm in chosen] == chosen
 
 
 def test_the_standard_arms():
@@ -249,19 +239,27 @@ def test_the_standard_arms():
     assert {arm.contrast for arm in others} == {"triplet", "none", "infonce", "preference"}
 
 
+def refusing(names: list[str], n_random: int = 1):
+    return lambda: check_arms(names, n_random=n_random, contrast="infonce")
+
+
+NEEDED = ["eavss top", "uniform"]
+THREE = {"eavss": np.ones(3), "probe": np.ones(3)}
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Arm("x", (0,), (0,), contrast="cosine"), "infonce, triplet"),
         (lambda: Arm("x", (), (0,)), "no block"),
-        (lambda: with_adapters(loaded().model, Arm("x", (4,), (0,)), RECIPE, seed=0), "0 to 3"),
-        (lambda: train(loaded(), [], LEARNT, BOTH, RECIPE, seed=0), "to learn from"),
-        (
-            lambda: standard_arms(
-                {"eavss": np.ones(3), "probe": np.ones(3)}, top=3, n_random=0, seed=0
-            ),
-            "take fewer",
-        ),
+        (lambda: train(loaded(), Lessons([], LEARNT), BOTH, RECIPE, seed=0), "to learn from"),
+        (lambda: standard_arms(THREE, top=3, n_random=0, seed=0), "take fewer"),
+        (lambda: rank_of(Arm("x", (0, 1, 2), (0,)), 8), "evenly"),
+        (refusing(["eavss top"]), "must have 'uniform'"),
+        (refusing([*NEEDED, "best"]), "unknown arm 'best': choose from eavss top; "),
+        (refusing([*NEEDED, "uniform"]), "'uniform' is named twice"),
+        (refusing([*NEEDED, "eavss top, infonce"]), "unknown arm"),
+        (refusing(NEEDED, n_random=0), "n_random must be 1 or more, not 0"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(make, message):
@@ -274,7 +272,7 @@ def test_only_adapters_of_the_chosen_blocks_move(contrast):
     ours = loaded()
     before = copy.deepcopy(ours.model.state_dict())
     arm = Arm("x", (0, 2), (1, 3), contrast=contrast)
-    trained = train(ours, LEARNT, LEARNT, arm, RECIPE, seed=0)
+    trained = train(ours, LESSONS, arm, RECIPE, seed=0)
     for name, weight in ours.model.state_dict().items():
         assert torch.equal(weight, before[name]), name
     base = trained.model.state_dict()
@@ -292,8 +290,8 @@ def test_only_adapters_of_the_chosen_blocks_move(contrast):
     assert not trained.model.training
 
 
-def mended(number: int) -> float:
-    """Development loss after training block ``number`` of a model in which only 2 can be mended.
+def loss_after(number: int) -> float:
+    """Development loss after training block ``number`` of a model in which only 2 can be fixed.
 
     Block 0's norms are zero, so that whatever its linear layers become adds nothing; block 2's
     output is garbled. True answers are those of the model before.
@@ -310,18 +308,18 @@ def mended(number: int) -> float:
     made = [Lesson(str(i), ids, (best[i],), (90,)) for i, ids in enumerate(own)]
     arm = Arm("x", (number,), (number,), contrast="none")
     recipe = Recipe(ranks=4, steps=40, questions=6, learning_rate=2e-2, evaluate_every=10)
-    trained = train(ours, made, made, arm, recipe, seed=0)
+    trained = train(ours, Lessons(made, made), arm, recipe, seed=0)
     return trained.history.development.dropna().to_numpy()
 
 
-def test_the_block_that_can_mend_the_error_does_and_the_other_cannot():
-    helped, idle = mended(2), mended(0)
+def test_the_block_that_can_fix_the_error_does_and_the_other_cannot():
+    helped, idle = loss_after(2), loss_after(0)
     np.testing.assert_allclose(idle, idle[0])
     assert helped.min() < 0.3 * idle[0]
 
 
 def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path, monkeypatch):
-    whole = train(loaded(), LEARNT, LEARNT, BOTH, RECIPE, seed=3, folder=tmp_path / "whole")
+    whole = train(loaded(), LESSONS, BOTH, RECIPE, seed=3, folder=tmp_path / "whole")
     calls, plain = [], training.read_answers
 
     def failing(*args, **options):
@@ -332,10 +330,10 @@ def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "read_answers", failing)
     with pytest.raises(KeyboardInterrupt):
-        train(loaded(), LEARNT, LEARNT, BOTH, RECIPE, seed=3, folder=tmp_path / "part")
+        train(loaded(), LESSONS, BOTH, RECIPE, seed=3, folder=tmp_path / "part")
     assert list((tmp_path / "part").glob("checkpoint-*"))
     calls.clear()
-    resumed = train(loaded(), LEARNT, LEARNT, BOTH, RECIPE, seed=3, folder=tmp_path / "part")
+    resumed = train(loaded(), LESSONS, BOTH, RECIPE, seed=3, folder=tmp_path / "part")
     assert len(calls) == 4  # the last two steps and an evaluation of two batches
     pd.testing.assert_frame_equal(resumed.history, whole.history)
     for name, weight in whole.model.state_dict().items():
@@ -344,8 +342,7 @@ def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path, monkeypatch):
 
 def test_a_seed_gives_the_same_adapter_and_another_does_not():
     one, same, other = (
-        train(loaded(), LEARNT, LEARNT, BOTH, RECIPE, seed=seed).model.state_dict()
-        for seed in (0, 0, 1)
+        train(loaded(), LESSONS, BOTH, RECIPE, seed=seed).model.state_dict() for seed in (0, 0, 1)
     )
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
@@ -355,7 +352,7 @@ def test_the_adapter_loads_with_peft_and_merges(tmp_path):
     from peft import PeftModel
 
     ours = loaded()
-    trained = train(ours, LEARNT, LEARNT, BOTH, RECIPE, seed=0)
+    trained = train(ours, LESSONS, BOTH, RECIPE, seed=0)
     trained.model.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(copy.deepcopy(ours.model), tmp_path)
     ids = torch.tensor([[5, 9, 7, 30]])
@@ -363,14 +360,14 @@ def test_the_adapter_loads_with_peft_and_merges(tmp_path):
         expected = trained.model(ids).logits
         torch.testing.assert_close(again(ids).logits, expected)
         assert not torch.allclose(ours.model(ids).logits, expected, atol=1e-3)
-        merged = again.merge_and_unload()
-        torch.testing.assert_close(merged(ids).logits, expected, atol=1e-4, rtol=1e-4)
+        plain = again.merge_and_unload()
+        torch.testing.assert_close(plain(ids).logits, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_training_stops_where_the_development_loss_has_stopped_falling():
     recipe = Recipe(ranks=8, steps=40, questions=2, learning_rate=0.3, evaluate_every=2, patience=1)
     others = [Lesson("z", (5, 9, 7), (77,), (30,))]  # learning the lessons makes it worse
-    trained = train(loaded(), LEARNT, others, BOTH, recipe, seed=0)
+    trained = train(loaded(), Lessons(LEARNT, others), BOTH, recipe, seed=0)
     assert trained.history.step.max() < 40
 
 
@@ -392,38 +389,33 @@ def test_losses_and_gradients_are_finite_in_bfloat16(contrast):
 
 
 def events_of_animals():
-    names = ("dog", "cat", "owl", "cow", "pig", "hen")
     rows = [
         OpenQuestion(str(i), f"Animal {i}?", (name, f"the {name}"), ("sand", "iron"))
-        for i, name in enumerate(names)
+        for i, name in enumerate(NAMES)
     ]
     return events_of(rows, "sciq_open", wording="plain", seed=0)
 
 
 def test_choices_are_all_true_answers_and_then_the_false_ones():
     ours, events = loaded(), events_of_animals()
-    table = measures.choice_table(ours, events, wording="plain", batch_tokens=256)
-    assert table.row_id.to_list() == [q.row_id for q in events.questions]
-    assert (table.n_true == 2).all()
-    assert (table.n_choices == 4).all()
-    pairs = [own for _, own in events.asked]
-    prompts = [prompt for prompt, _ in events.asked]
+    table = judging.choice_scores(ours, events, wording="plain", batch_tokens=256)
+    asked = [(f" {name}", f" the {name}", " sand", " iron") for name in NAMES]
     choices = [
-        (
-            *(f" {a}" for a in q.answers),
-            own[1],
-            *(f" {a}" for a in q.false_answers if f" {a}" != own[1]),
-        )
-        for q, own in zip(events.questions, pairs, strict=True)
+        (*own[:2], pair[1], *set(own[2:]) - {pair[1]})
+        for own, (_, pair) in zip(asked, events.asked, strict=True)
     ]
-    expected = score_choices(ours.model, ours.tokenizer, prompts, choices)
-    for row, scores in zip(table.itertuples(), expected, strict=True):
-        np.testing.assert_allclose(measures.as_scores(row.scores), scores, atol=1e-3)
-        shares = np.exp(scores) / np.exp(scores).sum()
-        assert row.mc2 == pytest.approx(shares[:2].sum(), abs=1e-3)
-        own = np.exp(scores[[0, 2, 3]])
-        assert row.mc1 == (scores[0] > scores[2:].max())
-        assert row.confidence == pytest.approx(own.max() / own.sum(), abs=1e-3)
+    prompts = [prompt for prompt, _ in events.asked]
+    expected = np.array(score_choices(ours.model, ours.tokenizer, prompts, choices))
+    np.testing.assert_allclose(table.score, expected.ravel(), atol=1e-3)
+    assert table.choice.to_list() == [0, 1, 2, 3] * 6
+    assert table.is_true.to_list() == [True, True, False, False] * 6
+    outcomes = judging.choice_outcomes(table)
+    assert outcomes.row_id.to_list() == [q.row_id for q in events.questions]
+    weights = np.exp(expected)
+    np.testing.assert_allclose(outcomes.p_true, weights[:, :2].sum(1) / weights.sum(1), atol=1e-3)
+    assert (outcomes.correct == (expected[:, 0] > expected[:, 2:].max(1))).all()
+    rivals = weights[:, [0, 2, 3]]
+    np.testing.assert_allclose(outcomes.confidence, rivals.max(1) / rivals.sum(1), atol=1e-3)
 
 
 def test_divergence_is_that_of_the_distributions():
@@ -431,9 +423,9 @@ def test_divergence_is_that_of_the_distributions():
     with torch.no_grad():
         decoder_blocks(other.model)[1].mlp.down_proj.weight.mul_(3)
     windows = [Window("a", (5, 9, 7, 30), 8), Window("b", (6, 9, 31), 6)]
-    same = measures.divergence_rows(ours.model, ours.model, windows, batch_tokens=64)
+    same = judging.divergence_rows(ours.model, ours.model, windows, batch_tokens=64)
     assert same.kl.abs().max() < 1e-6
-    found = measures.divergence_rows(ours.model, other.model, windows, batch_tokens=4)
+    found = judging.divergence_rows(ours.model, other.model, windows, batch_tokens=4)
     assert found.n_tokens.to_list() == [3, 2]
     for row, window in zip(found.itertuples(), windows, strict=True):
         ids = torch.tensor([window.ids])
@@ -446,15 +438,15 @@ def test_divergence_is_that_of_the_distributions():
 
 def test_a_merged_adapter_answers_as_the_adapter_does():
     ours = loaded()
-    trained = train(ours, LEARNT, LEARNT, BOTH, RECIPE, seed=0)
+    trained = train(ours, LESSONS, BOTH, RECIPE, seed=0)
     ids = torch.tensor([[5, 9, 7, 30]])
     with torch.no_grad():
         expected = trained.model(ids).logits
-        merged = measures.merged(ours, trained)
-        torch.testing.assert_close(merged.model(ids).logits, expected, atol=1e-4, rtol=1e-4)
+        copied = merged(ours, trained)
+        torch.testing.assert_close(copied.model(ids).logits, expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(trained.model(ids).logits, expected)
         plain = ours.model(ids).logits
-        in_place = measures.merged(ours, trained, keep=False)
-        assert torch.equal(in_place.model(ids).logits, merged.model(ids).logits)
+        in_place = merged(ours, trained, keep=False)
+        assert torch.equal(in_place.model(ids).logits, copied.model(ids).logits)
         assert torch.equal(ours.model(ids).logits, plain)
-    assert type(merged.model) is type(in_place.model) is type(ours.model)
+    assert type(copied.model) is type(in_place.model) is type(ours.model)

@@ -1,122 +1,152 @@
 """Arms trained and judged alike: what a row holds, and changes over questions and seeds."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_mitigation import LEARNT, RECIPE, events_of_animals, loaded
+from test_mitigation import LEARNT, LESSONS, RECIPE, events_of_animals, loaded
 
-from avss_utils.chapters.mitigation import answer_choices as measures
-from avss_utils.chapters.mitigation import effects
-from avss_utils.chapters.mitigation import step_costs as costs
-from avss_utils.chapters.mitigation import temperature as calibrated
-from avss_utils.chapters.mitigation import trials as study
-from avss_utils.chapters.mitigation.arms import Arm
-from avss_utils.chapters.mitigation.cells import as_cells, as_shares
-from avss_utils.chapters.mitigation.judging import MC1_UNASKED, UNASKED, Bench
-from avss_utils.chapters.mitigation.outcomes import TYPICAL, UNTRAINED, Outcomes
+from avss_utils.chapters.mitigation import choice_calibration, experiment
+from avss_utils.chapters.mitigation import training_effects as effects
+from avss_utils.chapters.mitigation import trial_outcomes as judging
+from avss_utils.chapters.mitigation.adapter_training import step_row
+from avss_utils.chapters.mitigation.arms import Arm, arm_table
 from avss_utils.data.rows import Question
 from avss_utils.data.suites import Suite
 from avss_utils.data.windows import Window
 from avss_utils.scores.eavss import ProneScores
 from avss_utils.stats.calibration import expected_calibration_error
 from avss_utils.stats.detection import risk_coverage
-from avss_utils.store.tables import read_csv, write_csv
+from avss_utils.stats.outcomes import OutcomeTable
 
-LESSONS = study.Lessons(LEARNT, LEARNT)
 ARM = Arm("eavss top", (1,), (1,))
+ARMS = arm_table([ARM], RECIPE.ranks)
+MC1, MC1_UNASKED = effects.MC1, effects.MC1_UNASKED
 
 
-def bench() -> Bench:
-    events = events_of_animals()
+def study(**given) -> experiment.Mitigation:
+    """The chapter on a tiny model and six questions, without what reads data sets."""
+    own = object.__new__(experiment.Mitigation)
+    own.loaded = own.judged = loaded()
+    own.identity, own._costs = {"n_blocks": 4}, {}
+    own.taught, own.stopped = [events_of_animals()], [events_of_animals()]
     questions = tuple(Question(str(i), "a?", ("b", "c"), i % 2) for i in range(3))
     windows = [Window("a", (5, 9, 7, 30), 8), Window("b", (6, 9, 31), 6)]
     suite = Suite({"sst2": questions}, {"c4": windows}, batch_tokens=128)
-    return Bench([events], [events], suite, "plain", 4)
-
-
-def test_cells_keep_shares_and_survive_a_file(tmp_path):
-    shares = np.random.default_rng(0).random(200)
-    table = pd.DataFrame({"cells": [as_cells(shares), as_cells([0, 1, 0.5]), ""]})
-    write_csv(table, tmp_path / "t.csv")
-    again = read_csv(tmp_path / "t.csv").cells
-    np.testing.assert_allclose(as_shares(again[0]), shares, atol=1e-3)
-    np.testing.assert_allclose(as_shares(again[1])[:2], [0, 1])
-    assert again[2] == ""
+    own.bench = judging.Bench(own.taught, own.taught, suite, "plain", 4)
+    p = dict(eps=1e-3, relative_eps=0.01, batch_tokens=256, n_folds=2, seed=0, rates=[1e-2])
+    p |= dict(steps=8, questions_a_step=2, evaluate_every=2, drop_ratio=0.25, least_rank=2)
+    own.p = SimpleNamespace(**p, eval_dtype="float32", wording="plain", **given)
+    own.lessons = LESSONS
+    return own
 
 
 def test_an_arm_is_judged_on_everything_and_the_untrained_model_as_it_is():
-    ours = loaded()
-    trial = (None, 0.0, 0)
-    table = study.arm_rows(ours, LESSONS, bench(), RECIPE, "float32", trial)
-    found = {(row.set, row.measure): row for row in table.itertuples()}
-    assert set(table.arm) == {UNTRAINED}
-    assert found["c4", "divergence"].value == pytest.approx(0, abs=1e-6)
-    assert found["", "parameters"].value == 0
-    choices = measures.choice_table(ours, bench().choices[0], wording="plain", batch_tokens=128)
-    name = choices.set[0]
-    for measure in ("mc1", "mc2", "confidence"):
-        own = as_shares(found[name, measure].cells)
-        np.testing.assert_allclose(own, choices[measure], atol=1e-3)
-    assert len(as_shares(found["sst2", "right"].cells)) == 3
-    own = {m: as_shares(found[name, m].cells) for m in ("match", "contains", "abstained")}
-    assert all(set(cells) <= {0.0, 1.0} for cells in own.values())
-    assert (own["match"] <= own["contains"]).all()
-    sure = as_shares(found[name, "own confidence"].cells)
-    assert ((sure > 0) & (sure <= 1)).all()
-    options = dict(wording=UNASKED, batch_tokens=128)
-    unasked = measures.choice_table(ours, bench().choices[0], **options)
-    np.testing.assert_array_equal(as_shares(found[name, MC1_UNASKED].cells), unasked.mc1)
-    assert found["c4", "bits per byte"].value > 0
+    own, key = study(), ("none", 0, 0.0)
+    table = own.trials(key, ARMS)
+    assert table.columns.to_list()[:5] == ["arm", "seed", "set", "wording", "row_id"]
+    assert set(table.arm) == {effects.UNTRAINED}
+    costs = own.trial_costs(key, ARMS).set_index(["set", "measure"]).value
+    assert costs["c4", "divergence"] == pytest.approx(0, abs=1e-6)
+    assert costs["c4", "bits per byte"] > 0
+    assert costs["", "parameters"] == 0
+    by = {wording: rows.reset_index() for wording, rows in table.groupby("wording")}
+    for wording, columns in (("plain", ["p_true", "confidence"]), ("answer-only", [])):
+        options = dict(wording=wording, batch_tokens=128)
+        scores = judging.choice_scores(own.judged, own.bench.choices[0], **options)
+        expected = judging.choice_outcomes(scores)[["set", "row_id", "correct", *columns]]
+        found = by[wording][expected.columns]
+        pd.testing.assert_frame_equal(found, expected, atol=1e-4, check_dtype=False)
+    assert len(by["task"]) == 3
+    words = by["own words"]
+    assert (words.correct <= words.contains).all()
+    assert words.abstained.isin([0, 1]).all()
+    assert words.confidence.between(0, 1).all()
+    assert by["task"][["p_true", "confidence", "contains", "abstained"]].isna().all(axis=None)
 
 
 def test_a_trained_arm_differs_and_has_its_name_seed_and_costs():
-    trial = (ARM, 1e-2, 7)
-    table = study.arm_rows(loaded(), LESSONS, bench(), RECIPE, "float32", trial)
-    assert set(table.arm) == {"eavss top"}
-    assert set(table.seed) == {7}
-    values = table.set_index(["set", "measure"]).value
+    key, own = ("eavss top", 7, 1e-2), study()
+    table, costs = own.trials(key, ARMS), own.trial_costs(key, ARMS)
+    for found in (table, costs):
+        assert (found.arm == "eavss top").all()
+        assert (found.seed == 7).all()
+    values = costs.set_index(["set", "measure"]).value
     assert values["c4", "divergence"] > 1e-4
     assert values["", "parameters"] > 0
-    again = study.arm_rows(loaded(), LESSONS, bench(), RECIPE, "float32", trial)
-    pd.testing.assert_frame_equal(table, again)
+    assert values["", "steps"] == 8
+    again = study()  # as after an interruption: the costs are there without the trial
+    pd.testing.assert_frame_equal(again.trial_costs(key, ARMS), costs)
+    pd.testing.assert_frame_equal(again.trials(key, ARMS), table)
 
 
 def test_blocks_are_ranked_by_eavss_and_by_probes():
-    ours, sets = loaded(), [events_of_animals(), events_of_animals()]
-    options = dict(eps=1e-3, ratio=0.01, batch_tokens=256)
-    table = study.ranking_table(ours, sets, n_folds=2, seed=0, **options)
+    own = study()
+    own.taught = own.taught * 2
+    table = own.rankings()
     assert table.ranking.value_counts().to_dict() == {"eavss": 4, "probe": 4}
-    own = ProneScores(ours, sets[:1], **options)["contrast"]
-    np.testing.assert_allclose(table[table.ranking == "eavss"].score, own)
+    options = dict(eps=1e-3, ratio=0.01, batch_tokens=256)
+    prone = ProneScores(own.loaded, own.taught[:1], **options)["contrast"]
+    np.testing.assert_allclose(table[table.ranking == "eavss"].score, prone)
     assert table[table.ranking == "probe"].score.between(0, 1).all()
 
 
 def test_the_rate_of_least_development_loss_is_taken():
-    table = study.rate_rows(loaded(), LESSONS, RECIPE, (1e-6, 1e-2), 0, ARM)
+    own = study()
+    assert experiment.best_rates(own.rates("eavss top", ARMS)) == {"eavss top": 1e-2}  # the only
+    own.p.rates = [1e-6, 1e-2]
+    table = own.rates("eavss top", ARMS)
     assert set(table.rate) == {1e-6, 1e-2}
-    assert study.best_rates(table) == {"eavss top": 1e-2}  # the other hardly moves
+    assert experiment.best_rates(table) == {"eavss top": 1e-2}  # the other hardly moves
 
 
-def outcomes_of(shares: dict[str, np.ndarray], measure: str = "mc1") -> Outcomes:
+def test_trials_take_every_arm_seed_by_seed_and_random_ones_once():
+    names = ["eavss top", "random 0", "uniform"]
+    rates = pd.DataFrame({"arm": names, "rate": 0.1, "development": 1.0})
+    found = experiment.trial_keys(rates, n_seeds=2)
+    assert found == [
+        ("none", 0, 0.0),
+        *((name, 0, 0.1) for name in names),
+        ("eavss top", 1, 0.1),
+        ("uniform", 1, 0.1),
+    ]
+
+
+def outcomes_of(shares: dict[str, np.ndarray]) -> OutcomeTable:
+    """MC1 of one set by arm, (n_seeds, n_questions) each."""
     rows = [
-        (arm, seed, "s", measure, as_cells(own))
+        (arm, seed, "s", "plain", str(i), right)
         for arm, seeds in shares.items()
         for seed, own in enumerate(seeds)
+        for i, right in enumerate(own)
     ]
-    return Outcomes(pd.DataFrame(rows, columns=["arm", "seed", "set", "measure", "cells"]))
+    columns = ["arm", "seed", "set", "wording", "row_id", "correct"]
+    return effects.outcomes_of(pd.DataFrame(rows, columns=columns))
+
+
+def measured(**arms: dict) -> OutcomeTable:
+    """Arms of one seed and set, by measure."""
+    found = outcomes_of({})
+    for arm, own in arms.items():
+        found.add(arm, {("s", measure): shares for measure, shares in own.items()})
+    return found
 
 
 def test_changes_by_hand():
     found = outcomes_of({"none": [[0, 0, 1, 0]], "a": [[0, 1, 1, 0], [1, 1, 1, 0]]})
-    options = dict(rng=np.random.default_rng(0))
-    change = effects.mean_change(found, "a", "s", "mc1", **options)
+    change = effects.change(found, "a", "s", seed=0)
     assert change.value == pytest.approx(5 / 8 - 1 / 4)
     assert change.n == 4
-    fall = effects.mean_change(found, "a", "s", "mc1", fall=True, relative=True, **options)
+    assert effects.rate_fall(found, "a", "s", seed=0).value == pytest.approx(3 / 4 - 3 / 8)
+    fall = effects.rate_fall(found, "a", "s", relative=True, seed=0)
     assert fall.value == pytest.approx((3 / 4 - 3 / 8) / (3 / 4))  # a rate of errors that halves
-    same = effects.mean_change(found, "none", "s", "mc1", **options)
+    same = effects.change(found, "none", "s", seed=0)
     assert (same.value, same.low, same.high) == (0, 0, 0)
+    table = effects.by_arm(effects.change, found, ["none", "a"], ["s"], seed=0)
+    assert table.arm.to_list() == ["none", "a"]
+    assert table.iloc[1, 2:].to_list() == [change.value, change.low, change.high, 4]
 
 
 def test_the_interval_minds_seeds_and_questions():
@@ -126,7 +156,7 @@ def test_the_interval_minds_seeds_and_questions():
         lifts = 0.1 + rng.normal(0, 0.05, (5, 1))  # seeds differ
         after = before | (rng.random((5, 120)) < lifts)
         found = outcomes_of({"none": before, "a": after})
-        own = effects.mean_change(found, "a", "s", "mc1", rng=rng, n_resamples=300)
+        own = effects.change(found, "a", "s", seed=rng, n_resamples=300)
         covered.append(own.low <= 0.1 * 0.6 <= own.high)
         widths.append(own.high - own.low)
         values.append(own.value)
@@ -136,15 +166,10 @@ def test_the_interval_minds_seeds_and_questions():
 
 
 def test_the_fall_of_the_calibration_error():
-    rng = np.random.default_rng(0)
-    right = rng.random(400) < 0.7
-    rows = []
-    for arm, sure in (("none", 1.0), ("a", 0.85), ("b", 0.7)):
-        for measure, shares in (("mc1", right), ("confidence", np.full(400, sure))):
-            rows.append((arm, 0, "s", measure, as_cells(shares)))
-    names = ["arm", "seed", "set", "measure", "cells"]
-    found = Outcomes(pd.DataFrame(rows, columns=names))
-    options = dict(n_bins=10, rng=rng, n_resamples=200)
+    right = np.random.default_rng(0).random(400) < 0.7
+    arms = (("none", 1.0), ("a", 0.85), ("b", 0.7))
+    found = measured(**{a: {MC1: right, effects.CONFIDENCE: np.full(400, x)} for a, x in arms})
+    options = dict(n_bins=10, seed=0, n_resamples=200)
     half = effects.error_fall(found, "a", "s", **options)
     error = 1 - right.mean()
     assert half.value == pytest.approx(0.15 / error, abs=0.02)
@@ -158,139 +183,114 @@ def test_the_fall_of_the_calibration_error():
 def test_an_arm_stands_among_the_random_ones():
     guided = [[1, 1], [0, 0]]  # of which the first seed is ranked
     shares = {"none": [[0, 0]], "eavss top": guided, "random 0": [[0, 1]], "random 1": [[1, 1]]}
-    value, null = effects.rank_among(outcomes_of(shares), "eavss top", "s", "mc1")
+    value, null = effects.rank_among(outcomes_of(shares), "eavss top", "s")
     assert value == 1
     assert sorted(null) == pytest.approx([0.5, 1])
 
 
 def test_a_typical_random_set_is_the_mean_of_all_and_minds_which_were_drawn():
     shares = {"none": [[0, 0]], "a": [[1, 1], [1, 0]]}
-    without = outcomes_of(shares)
-    assert TYPICAL not in without.arms
-    shares |= {"random 0": [[0, 1]], "random 1": [[1, 1]], "random 2": [[0, 0]]}
-    found, rng = outcomes_of(shares), np.random.default_rng(0)
-    assert found.of(TYPICAL, "s", "mc1").tolist() == [[0, 1], [1, 1], [0, 0]]
-    gain = effects.mean_change(found, "a", "s", "mc1", reference=TYPICAL, rng=rng)
+    assert effects.TYPICAL not in outcomes_of(shares).arms
+    found = outcomes_of(shares | {f"random {i}": [own] for i, own in enumerate(DRAWN)})
+    assert found.of(effects.TYPICAL, "s", MC1).tolist() == DRAWN
+    gain = effects.change(found, "a", "s", reference=effects.TYPICAL, seed=0)
     assert gain.value == pytest.approx(3 / 4 - 1 / 2)
-    alike = {f"random {i}": [[0, 1] * 200] for i in range(3)}
-    apart = {f"random {i}": [own * 200] for i, own in enumerate(([0, 1], [1, 1], [0, 0]))}
-    one, other = (
-        effects.mean_change(
-            outcomes_of({"a": [[1, 1] * 200], **own}), "a", "s", "mc1", reference=TYPICAL, rng=rng
-        )
-        for own in (alike, apart)
-    )
-    assert other.value == one.value == 0.5
-    assert other.high - other.low > 5 * (one.high - one.low)
+
+    def against(sets: list[list[int]]):
+        own = {f"random {i}": [one * 200] for i, one in enumerate(sets)}
+        found = outcomes_of({"a": [[1, 1] * 200], **own})
+        return effects.change(found, "a", "s", reference=effects.TYPICAL, seed=0)
+
+    alike, apart = against([[0, 1]] * 3), against(DRAWN)
+    assert apart.value == alike.value == 0.5
+    assert apart.high - apart.low > 5 * (alike.high - alike.low)
 
 
-def test_trials_take_every_arm_seed_by_seed_and_random_ones_once():
-    arms = [ARM, Arm("random 0", (0,), (0,)), Arm("uniform", (0, 1, 2, 3), (0,))]
-    found = study.trials(arms, {arm.name: 0.1 for arm in arms}, n_seeds=2)
-    assert [(arm and arm.name, seed) for arm, _, seed in found] == [
-        (None, 0),
-        ("eavss top", 0),
-        ("random 0", 0),
-        ("uniform", 0),
-        ("eavss top", 1),
-        ("uniform", 1),
+DRAWN = [[0, 1], [1, 1], [0, 0]]
+
+
+def choices_table(scores: list[str], n_true: int = 1, name: str = "s") -> pd.DataFrame:
+    rows = [
+        (name, str(i), choice, choice < n_true, float(score))
+        for i, own in enumerate(scores)
+        for choice, score in enumerate(own.split())
     ]
-    assert study.arm_table(arms, RECIPE)["rank"].to_list() == [8, 8, 2]
-
-
-def choices_table(scores: list[str], n_true: int = 1) -> pd.DataFrame:
-    rows = [("s", str(i), n_true, len(c.split()), c) for i, c in enumerate(scores)]
-    table = pd.DataFrame(rows, columns=["set", "row_id", "n_true", "n_choices", "scores"])
-    cells = [calibrated.mc1_scores(table.iloc[[i]])[0] for i in range(len(table))]
-    return table.assign(mc1=[float(own.argmax() == 0) for own in cells])
+    return pd.DataFrame(rows, columns=["set", "row_id", "choice", "is_true", "score"])
 
 
 def test_the_canonical_answer_stands_among_the_false_ones_alone():
     table = choices_table(["-1 -9 -2 -3"], n_true=2)
-    assert calibrated.mc1_scores(table)[0].tolist() == [-1, -2, -3]
+    assert judging.canonical_scores(table)[0].tolist() == [-1, -2, -3]
 
 
 def test_one_temperature_is_fitted_by_set_and_moves_confidence_alone():
-    sure = choices_table(["0 -8"] * 3 + ["-8 0"])  # three in four are right, at once with 0.9997
-    fitted = calibrated.temperatures(sure)
-    assert fitted["s"] == fitted[""]
-    found = calibrated.tempered(sure.assign(set="t"), fitted)  # a set that none was fitted for
-    np.testing.assert_allclose(found["t", "mc1"], [1, 1, 1, 0])
-    np.testing.assert_allclose(found["t", "confidence"], 0.75, atol=1e-3)
+    sure = ["0 -8"] * 3 + ["-8 0"]  # three in four are right, at once with 0.9997
+    development = choices_table(sure, name="other")
+    found = outcomes_of({"none": [[1, 1, 1, 0]]})
+    fitted = choice_calibration.add_tempered(found, choices_table(sure), development)
+    assert fitted["other"] == fitted[""]  # of which the set that none was fitted for has the latter
+    assert found.of(choice_calibration.TEMPERED, "s", MC1).tolist() == [[1, 1, 1, 0]]
+    own = found.of(choice_calibration.TEMPERED, "s", effects.CONFIDENCE)
+    np.testing.assert_allclose(own, 0.75, atol=1e-3)
+    with pytest.raises(ValueError, match="not those that the arms were asked"):
+        choice_calibration.add_tempered(found, choices_table(sure[:3]), development)
 
 
 def test_confidence_is_measured_by_arm_with_its_change():
     rng = np.random.default_rng(0)
     right = rng.random(400) < 0.7
     told = np.where(right, 0.9, 0.1 + 0.2 * rng.random(400))
-    shares = {("s", "mc1"): right, ("s", "confidence"): np.full(400, 1.0)}
-    names = ["arm", "seed", "set", "measure", "cells"]
-    found = Outcomes(pd.DataFrame(columns=names))
-    found.add("none", shares)
-    found.add("a", {**shares, ("s", "confidence"): told})
-    table = calibrated.calibration_rows(found, ["none", "a"], "s", seed=0, n_resamples=100)
+    sure = {"none": np.full(400, 1.0), "a": told}
+    found = measured(**{arm: {MC1: right, effects.CONFIDENCE: x} for arm, x in sure.items()})
+    options = dict(seed=0, n_resamples=100)
+    table = choice_calibration.calibration_rows(found, ["none", "a"], "s", **options)
     own = table.set_index(["arm", "measure"])
     error = expected_calibration_error(told, right, n_bins=15)
-    assert own.value["none", calibrated.ERROR] == pytest.approx(1 - right.mean())
-    assert own.value["a", calibrated.ERROR] == pytest.approx(error)
+    assert own.value["none", choice_calibration.ERROR] == pytest.approx(1 - right.mean())
+    assert own.value["a", choice_calibration.ERROR] == pytest.approx(error)
     assert own.value["a", "AUROC"] == 1
     assert own.value["none", "AUROC"] == 0.5
     assert own.value["a", "Brier"] == pytest.approx(((told - right) ** 2).mean())
     risks = risk_coverage(-told, ~right).risk.mean()
     assert own.value["a", "risk over coverage"] == pytest.approx(risks)
-    change = own.loc["a", f"change of {calibrated.ERROR}"]
+    change = own.loc["a", f"change of {choice_calibration.ERROR}"]
     assert change.value == pytest.approx(error - (1 - right.mean()))
     assert change.low < change.value < change.high
     assert not own.loc["none"].index.str.startswith("change").any()
-    assert 0 < own.value["a", calibrated.FLOOR] < 0.1
+    assert 0 < own.value["a", choice_calibration.FLOOR] < 0.1
 
 
-def test_wrong_own_answers_are_counted_among_those_given():
-    names = ["arm", "seed", "set", "measure", "cells"]
-    found = Outcomes(pd.DataFrame(columns=names))
-    silent = np.array([0, 0, 0, 1.0])
-    found.add("none", {("s", "match"): [1, 0, 0, 0], ("s", "abstained"): silent})
-    found.add("a", {("s", "match"): [1, 1, 0, 0], ("s", "abstained"): silent})
-    options = dict(rng=np.random.default_rng(0))
-    assert effects.own_fall(found, "a", "s", **options).value == pytest.approx(1 / 3)
-    relative = effects.own_fall(found, "a", "s", relative=True, **options)
-    assert relative.value == pytest.approx(1 / 2)
-
-
-def test_the_looser_rule_counts_answers_within_answers():
-    found = Outcomes(pd.DataFrame(columns=["arm", "seed", "set", "measure", "cells"]))
-    none = np.zeros(4)
-    found.add("none", {("s", "match"): none, ("s", "contains"): none, ("s", "abstained"): none})
-    within = {("s", "match"): none, ("s", "contains"): [1, 1, 1, 0], ("s", "abstained"): none}
-    found.add("a", within)
-    strict, loose = (
-        effects.own_fall(found, "a", "s", measure=m, rng=np.random.default_rng(0))
-        for m in ("match", "contains")
+def test_wrong_own_answers_are_counted_among_those_given_by_either_rule():
+    silent = {effects.ABSTAINED: [0, 0, 0, 1]}
+    found = measured(
+        none={effects.MATCH: [1, 0, 0, 0], effects.CONTAINS: [1, 0, 0, 0], **silent},
+        a={effects.MATCH: [1, 1, 0, 0], effects.CONTAINS: [1, 1, 1, 0], **silent},
     )
-    assert strict.value == 0
-    assert loose.value == pytest.approx(3 / 4)
+    assert effects.own_fall(found, "a", "s", seed=0).value == pytest.approx(1 / 3)
+    relative = effects.own_fall(found, "a", "s", relative=True, seed=0)
+    assert relative.value == pytest.approx(1 / 2)
+    loose = effects.own_fall(found, "a", "s", measure=effects.CONTAINS, seed=0)
+    assert loose.value == pytest.approx(2 / 3)
 
 
 def test_the_error_of_own_answers_leaves_out_abstentions():
-    found = Outcomes(pd.DataFrame(columns=["arm", "seed", "set", "measure", "cells"]))
-    shares = {"match": [1, 0, 1, 0, 0], "abstained": [0, 0, 0, 0, 1]}
-    for arm, sure in (("none", [1, 1, 1, 1, 1]), ("a", [0.75, 0.75, 0.75, 0.75, 1])):
-        found.add(arm, {("s", m): own for m, own in {**shares, "own confidence": sure}.items()})
-    options = dict(n_bins=4, own_answers=True, rng=np.random.default_rng(0))
-    half = effects.error_fall(found, "a", "s", **options)
+    match, sure, silent = effects.OWN_ANSWERS
+    own = {match: [1, 0, 1, 0, 0], silent: [0, 0, 0, 0, 1]}
+    found = measured(none={**own, sure: [1] * 5}, a={**own, sure: [0.75] * 4 + [1]})
+    options = dict(n_bins=4, own_answers=True)
+    half = effects.error_fall(found, "a", "s", seed=0, **options)
     assert half.value == pytest.approx(1 - 0.25 / 0.5)  # the sure abstention counts in neither
-    fallen = effects.error_fall(found, "a", "s", relative=False, **options)
+    fallen = effects.error_fall(found, "a", "s", relative=False, seed=0, **options)
     assert fallen.value == pytest.approx(0.5 - 0.25)
-    assert effects.error_of(found, "a", "s", n_bins=4, own_answers=True) == pytest.approx(0.25)
+    assert effects.error_of(found, "a", "s", **options) == pytest.approx(0.25)
 
 
 def test_a_gain_is_told_from_one_that_needs_no_question():
-    found = Outcomes(pd.DataFrame(columns=["arm", "seed", "set", "measure", "cells"]))
-    found.add("none", {("s", "mc1"): [0, 0, 0, 1], ("s", MC1_UNASKED): [0, 0, 0, 0]})
-    found.add("a", {("s", "mc1"): [1, 1, 0, 1], ("s", MC1_UNASKED): [1, 0, 0, 0]})
-    excess = effects.excess_change(
-        found, "a", "s", "mc1", MC1_UNASKED, rng=np.random.default_rng(0)
+    found = measured(
+        none={MC1: [0, 0, 0, 1], MC1_UNASKED: [0, 0, 0, 0]},
+        a={MC1: [1, 1, 0, 1], MC1_UNASKED: [1, 0, 0, 0]},
     )
+    excess = effects.reading_gain(found, "a", "s", seed=0)
     assert excess.value == pytest.approx(2 / 4 - 1 / 4)
     assert excess.low <= excess.value <= excess.high
 
@@ -298,13 +298,8 @@ def test_a_gain_is_told_from_one_that_needs_no_question():
 def test_a_step_is_timed_and_leaves_the_model_as_it_was():
     ours = loaded()
     before = {name: own.clone() for name, own in ours.model.state_dict().items()}
-    table = costs.step_row(ours, LEARNT, RECIPE, 2, ARM)
+    table = step_row(ours, LEARNT, ARM, RECIPE, repeats=2)
     assert table.arm.to_list() == ["eavss top"]
     assert table.seconds[0] > 0
     for name, own in ours.model.state_dict().items():
         assert torch.equal(own, before[name])
-
-
-def test_one_rate_leaves_nothing_to_choose():
-    table = study.rate_rows(loaded(), LESSONS, RECIPE, [0.5], 0, ARM)
-    assert study.best_rates(table) == {"eavss top": 0.5}

@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 
 from avss_utils import claims
-from avss_utils.chapters.mitigation.cells import as_cells
-from avss_utils.chapters.mitigation.outcomes import Outcomes
+from avss_utils.chapters.mitigation import ABSTAINED, MATCH, outcomes_of
 from avss_utils.claims import mechanisms, mitigation
 from avss_utils.claims.verdicts import (
     CANNOT_BE_TESTED,
@@ -24,6 +23,7 @@ from avss_utils.claims.verdicts import (
     verdict_below,
 )
 from avss_utils.stats import retention
+from avss_utils.stats.outcomes import OutcomeTable
 from avss_utils.stats.resampling import Estimate, proportion
 from avss_utils.store.runs import open_record
 
@@ -393,19 +393,20 @@ def test_answers_of_a_set_that_the_full_model_does_not_know_test_nothing():
     assert not any(f.primary for f in found)
 
 
-def mitigation_outcomes(rate: float, sure: float, *, n: int = 600) -> Outcomes:
+def mitigation_outcomes(rate: float, sure: float, *, n: int = 600) -> OutcomeTable:
     """The untrained model errs on half of the questions and is sure by 0.9; the guided arm on
     ``rate`` of them, sure by ``sure``; 25 random arms and uniform training change nothing.
     """
-    rng, rows = np.random.default_rng(0), []
-    before = (np.arange(n) % 2).astype(float)
+    rng, before = np.random.default_rng(0), (np.arange(n) % 2).astype(float)
     after = np.where((before == 0) & (rng.random(n) < 1 - 2 * rate), 1.0, before)
-    same = [("none", before, 0.9), ("uniform", before, 0.9)]
-    same += [(f"random {i}", before, 0.9) for i in range(99)]
-    for arm, right, confidence in (*same, ("eavss top", after, sure)):
-        rows.append((arm, 0, "s", "mc1", as_cells(right)))
-        rows.append((arm, 0, "s", "confidence", as_cells(np.full(n, confidence))))
-    return Outcomes(pd.DataFrame(rows, columns=["arm", "seed", "set", "measure", "cells"]))
+    names = ["none", "uniform", *(f"random {i}" for i in range(99))]
+    arms = dict.fromkeys(names, (before, 0.9)) | {"eavss top": (after, sure)}
+    asked = dict(seed=0, set="s", wording="plain", row_id=np.arange(n).astype(str))
+    rows = [
+        pd.DataFrame(dict(arm=arm, **asked, correct=right, confidence=confidence))
+        for arm, (right, confidence) in arms.items()
+    ]
+    return outcomes_of(pd.concat(rows))
 
 
 @pytest.mark.parametrize(
@@ -430,16 +431,17 @@ def test_a_fall_that_could_not_have_been_found_is_not_judged():
     assert found.verdict == CANNOT_BE_TESTED
 
 
-def test_own_answers_of_a_model_that_knows_too_little_test_nothing():
+def test_own_answers_of_a_model_that_knows_too_little_test_nothing(monkeypatch):
     outcomes = mitigation_outcomes(0.3, 0.7)
+    monkeypatch.setattr(OutcomeTable, "sets", lambda *_: ["s"])  # which own answers are of
     for arm, n_right in (("none", 30), ("eavss top", 200)):  # of 600: a twentieth before
         match = (np.arange(600) < n_right).astype(float)
-        outcomes.add(arm, {("s", "match"): match, ("s", "abstained"): np.zeros(600)})
+        outcomes.add(arm, {("s", MATCH): match, ("s", ABSTAINED): np.zeros(600)})
     options = dict(primary_set="s", seed=0)
     own = mitigation.rate_findings(outcomes, ["s"], **options)[1]
     assert own.measure == "fall of wrong own answers, s"
     assert (own.verdict, own.primary) == (REPRODUCED, False)
-    outcomes.add("none", {("s", "match"): (np.arange(600) < 29).astype(float)})
+    outcomes.add("none", {("s", MATCH): (np.arange(600) < 29).astype(float)})
     assert mitigation.rate_findings(outcomes, ["s"], **options)[1].verdict == CANNOT_BE_TESTED
 
 
@@ -465,7 +467,7 @@ def test_few_random_sets_are_said_to_confirm_nothing():
 
 def test_the_findings_of_a_run_are_those_on_its_sets(monkeypatch):
     outcomes = mitigation_outcomes(0.3, 0.7)
-    monkeypatch.setattr(mitigation, "Outcomes", lambda rows: outcomes)
+    monkeypatch.setattr(mitigation, "outcomes_of", lambda rows: outcomes)
     monkeypatch.setattr(mitigation, "set_name", lambda name: name)
     parameters = {"sets": ["s"], "held_out": [], "seed": 0}
     run = SimpleNamespace(record={"parameters": parameters}, read=lambda name: None)

@@ -1,5 +1,6 @@
 """Low-rank adapters on chosen blocks, trained on true answers against false ones."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,24 +11,36 @@ import pandas as pd
 import torch
 from torch import nn
 
-from avss_utils.chapters.mitigation.adapters import with_adapters
-from avss_utils.chapters.mitigation.arms import Arm, Recipe
-from avss_utils.chapters.mitigation.contrastive_losses import CONTRASTS
-from avss_utils.chapters.mitigation.lessons import Lesson, collate, read_answers
+from avss_utils.chapters.mitigation.arms import Arm, Recipe, with_adapters
+from avss_utils.chapters.mitigation.contrastive_losses import (
+    CONTRASTS,
+    Lesson,
+    collate,
+    read_answers,
+)
 from avss_utils.errors import UsageError
 from avss_utils.measure.training import training_arguments
-from avss_utils.models.devices import without_cudnn_attention
+from avss_utils.models.devices import median_seconds, trains_in_bfloat16, without_cudnn_attention
 
 MOST_LEFT_OUT = 0.1  # of the steps: beyond it a training has diverged
 LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True)
+class Lessons:
+    """What every arm learns from and stops by; their questions are in no evaluation."""
+
+    training: Sequence[Lesson]
+    development: Sequence[Lesson]
+
+
+@dataclass(frozen=True)
 class Trained:
     """``model``: a peft model with the best adapter by development loss, ready to be judged.
 
-    ``history``: step, loss (training) and development, a row an entry of the log; ``n_parameters``:
-    trained ones; ``n_left_out``: steps whose gradients were not finite, which changed nothing.
+    ``history``: step, loss (training) and development, one row per entry of the log;
+    ``n_parameters``: trained ones; ``n_left_out``: steps whose gradients were not finite, which
+    changed nothing.
     """
 
     model: nn.Module
@@ -38,14 +51,7 @@ class Trained:
 
 @without_cudnn_attention()
 def train(
-    loaded,
-    lessons: Sequence[Lesson],
-    development: Sequence[Lesson],
-    arm: Arm,
-    recipe: Recipe,
-    *,
-    seed: int,
-    folder: Path | None = None,
+    loaded, lessons: Lessons, arm: Arm, recipe: Recipe, *, seed: int, folder: Path | None = None
 ) -> Trained:
     """Adapters for one arm, the base frozen and the given model left as it is.
 
@@ -56,15 +62,23 @@ def train(
     UsageError for no lessons, where no development loss is finite, or where more than
     MOST_LEFT_OUT of the steps were left out.
     """
-    if not lessons or not development:
+    if not lessons.training or not lessons.development:
         raise UsageError("training needs questions to learn from and others to stop by")
     if arm.shuffled:
-        lessons = shuffled(lessons, seed=seed)
+        lessons = replace(lessons, training=shuffled(lessons.training, seed=seed))
     model = with_adapters(loaded.model, arm, recipe, seed=seed)
-    if folder is not None:
-        return _run(model, lessons, development, arm, recipe, folder, seed=seed)
     with TemporaryDirectory() as temporary:
-        return _run(model, lessons, development, arm, recipe, Path(temporary), seed=seed)
+        return _run(model, lessons, arm, recipe, folder or Path(temporary), seed=seed)
+
+
+def merged(loaded, trained: Trained, *, keep: bool = True):
+    """The loaded model with the adapter merged into a copy: an ordinary checkpoint.
+
+    Without ``keep`` it is merged into the trained model itself, which is then no longer that: one
+    copy of the weights less.
+    """
+    model = copy.deepcopy(trained.model) if keep else trained.model
+    return replace(loaded, model=model.merge_and_unload().eval())
 
 
 def shuffled(lessons: Sequence[Lesson], *, seed: int) -> list[Lesson]:
@@ -78,7 +92,7 @@ def shuffled(lessons: Sequence[Lesson], *, seed: int) -> list[Lesson]:
 
 
 def loss_of(model, batch: dict[str, torch.Tensor], arm: Arm, recipe: Recipe) -> torch.Tensor:
-    """What is lowered, of one batch of ``reading.collate``: nats a token of true answers, and the
+    """What is lowered, of one batch of ``collate``: nats a token of true answers, and the
     contrast.
     """
     reads = arm.read if arm.contrast in ("infonce", "triplet") else ()
@@ -87,15 +101,15 @@ def loss_of(model, batch: dict[str, torch.Tensor], arm: Arm, recipe: Recipe) -> 
     return recipe.weight * contrast - answers.log_true.mean()
 
 
-def _run(model, lessons, development, arm, recipe, folder: Path, *, seed: int) -> Trained:
+def _run(model, lessons: Lessons, arm: Arm, recipe: Recipe, folder: Path, *, seed: int) -> Trained:
     from transformers import EarlyStoppingCallback, PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
 
     trainer = _trainer_class()(
         model,
         args=_arguments(recipe, model.device, folder, seed=seed),
-        train_dataset=list(lessons),
-        eval_dataset=list(development),
+        train_dataset=list(lessons.training),
+        eval_dataset=list(lessons.development),
         data_collator=collate,
         callbacks=[EarlyStoppingCallback(recipe.patience)],
     )
@@ -166,3 +180,26 @@ def _arguments(recipe: Recipe, device: torch.device, folder: Path, *, seed: int)
         metric_for_best_model="eval_loss",
         greater_is_better=False,
     )
+
+
+@without_cudnn_attention()
+def step_row(
+    loaded, lessons: Sequence[Lesson], arm: Arm, recipe: Recipe, *, repeats: int
+) -> pd.DataFrame:
+    """Seconds of one forward and backward pass over ``recipe.questions`` lessons: arm, seconds.
+
+    The median of ``repeats``, in the number format that training takes on this device.
+    """
+    model = with_adapters(loaded.model, arm, recipe, seed=0).train()
+    batch = collate(lessons[: recipe.questions])
+    device = model.device
+    halved = trains_in_bfloat16(device)
+
+    def both_passes() -> None:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=halved):
+            loss = loss_of(model, batch, arm, recipe)
+        loss.backward()
+        model.zero_grad()
+
+    seconds = median_seconds(both_passes, device, repeats=repeats)
+    return pd.DataFrame({"arm": [arm.name], "seconds": [seconds]})

@@ -1,13 +1,19 @@
-"""Which blocks are trained and where the loss looks: the arms of the comparison."""
+"""Which blocks are trained and where the loss looks: the arms of the comparison, and adapters."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import lcm
 
 import numpy as np
+import pandas as pd
+from torch import nn
 
 from avss_utils.chapters.mitigation.contrastive_losses import CONTRASTS
 from avss_utils.errors import UsageError
+from avss_utils.measure.training import adapted
+from avss_utils.models.blocks import decoder_blocks
+from avss_utils.models.plan import as_drop, as_text
 
 NEEDED = ("eavss top", "uniform")
 RANDOM = "random "  # how the names of random sets begin
@@ -40,11 +46,11 @@ class Arm:
 class Recipe:
     """What all arms have in common.
 
-    ``ranks``: sum of the ranks over an arm's blocks (``arms.budget``); ``steps`` of ``questions``
-    each, fewer where the development loss has not fallen in ``patience`` evaluations, one every
+    ``ranks``: sum of the ranks over an arm's blocks (``budget``); ``steps`` of ``questions`` each,
+    fewer where the development loss has not fallen in ``patience`` evaluations, one every
     ``evaluate_every`` steps; AdamW at ``learning_rate``, a tenth of warm-up, then down along a
     cosine. ``weight``: of the contrast beside the mean nats a token of true answers;
-    ``temperature``, ``margin`` and ``strength`` are those of ``losses``.
+    ``temperature``, ``margin`` and ``strength`` are those of CONTRASTS.
     """
 
     ranks: int
@@ -160,3 +166,43 @@ def check_arms(names: Sequence[str], *, n_random: int, contrast: str) -> None:
 
 def _blocks(numbers: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(map(int, numbers)))
+
+
+def arm_table(arms: Sequence[Arm], ranks: int) -> pd.DataFrame:
+    """The arms as they are shown: arm, trained, read, rank (of each block), contrast, shuffled."""
+    rows = [
+        (a.name, as_text(a.trained), as_text(a.read), rank_of(a, ranks), a.contrast, a.shuffled)
+        for a in arms
+    ]
+    return pd.DataFrame(rows, columns=["arm", "trained", "read", "rank", "contrast", "shuffled"])
+
+
+def arm_of(table: pd.DataFrame, name: str) -> Arm:
+    """One arm of an ``arm_table``."""
+    row = table.set_index("arm").loc[name]
+    return Arm(name, as_drop(row.trained), as_drop(row.read), row.contrast, bool(row.shuffled))
+
+
+def with_adapters(model: nn.Module, arm: Arm, recipe: Recipe, *, seed: int) -> nn.Module:
+    """A copy of the model with adapters on every linear layer of the arm's blocks.
+
+    Rank-stabilised (Kalajdzievski 2023, arXiv 2312.03732), because arms of many blocks have small
+    ranks and arms of few large ones.
+    """
+    base = copy.deepcopy(model).float()
+    layers = linear_layers(base, arm.trained)
+    rank = rank_of(arm, recipe.ranks)
+    return adapted(base, rank=rank, alpha=16, seed=seed, layers=layers, stabilised=True)
+
+
+def linear_layers(model: nn.Module, numbers: Sequence[int]) -> list[str]:
+    """Names in the model of every linear layer of these blocks."""
+    from transformers.pytorch_utils import Conv1D
+
+    blocks = decoder_blocks(model)
+    inside = {id(m) for number in numbers for m in blocks[number].modules()}
+    return [
+        name
+        for name, module in model.named_modules()
+        if id(module) in inside and isinstance(module, nn.Linear | Conv1D)
+    ]

@@ -5,57 +5,50 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from avss_utils.chapters.mitigation.answer_choices import as_scores
-from avss_utils.chapters.mitigation.effects import CHOICES
-from avss_utils.chapters.mitigation.outcomes import (
-    UNTRAINED,
-    Outcomes,
+from avss_utils.chapters.mitigation.training_effects import CHOICES, CONFIDENCE, MC1, UNTRAINED
+from avss_utils.chapters.mitigation.trial_outcomes import PLAIN, canonical_scores
+from avss_utils.stats.calibration import calibration_floor, debiased_calibration_error
+from avss_utils.stats.choice_confidence import choice_confidence, temperature
+from avss_utils.stats.detection import mean_risks, pairs_won
+from avss_utils.stats.outcomes import OutcomeTable
+from avss_utils.stats.paired import (
     Statistic,
+    as_estimate,
     calibration_error,
     mean_of,
     paired_draws,
 )
-from avss_utils.stats.calibration import calibration_floor, debiased_calibration_error
-from avss_utils.stats.choice_confidence import choice_confidence, temperature
-from avss_utils.stats.detection import mean_risks, pairs_won
-from avss_utils.stats.resampling import limits, moved_onto, safe_ratio
+from avss_utils.stats.resampling import safe_ratio
 
 TEMPERED = "one temperature"
 ERROR = "ECE, 15 bins"
 FLOOR, DEBIASED = "its floor", "debiased"
 
 
-def mc1_scores(choices: pd.DataFrame) -> list[np.ndarray]:
-    """Of each row of ``measures.choice_table``: the canonical answer's score, then the false ones'.
-
-    These are the choices that mc1 and confidence are about; nats.
-    """
-    columns = (choices.scores, choices.n_true, choices.n_choices)
-    return [as_scores(cell)[[0, *range(n, k)]] for cell, n, k in zip(*columns, strict=True)]
-
-
 def temperatures(development: pd.DataFrame) -> dict[str, float]:
-    """``confidence.temperature`` by set, of ``choice_table`` rows; "" has the one of all sets."""
+    """``stats.temperature`` by set, of ``choice_scores``; "" has the one of all sets."""
     parts = [("", development), *development.groupby("set", sort=False)]
-    return {
-        name: temperature(mc1_scores(own), np.zeros(len(own), dtype=int)) for name, own in parts
-    }
+    found = {name: canonical_scores(own) for name, own in parts}
+    return {name: temperature(own, np.zeros(len(own), dtype=int)) for name, own in found.items()}
 
 
-def tempered(
-    untrained: pd.DataFrame, fitted: dict[str, float]
-) -> dict[tuple[str, str], np.ndarray]:
-    """mc1 and confidence by set under each set's temperature, for ``Outcomes.add``.
+def add_tempered(
+    outcomes: OutcomeTable, untrained: pd.DataFrame, development: pd.DataFrame
+) -> dict[str, float]:
+    """Add the arm TEMPERED: the untrained model under one temperature a set, which are returned.
 
-    ``untrained``: rows of ``choice_table``. A set that none was fitted for has the one of all. What
-    is chosen stays; only confidence moves.
+    ``untrained``, ``development``: ``choice_scores`` of judging and of other questions. A set that
+    none was fitted for has the temperature of all. What is chosen stays; only confidence moves.
     """
-    found = {}
+    fitted = temperatures(development)
     for name, own in untrained.groupby("set", sort=False):
+        if list(own.row_id.unique()) != list(outcomes.questions(name, PLAIN)):
+            raise ValueError(f"the choices of {name!r} are not those that the arms were asked")
         at = fitted.get(name, fitted[""])
-        found[name, "mc1"] = own.mc1.to_numpy()
-        found[name, "confidence"] = choice_confidence(mc1_scores(own), temperature=at)[1]
-    return found
+        sure = choice_confidence(canonical_scores(own), temperature=at)[1]
+        right = outcomes.of(UNTRAINED, name, MC1)[0]
+        outcomes.add(TEMPERED, {(name, MC1): right, (name, CONFIDENCE): sure})
+    return fitted
 
 
 def _squared(right: np.ndarray, sure: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -82,9 +75,9 @@ STATISTICS: dict[str, Statistic] = {
 
 
 def calibration_rows(
-    outcomes: Outcomes, arms: Iterable[str], name: str, *, seed: int, n_resamples: int = 1000
+    outcomes: OutcomeTable, arms: Iterable[str], name: str, *, seed: int, n_resamples: int = 1000
 ) -> pd.DataFrame:
-    """Every measure of confidence in choices on one set, a row an arm and measure.
+    """Every measure of confidence in choices on one set, one row per arm and measure.
 
     Columns: set, arm, measure, value, low, high, n (questions). Measures: those of STATISTICS, with
     95 % intervals over questions and seeds (errors moved back onto their value); for the error of
@@ -99,18 +92,19 @@ def calibration_rows(
             rng = np.random.default_rng(seed)
             pair = (arm, UNTRAINED), name, CHOICES, statistic
             own, before, n = paired_draws(outcomes, *pair, rng=rng, n_resamples=n_resamples)
-            for label, draws in ((measure, own), (f"change of {measure}", own - before)):
-                if arm == UNTRAINED and label != measure:
-                    continue
-                moved = moved_onto(draws[0], draws[1:]) if "ECE" in measure else draws[1:]
-                rows.append((name, arm, label, draws[0], *limits(moved), n))
+            found = {measure: own}
+            if arm != UNTRAINED:
+                found[f"change of {measure}"] = own - before
+            for label, draws in found.items():
+                e = as_estimate(draws, n, moved="ECE" in measure)
+                rows.append((name, arm, label, e.value, e.low, e.high, n))
         rows += [
             (name, arm, label, x, np.nan, np.nan, n) for label, x in _plain(outcomes, arm, name)
         ]
     return pd.DataFrame(rows, columns=["set", "arm", "measure", "value", "low", "high", "n"])
 
 
-def _plain(outcomes: Outcomes, arm: str, name: str) -> list[tuple[str, float]]:
+def _plain(outcomes: OutcomeTable, arm: str, name: str) -> list[tuple[str, float]]:
     """FLOOR and DEBIASED, the mean over seeds."""
     right, sure = (outcomes.of(arm, name, measure) for measure in CHOICES)
     rng = np.random.default_rng(0)
