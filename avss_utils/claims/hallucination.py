@@ -7,9 +7,8 @@ from avss_utils.claims.claim_limits import CLAIMED_ARM, KEPT, LEVEL, SMALL_EFFEC
 from avss_utils.claims.verdicts import Finding, finding
 from avss_utils.data.answer_sets import PAIRED
 from avss_utils.data.own import set_name
-from avss_utils.scores.rights import plan_name
 from avss_utils.stats.resampling import Estimate
-from avss_utils.stats.retention import BASELINE, pick
+from avss_utils.stats.retention import BASELINE, pick, plan_name
 from avss_utils.store.run_folder import Run
 
 
