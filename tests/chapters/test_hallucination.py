@@ -8,7 +8,6 @@ from tiny import tiny_model, tiny_tokenizer
 
 from avss_utils.chapters.hallucination import (
     detectors,
-    experiment,
     intervention,
     pruned,
     summaries,
@@ -166,24 +165,10 @@ def test_the_empty_plan_is_the_full_model_and_another_is_not(study):
 
 
 def test_the_table_of_plans_by_hand():
-    choices = pd.DataFrame(
-        {
-            "arm": ["full"] * 4 + ["a"] * 4,
-            "set": "s",
-            "row_id": [*"wxyz", *"zyxw"],
-            "correct": [1.0, 1, 1, 0, 0, 1, 0, 0.5],
-            "confidence": [1.0] * 8,
-        }
-    )
-    answers = pd.DataFrame(
-        {
-            "arm": ["full"] * 4 + ["a"] * 4,
-            "set": "s",
-            "row_id": [*"wxyz"] * 2,
-            "label": ["right", "right", "wrong", "abstained", "right", "wrong", "wrong", "wrong"],
-        }
-    )
-    answers["correct"] = answers.label == "right"
+    asked = dict(arm=["full"] * 4 + ["a"] * 4, set="s", row_id=[*"wxyz", *"zyxw"])
+    choices = pd.DataFrame(asked | dict(correct=[1.0, 1, 1, 0, 0, 1, 0, 0.5], confidence=1.0))
+    labels = ["right", "right", "wrong", "abstained", "right", "wrong", "wrong", "wrong"]
+    answers = pd.DataFrame(asked | dict(label=labels, correct=[own == "right" for own in labels]))
     table = pruned.plan_table(choices, answers, seed=0).set_index(["arm", "measure"])
     value = table.value
     assert value["full", "choice accuracy"] == 0.75
@@ -220,11 +205,10 @@ def test_corrected_retention_is_averaged_where_the_full_model_is_above_chance():
 
 
 def test_arms_of_other_questions_are_not_compared():
-    table = pd.DataFrame(
-        {"arm": ["full", "a"], "set": "s", "row_id": ["x", "y"], "correct": 1.0, "confidence": 1.0}
-    )
-    with pytest.raises(ValueError, match="same questions"):
-        pruned.plan_table(table, table.iloc[:0].assign(label=""), seed=0)
+    table = pd.DataFrame({"arm": ["full", "a"], "set": "s", "row_id": ["x", "y"], "correct": 1.0})
+    answers = table.iloc[:0].assign(label="")
+    with pytest.raises(ValueError, match="not asked the same questions"):
+        pruned.plan_table(table.assign(confidence=1.0), answers, seed=0)
 
 
 def test_a_study_says_what_it_asks(study):
@@ -306,9 +290,3 @@ def test_own_answers_are_shares_of_questions_and_the_strongest_block_is_shown():
     tests = tests.assign(p_max=[0.9, 0.2, 0.3, 0.4], effect=[0.1, -0.6, np.nan, np.nan])
     (best,) = summaries.strongest_blocks(tests).to_dict("records")
     assert (best["block"], best["value"], best["p HSAV"], best["p HSS"]) == (1, -0.6, 0.2, 0.3)
-
-
-def test_the_keys_that_are_made_again_are_of_the_first_two_sets():
-    keys = [(name, prompt) for name in "stu" for prompt in (PLAIN, FEW_SHOT)]
-    check = experiment.Hallucination.own_answers.checks[0]
-    assert check.picked(keys, 1) == keys[:4]
