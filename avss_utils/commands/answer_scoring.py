@@ -46,9 +46,9 @@ class AnswerDetector:
     """P(false) of any answer, by logistic regression on the answers of a known set.
 
     Fitted when first asked, on a true and a false answer of each question in ``known``. Features:
-    log variance and log sparsity of the residual over the answer's tokens at the ``top`` blocks of
-    highest EAVSS on ``known``. ``eps``: the absolute threshold of EAVSS; ``ratio``: that of the
-    features, of each block's standard deviation on ``known``.
+    log variance and log sparsity of the residual over the answer's tokens at the ``top`` blocks
+    flagged on ``known``. ``ratio``: the threshold of both, of each block's standard deviation on
+    ``known``; ``eps``: the absolute one of a ``SetStudy``.
     """
 
     def __init__(

@@ -100,28 +100,29 @@ def prompted(events: Events, tokenizer, prompt: str, examples: Events) -> Events
 
 def check_prompts(prompts: Sequence[str], tokenizer) -> None:
     """Raise UsageError unless questions can be asked in every one of these ways."""
+    _check(prompts, getattr(tokenizer, "chat_template", None))
+
+
+def _check(prompts: Sequence[str], template: object) -> None:
     for prompt in prompts:
         if prompt not in PROMPTS:
             raise UsageError(f"unknown prompt {prompt!r}: choose from {', '.join(PROMPTS)}")
-        if prompt == CHAT and not _has_template(tokenizer):
+        if prompt == CHAT and not template:
             raise UsageError(
                 "this model's tokenizer has no chat template: ask with "
                 f"{PLAIN!r} or {FEW_SHOT!r} instead of {CHAT!r}"
             )
 
 
-def usable_prompts(prompts: Sequence[str], tokenizer) -> list[str]:
-    """Those of ``prompts`` that this model can be asked in: a base model knows no chat.
+def usable_prompts(prompts: Sequence[str], template: object) -> list[str]:
+    """Those of ``prompts`` that a model with this chat template can be asked in; without one (a
+    base model) there is no chat.
 
     Raises UsageError for an unknown name, or where none is left.
     """
-    left = [prompt for prompt in prompts if prompt != CHAT or _has_template(tokenizer)]
-    check_prompts(left or prompts, tokenizer)
+    left = [prompt for prompt in prompts if prompt != CHAT or template]
+    _check(left or prompts, template)
     return left
-
-
-def _has_template(tokenizer) -> bool:
-    return bool(getattr(tokenizer, "chat_template", None))
 
 
 def _in_chat(tokenizer, question: str) -> str:

@@ -15,8 +15,9 @@ def generated_answers(
     """Greedy answers to the questions, judged; and their texts.
 
     Columns: set, row_id, label (right: one of the aliases, normalised; abstained: nothing or a
-    refusal; wrong: anything else), contains (the looser rule: an alias' words within the answer),
-    f1, n_tokens, log_probability and entropy (nats; NaN for an empty answer's entropy).
+    refusal; wrong: anything else), correct (whether it is right), contains (the looser rule: an
+    alias' words within the answer), f1, n_tokens, log_probability and entropy (nats; NaN for an
+    empty answer's entropy).
     """
     found = greedy_answers(
         loaded.model,
@@ -39,7 +40,9 @@ def generated_answers(
         for question, own in zip(events.questions, found, strict=True)
     ]
     names = ["set", "row_id", "label", "contains", "f1", "n_tokens", "log_probability", "entropy"]
-    return pd.DataFrame(rows, columns=names), [own.text for own in found]
+    table = pd.DataFrame(rows, columns=names)
+    table.insert(3, "correct", table.label == RIGHT)
+    return table, [own.text for own in found]
 
 
 def judged(text: str, answers: tuple[str, ...]) -> str:

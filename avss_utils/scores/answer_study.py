@@ -73,6 +73,13 @@ class SetStudy:
         return self._collect(self.evaluation, self.limits, keep_states=self.keep_states)
 
     @cached_property
+    def calibrated(self) -> AnswerTokens:
+        """Tokens of the calibration rows, counted at both thresholds."""
+        if self.calibration is self.evaluation:
+            return self.tokens
+        return self._collect(self.calibration, self.limits)
+
+    @cached_property
     def limits(self) -> dict:
         """The absolute and the relative threshold of each block: name -> site -> (n_blocks,)."""
         return {**self._fixed, RELATIVE: relative_limits(self.before, self.ratio)}
@@ -160,7 +167,7 @@ class SetStudy:
         return pd.concat(parts, ignore_index=True)
 
     def half_excess(self, *, n_splits: int, top: int, n_resamples: int) -> pd.DataFrame:
-        """``halves.half_excess`` of every reading: set, reading, value, low, high, n."""
+        """``split_half.half_excess`` of every reading: set, reading, value, low, high, n."""
         sums, pairs = self.sums(self.tokens, self.evaluation, PAIRED, *PRIMARY)
         options = dict(n_splits=n_splits, top=top, n_resamples=n_resamples)
         found = half_excess(sums, pairs, rng=np.random.default_rng(self.seed), **options)

@@ -15,7 +15,7 @@ class ProneScores(Mapping):
     """EAVSS by reading, (n_blocks,), the mean over sets; read from the model when first asked for.
 
     ``sets``: questions to rank blocks on, never those that judge a plan. Statistics and threshold
-    are those of the primary analysis (``study.PRIMARY``): residual, answers of equal length,
+    are those of the primary analysis (``answer_study.PRIMARY``): residual, answers of equal length,
     ``ratio`` of each block's standard deviation.
     """
 

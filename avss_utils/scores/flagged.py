@@ -1,11 +1,15 @@
-"""Which blocks are flagged as prone to hallucination, and the answers that say so."""
+"""Which blocks are flagged as prone to hallucination, and the answers that say so.
+
+Flagged, in the whole project: the blocks of highest EAVSS by the primary analysis (``PRIMARY``:
+residual, answers of equal length, a threshold relative to the block's own scale; the reading
+"contrast"), a quarter of all as a rule, on calibration questions.
+"""
 
 import numpy as np
-import pandas as pd
 
 from avss_utils.data.answer_sets import PAIRED
 from avss_utils.data.rows import normalised
-from avss_utils.scores.answer_study import ABSOLUTE, PRIMARY, SetStudy
+from avss_utils.scores.answer_study import PRIMARY, SetStudy
 from avss_utils.scores.contrasts import eavss
 
 
@@ -27,13 +31,7 @@ class Labels:
 
 
 def flagged_blocks(study: SetStudy, *, top: int) -> list[int]:
-    """The blocks of highest EAVSS, read as a contrast, on the calibration rows."""
-    which, site, _ = PRIMARY
-    sums, pairs = study.sums(study.before, study.calibration, PAIRED, which, site, ABSOLUTE)
+    """Numbers of the ``top`` flagged blocks of a study, ascending."""
+    sums, pairs = study.sums(study.calibrated, study.calibration, PAIRED, *PRIMARY)
     scores = eavss("contrast", sums, *pairs.weights())[0]
     return sorted(np.argsort(-scores, kind="stable")[:top].tolist())
-
-
-def flag_table(study: SetStudy, *, top: int) -> pd.DataFrame:
-    """``flagged_blocks``: set, block."""
-    return pd.DataFrame({"set": study.name, "block": flagged_blocks(study, top=top)})

@@ -21,7 +21,6 @@ def probe_auroc(
     n_folds: int,
     seed: int,
     texts: np.ndarray | None = None,
-    n_components: int | None = None,
 ) -> pd.DataFrame:
     """AUROC of a linear probe for "false" at each block, on questions it was not fitted on.
 
@@ -44,9 +43,9 @@ def probe_auroc(
     shrunk half-way to the identity (Friedman 1989; Hastie, Tibshirani and Friedman 2009, sections
     4.3 and 18.3). The penalty is fixed beforehand, and strong because a block has about as many
     units as there are answers. Logistic regression with C = 0.01 had the same AUROC to 0.01 (every
-    third block of SmolLM2-135M, TruthfulQA and TriviaQA) at four times the time. ``n_components``:
-    fit on that many principal components. Probes of layers: Alain and Bengio 2016
-    (arXiv 1610.01644); for truth: Azaria and Mitchell 2023 (arXiv 2304.13734).
+    third block of SmolLM2-135M, TruthfulQA and TriviaQA) at four times the time. Probes of layers:
+    Alain and Bengio 2016 (arXiv 1610.01644); for truth: Azaria and Mitchell 2023 (arXiv
+    2304.13734).
     """
     labels, groups = np.asarray(labels, bool), np.asarray(groups)
     if not len(states) == len(labels) == len(groups):
@@ -54,8 +53,7 @@ def probe_auroc(
     fold = question_folds(groups, labels, n_folds=n_folds, seed=seed)
     rows = []
     for block in range(states.shape[1]):
-        own, options = states[:, block].astype(np.float32), dict(n_components=n_components)
-        score = held_out_scores(own, labels, fold, texts, seed=seed, **options)
+        score = held_out_scores(states[:, block].astype(np.float32), labels, fold, texts)
         found = auroc_estimate(score, labels, groups, seed=seed, within=fold)
         rows.append((block, found.value, found.low, found.high, found.n))
     return pd.DataFrame(rows, columns=["block", "auroc", "low", "high", "n"])
@@ -93,23 +91,16 @@ def held_out_scores(
     labels: np.ndarray,
     fold: np.ndarray,
     texts: np.ndarray | None,
-    *,
-    seed: int,
-    n_components: int | None = None,
 ) -> np.ndarray:
     """Score of every answer by the probe of the other folds, (n_answers,); ``x``: (n, width)."""
-    from sklearn.decomposition import PCA  # a second, and few commands need it
-    from sklearn.linear_model import Ridge
+    from sklearn.linear_model import Ridge  # a second, and few commands need it
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     score = np.empty(len(x))
     for one in np.unique(fold):
         rest = training_rows(fold, one, texts)
-        steps = [StandardScaler()]
-        if n_components is not None:
-            steps.append(PCA(n_components, random_state=seed))
-        probe = make_pipeline(*steps, Ridge(PENALTY * rest.sum(), solver="cholesky"))
+        probe = make_pipeline(StandardScaler(), Ridge(PENALTY * rest.sum(), solver="cholesky"))
         probe.fit(x[rest], labels[rest].astype(np.float32))
         score[fold == one] = probe.predict(x[fold == one])
     return score
@@ -121,9 +112,9 @@ def probe_agreement(
     """Are the blocks that a score flags those where probes tell false from true? A row a score.
 
     ``auroc_by_block``: (n_blocks,), as of ``probe_auroc``; ``scores_by_block``: by name, the same
-    shape. Columns: score, rho (Spearman over blocks), p_shift (``profiles.rank_correlation``: turns
-    the AUROC around over depth), p_ar (``profiles.autoregressive_p``: profiles as smooth as the
-    AUROC), n (blocks). Raises ValueError for a profile that does not vary or is not finite.
+    shape. Columns: score, rho (Spearman over blocks), p_shift (of ``rank_correlation``, which turns
+    the AUROC around over depth), p_ar (of ``autoregressive_p``: profiles as smooth as the AUROC), n
+    (blocks). Raises ValueError for a profile that does not vary or is not finite.
     """
     rows = []
     for name, score in scores_by_block.items():

@@ -7,8 +7,9 @@ from tiny import FAMILIES, tiny_tokenizer
 
 from avss_utils.chapters.hallucination.intervention import (
     answer_losses,
+    answer_shifts,
     causal_contrast,
-    hallucination_rates,
+    causal_contrasts,
 )
 from avss_utils.errors import UsageError
 from avss_utils.measure.choices import score_choices
@@ -82,8 +83,8 @@ def test_the_value_is_on_average_what_was_planted():
 def test_a_shift_that_comes_from_the_rise_alone_is_not_found():
     harmful = np.flatnonzero(np.isin(SHUFFLED, (11, 14, 16, 18)))
     table = made_table(2, by_rise(2))
-    rates = hallucination_rates(table).set_index("block")["shift"].drop(-1)
-    assert rates[harmful].mean() > 2 * rates.drop(harmful).mean()
+    rates = answer_shifts(table)["rate"].mean(1)
+    assert rates[harmful].mean() > 2 * np.delete(rates, harmful).mean()
     found = contrast(table, harmful)
     assert (found.p > 0.1).all()
     assert abs(found.value["rate"]) < 0.02
@@ -139,7 +140,16 @@ def test_blocks_of_one_rise_are_compared_with_their_like():
     assert (found.n_flagged == len(FLAGGED)).all()
 
 
-def test_the_rate_by_hand():
+def test_every_set_has_its_own_flags():
+    losses = pd.concat([made_table(5, by_rise(5)).assign(set=name) for name in "ab"])
+    flags = pd.DataFrame({"set": [*"aabb"], "block": [3, 8, 12, 17]})
+    found = causal_contrasts(losses, pd.DataFrame({"rise": RISES}), flags, seed=1)
+    alone = causal_contrast(made_table(5, by_rise(5)), RISES, (12, 17), seed=1)
+    pd.testing.assert_frame_equal(found[4:][alone.columns].reset_index(drop=True), alone)
+    assert (found.detectable >= found.mde).all()
+
+
+def test_shifts_by_hand():
     rows = [
         # block, question, true, false, n_true, n_false
         (-1, 0, -2.0, -3.0, 1, 1),  # a margin of 1 nat
@@ -151,14 +161,9 @@ def test_the_rate_by_hand():
     ]
     names = ["block", "question", "true", "false", "n_true", "n_false"]
     table = pd.DataFrame(rows, columns=names).sample(frac=1, random_state=0)
-    token, summed = (hallucination_rates(table, per_token=own) for own in (True, False))
-    assert token.block.to_list() == [-1, 0]
-    np.testing.assert_allclose(token.rate, [0.5 / 3, 2 / 3])
-    np.testing.assert_allclose(token["shift"], [0, 0.5])
-    np.testing.assert_allclose(token.margin_shift, [0, (-2 - 2 + 1) / 3])
-    np.testing.assert_allclose(summed.rate, [0.5, 2 / 3])
-    np.testing.assert_allclose(summed.margin_shift, [0, (-2 - 4 + 1) / 3])
-    assert (token.n == 3).all()
+    found = answer_shifts(table)
+    np.testing.assert_allclose(found["rate"], [[1, 1, -0.5]])
+    np.testing.assert_allclose(found["margin"], [[-2, -2, 1]])
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
@@ -187,15 +192,14 @@ def test_losses_are_those_of_models_without_the_block(family):
 
 def test_what_does_not_fit_is_refused():
     table = made_table(0, np.zeros(N_BLOCKS))
-    with pytest.raises(UsageError, match="numbers from 0 to 19"):
-        contrast(table, (20,))
-    with pytest.raises(UsageError, match="20 blocks"):
-        causal_contrast(table, RISES[1:], FLAGGED, seed=0)
-    with pytest.raises(UsageError, match="finite row of every question"):
-        hallucination_rates(table.drop(index=700))
-    with pytest.raises(UsageError, match="finite row of every question"):
-        hallucination_rates(table[table.block != 4])
-    with pytest.raises(UsageError, match="two questions"):
-        contrast(table[table.question == 0])
-    with pytest.raises(UsageError, match="two answers"):
-        answer_losses(None, None, [("A question?", (" one",))], batch_tokens=8)
+    refused = {
+        "numbers from 0 to 19": lambda: contrast(table, (20,)),
+        "20 blocks": lambda: causal_contrast(table, RISES[1:], FLAGGED, seed=0),
+        "finite row of every question": lambda: answer_shifts(table.drop(index=700)),
+        "finite row of every": lambda: answer_shifts(table[table.block != 4]),
+        "two questions": lambda: contrast(table[table.question == 0]),
+        "two answers": lambda: answer_losses(None, None, [("Which?", (" one",))], batch_tokens=8),
+    }
+    for why, attempt in refused.items():
+        with pytest.raises(UsageError, match=why):
+            attempt()

@@ -104,16 +104,6 @@ def test_every_answer_has_a_row_in_the_files_order(scored, write):
     assert "fitted on 24 questions of known.jsonl\n" in error
 
 
-def test_csv_gives_what_jsonl_gives(scored, write, tmp_path):
-    (path := tmp_path / "mine.csv").write_text(
-        "id,question,answer,distractors\n"
-        "two,Which one?,abc | the abc,zzq\n"
-        "one,And which else?,bca,\n"
-        "six,What then?,cab,zzzq | the dog\n"
-    )
-    pd.testing.assert_frame_equal(scored(str(path))[0], scored(write("mine.jsonl", MINE))[0])
-
-
 def test_scores_are_what_the_library_gives_on_the_default_set(model, write, capsys):
     path = write("mine.jsonl", MINE)
     words = ["score", "--model", str(model), "--questions", path, "--fit-questions", "8"]

@@ -23,10 +23,9 @@ def made_states(seed: int, *, n_questions: int = 200, planted: int | None = None
     return states.astype(np.float16), labels, np.repeat(np.arange(n_questions), 2)
 
 
-@pytest.mark.parametrize("n_components", [None, 16])
-def test_the_planted_block_is_found_and_no_other(n_components):
+def test_the_planted_block_is_found_and_no_other():
     made = made_states(0, planted=2)
-    table = probe_auroc(*made, n_folds=5, seed=0, n_components=n_components)
+    table = probe_auroc(*made, n_folds=5, seed=0)
     assert table.block.to_list() == [0, 1, 2, 3]
     assert (table.n == 400).all()
     assert table.auroc[2] > 0.9
@@ -43,13 +42,6 @@ def test_scale_and_offset_of_a_unit_do_not_matter():
         for s in (states, states.astype(np.float32) * units + 7)
     )
     np.testing.assert_allclose(plain, moved, atol=1e-3)
-
-
-def test_shuffled_labels_show_nothing():
-    states, labels, groups = made_states(2, planted=2)
-    labels = np.random.default_rng(0).permutation(labels)
-    table = probe_auroc(states, labels, groups, n_folds=5, seed=0)
-    assert (np.abs(table.auroc - 0.5) < 0.1).all()
 
 
 def test_what_tells_a_question_apart_does_not_leak_into_its_own_fold():

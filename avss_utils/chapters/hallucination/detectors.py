@@ -1,25 +1,28 @@
 """What else finds false answers in one set: probes by block, and scores an answer."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 from avss_utils.scores.answer_features import answer_features, baseline_scores
 from avss_utils.scores.answer_study import RELATIVE, SetStudy
-from avss_utils.scores.flagged import Labels, flagged_blocks
+from avss_utils.scores.flagged import Labels
 from avss_utils.scores.probes import held_out_scores, question_folds, training_rows
 from avss_utils.stats.detection import detect, fit_detector
 
 FLAGGED, AT_RANDOM, ALL = "flagged blocks", "random blocks", "all blocks"
 PROBE, SPREAD = "probe, middle block", "hidden score, middle block"
+FITTED = (PROBE, FLAGGED, AT_RANDOM, ALL)
 
 
-def answer_scores(study: SetStudy, *, top: int, n_folds: int) -> pd.DataFrame:
-    """Every score of every answer, a row an answer: set, question, is_false, and a column a score.
+def answer_scores(study: SetStudy, flagged: Sequence[int], *, n_folds: int) -> pd.DataFrame:
+    """Every score of every answer, one row per answer: set, question, is_false, and the scores.
 
-    The baselines of ``detection.baseline_scores``; the hidden score and a probe at the middle
+    The baselines of ``answer_features.baseline_scores``; the hidden score and a probe at the middle
     block, where published probes do best; and a logistic regression on variance and sparsity of
-    ``top`` blocks: those flagged on the calibration rows, as many at random, and on all of them.
-    What is fitted is fitted on other questions than it scores.
+    the ``flagged`` blocks, of as many at random, and of all of them. What is fitted is fitted on
+    other questions than it scores.
     """
     own, tokens = Labels(study), study.tokens
     fold = question_folds(own.question, own.is_false, n_folds=n_folds, seed=study.seed)
@@ -28,9 +31,9 @@ def answer_scores(study: SetStudy, *, top: int, n_folds: int) -> pd.DataFrame:
     middle = n_blocks // 2
     table[SPREAD] = tokens.spread[own.rows, middle]
     states = tokens.states[own.rows, middle].astype(np.float32)
-    table[PROBE] = held_out_scores(states, own.is_false, fold, own.text, seed=study.seed)
-    at_random = np.random.default_rng(study.seed).choice(n_blocks, top, replace=False)
-    chosen = {FLAGGED: flagged_blocks(study, top=top), AT_RANDOM: at_random, ALL: range(n_blocks)}
+    table[PROBE] = held_out_scores(states, own.is_false, fold, own.text)
+    at_random = np.random.default_rng(study.seed).choice(n_blocks, len(flagged), replace=False)
+    chosen = {FLAGGED: flagged, AT_RANDOM: at_random, ALL: range(n_blocks)}
     for name, blocks in chosen.items():
         features = answer_features(tokens, list(blocks), site="residual", limit=RELATIVE)[own.rows]
         table[name] = _cross_fitted(features, own, fold, seed=study.seed)

@@ -31,7 +31,7 @@ def answer_losses(
     ``asked``: (prompt, (true, false)), leading spaces included. A row a block and question, block
     -1 the whole model: block, question, true, false (nats, summed over the answer), n_true, n_false
     (tokens). Costs half of separate passes. Raises UsageError for no questions, for other than two
-    answers, and as ``likelihood.choice_units`` does.
+    answers, and as ``token_rows.choice_rows`` does.
     """
     if any(len(answers) != 2 for _, answers in asked):
         raise UsageError("every question needs two answers, the true one and a false one")
@@ -64,26 +64,37 @@ def text_rises(model: nn.Module, rows: Sequence[Scored], *, batch_tokens: int) -
     return pd.DataFrame({"block": np.arange(len(losses) - 1), "rise": losses[1:] - losses[0]})
 
 
-def hallucination_rates(table: pd.DataFrame, *, per_token: bool = True) -> pd.DataFrame:
-    """How often a false answer is likelier than the true one; a row a block, -1 the whole model.
+def answer_shifts(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """What the absence of each block changes for each question, (n_blocks, n_questions) each.
 
-    ``table``: as ``answer_losses`` gives it. Columns: block, rate (share of questions, ties count
-    half), shift (rate minus the whole model's), margin_shift (mean change of log p(true) - log
-    p(false), nats; below 0 = towards the false answers), n (questions). ``per_token``: each log
-    probability over its answer's tokens, so that the longer answer is not the less likely one.
-    Raises UsageError unless every block has a finite row of every question.
+    ``table``: as ``answer_losses`` gives it. rate: whether the false answer is likelier than the
+    true one, 1 or 0 (ties a half), less the same of the whole model; margin: the change of log
+    p(true) - log p(false), nats (below 0 = towards the false answers). Log probabilities are over
+    their answer's tokens, so that the longer answer is not the less likely one. Raises UsageError
+    unless every block has a finite row of every question.
     """
-    margins = _margins(table, per_token)
-    rate, margin = _false_ahead(margins).mean(1), margins.mean(1)
-    return pd.DataFrame(
-        {
-            "block": np.arange(len(margins)) - 1,
-            "rate": rate,
-            "shift": rate - rate[0],
-            "margin_shift": margin - margin[0],
-            "n": margins.shape[1],
-        }
-    )
+    margins = _margins(table)
+    changes = {"rate": (1 - np.sign(margins)) / 2, "margin": margins}
+    return {name: own[1:] - own[0] for name, own in changes.items()}
+
+
+def causal_contrasts(
+    without_block: pd.DataFrame, rises: pd.DataFrame, flagged: pd.DataFrame, *, seed: int
+) -> pd.DataFrame:
+    """``causal_contrast`` of every set, with columns set and detectable: the effect that this many
+    questions and blocks would have shown, the larger of the two.
+
+    ``without_block``: as of ``study_losses``; ``rises``: of ``text_rises``; ``flagged``: set,
+    block.
+    """
+    parts = [
+        causal_contrast(
+            own, rises.rise.to_numpy(), flagged[flagged.set == name].block, seed=seed
+        ).assign(set=name)
+        for name, own in without_block.groupby("set", sort=False)
+    ]
+    moved = pd.concat(parts, ignore_index=True)
+    return moved.assign(detectable=np.maximum(moved.mde, DETECTABLE * moved.spread))
 
 
 def causal_contrast(
@@ -94,13 +105,12 @@ def causal_contrast(
     n_random: int = 2000,
     seed: int,
     n_resamples: int = N_RESAMPLES,
-    per_token: bool = True,
 ) -> pd.DataFrame:
     """Do flagged blocks move the answers more than others that harm text as much? A row a measure.
 
     ``rises``: nats a token that each block's absence adds on neutral text, (n_blocks,), taken as
     exact; ``flagged``: numbers of blocks, chosen on other questions. Measures: rate and margin, the
-    sizes of the shifts of ``hallucination_rates``; rate-signed and margin-signed, the shifts.
+    sizes of the mean shifts of ``answer_shifts``; rate-signed and margin-signed, the shifts.
 
     Columns: value (mean excess of the flagged blocks over their matches, as in ``_matched``), low
     and high (95 %, questions drawn anew, the blocks fixed), p (two-sided; ``n_random`` sets, 1000
@@ -111,14 +121,13 @@ def causal_contrast(
     with a match). With none, the interval is infinite and the other figures are NaN. Raises
     UsageError for blocks or rises that do not fit the table, and for fewer than two questions.
     """
-    margins = _margins(table, per_token)
-    rises, marked = _checked(rises, flagged, len(margins) - 1)
-    if margins.shape[1] < 2:
+    changes = answer_shifts(table)
+    n_blocks, n = changes["rate"].shape
+    rises, marked = _checked(rises, flagged, n_blocks)
+    if n < 2:
         raise UsageError("a contrast needs two questions at least, to halve them")
-    changes = {"rate": _false_ahead(margins), "margin": margins}
-    changes = {name: own[1:] - own[0] for name, own in changes.items()}
     weights, n_matched = _matched(marked, rises)
-    rng, n = np.random.default_rng(seed), margins.shape[1]
+    rng = np.random.default_rng(seed)
     null = _all_matched(_random_sets(marked, rises, n_random, rng), rises)
     turned = _all_matched([np.roll(marked, s) for s in range(1, len(marked))], rises)
     halves = np.array_split(rng.permutation(n), 2)
@@ -153,20 +162,15 @@ def _judged(shift, drawn, weights, null, turned) -> tuple[float, ...]:
     return value, *limits(draws), p, p_shift, DETECTABLE * draws.std(), random.std()
 
 
-def _margins(table: pd.DataFrame, per_token: bool) -> np.ndarray:
-    """log p(true) - log p(false), (1 + n_blocks, n_questions), the whole model first."""
-    n_true, n_false = (table.n_true, table.n_false) if per_token else (1, 1)
-    margin = table["true"] / n_true - table["false"] / n_false
+def _margins(table: pd.DataFrame) -> np.ndarray:
+    """log p(true) - log p(false) a token, (1 + n_blocks, n_questions), the whole model first."""
+    margin = table["true"] / table.n_true - table["false"] / table.n_false
     wide = table.assign(margin=margin).pivot(index="block", columns="question", values="margin")
     if wide.index.to_list() != list(range(-1, len(wide) - 1)) or not np.isfinite(wide).all(None):
         raise UsageError(
             "the table needs a finite row of every question for every block, -1 for the whole model"
         )
     return wide.to_numpy()
-
-
-def _false_ahead(margins: np.ndarray) -> np.ndarray:
-    return (1 - np.sign(margins)) / 2
 
 
 def _checked(rises, flagged: Iterable[int], n_blocks: int) -> tuple[np.ndarray, np.ndarray]:

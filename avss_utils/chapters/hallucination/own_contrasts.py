@@ -86,7 +86,9 @@ class OwnAnswers:
 
     def rows(self) -> pd.DataFrame:
         """``generated_answers`` with a column prompt; no text."""
-        return self._found[0].assign(prompt=self.prompt)
+        table = self._found[0].copy()
+        table.insert(0, "prompt", self.prompt)
+        return table
 
     def examples(self, *, n: int) -> pd.DataFrame:
         """The first ``n`` answers on which the two rules differ: what the model wrote, and how it
@@ -94,7 +96,7 @@ class OwnAnswers:
         """
         table, texts = self._found
         table = table.assign(text=texts, prompt=self.prompt)
-        differs = table.contains & (table.label != RIGHT)
+        differs = table.contains & ~table.correct
         return table.loc[differs, ["set", "prompt", "row_id", "label", "f1", "text"]].head(n)
 
     def contrast(self, *, n_permutations: int, n_resamples: int) -> pd.DataFrame:

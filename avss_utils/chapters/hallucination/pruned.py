@@ -8,11 +8,13 @@ import pandas as pd
 
 from avss_utils.data.answer_sets import Events
 from avss_utils.measure.choices import score_choices
-from avss_utils.measure.own_answers import ABSTAINED, FALSE, RIGHT, generated_answers
+from avss_utils.measure.own_answers import ABSTAINED, FALSE, generated_answers
 from avss_utils.models.blocks import remove_blocks
 from avss_utils.stats.calibration import calibration_floor
-from avss_utils.stats.calibration_intervals import calibration_estimate
-from avss_utils.stats.resampling import Estimate, corrected_ratio, mean, ratio_of_means
+from avss_utils.stats.outcomes import OutcomeTable
+from avss_utils.stats.paired import as_estimate, calibration_error, compared, mean_of
+from avss_utils.stats.resampling import N_RESAMPLES, Estimate, resample_counts
+from avss_utils.stats.retention import BASELINE
 
 N_BINS = 15
 CHANCE = 0.5  # of a choice between the true and the false answer
@@ -21,10 +23,11 @@ CHANCE = 0.5  # of a choice between the true and the false answer
 def choice_rows(
     loaded, sets: Sequence[Events], arm: tuple[str, Iterable[int]], *, batch_tokens: int
 ) -> pd.DataFrame:
-    """Is the true answer likelier than the false one, without the arm's blocks? A row a question.
+    """Is the true answer likelier than the false one, without the arm's blocks? One row per
+    question.
 
-    ``arm``: (name, dropped). Columns: arm, set, row_id, right (0, 1, ties half), confidence (of the
-    likelier answer, the two probabilities scaled to sum to 1; [0.5, 1]).
+    ``arm``: (name, dropped). Columns: arm, set, row_id, correct (0, 1, ties half), confidence (of
+    the likelier answer, the two probabilities scaled to sum to 1; [0.5, 1]).
     """
     name, drop = arm
     model = remove_blocks(loaded.model, drop, share_weights=True)
@@ -39,7 +42,7 @@ def choice_rows(
             "arm": name,
             "set": events.name,
             "row_id": [question.row_id for question in events.questions],
-            "right": (1 + np.sign(gap)) / 2,
+            "correct": (1 + np.sign(gap)) / 2,
             "confidence": 1 / (1 + np.exp(-np.abs(gap))),
         }
         parts.append(pd.DataFrame(own))
@@ -54,30 +57,36 @@ def answer_rows(
     max_new_tokens: int,
     batch_tokens: int,
 ) -> pd.DataFrame:
-    """The model's own answers without the arm's blocks: ``generated_answers``, with column arm."""
+    """``generated_answers`` of the model without the arm's blocks, with a column arm."""
     name, drop = arm
     model = remove_blocks(loaded.model, drop, share_weights=True)
     options = dict(max_new_tokens=max_new_tokens, batch_tokens=batch_tokens)
     tables = [generated_answers(replace(loaded, model=model), s, **options)[0] for s in sets]
-    return pd.concat(tables, ignore_index=True).assign(arm=name)
+    table = pd.concat(tables, ignore_index=True)
+    table.insert(0, "arm", name)
+    return table
 
 
-def plan_table(choices: pd.DataFrame, answers: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+def plan_table(choices: pd.DataFrame, answered: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """Tidy estimates of every arm and set against "full": arm, set, measure, value, low, high, n.
 
     Measures: choice accuracy, raw and corrected retention of it (chance: a half), exact match and
     its retention, hallucination rate and abstentions (shares of all questions), ECE (N_BINS equal
-    bins), and how far it lies above what perfect calibration would show (excess ECE).
+    bins), and how far it lies above what perfect calibration would show (excess ECE). The same
+    questions of a set are drawn anew for all arms.
     """
+    label = answered.label
+    others = {"hallucination rate": label == FALSE, "abstentions": label == ABSTAINED}
+    tables = {_of_choices: choices, _of_answers: answered.assign(**others)}
     rows = []
-    for (name, arm), own in choices.groupby(["set", "arm"], sort=False):
-        full = choices[(choices.set == name) & (choices.arm == "full")]
-        measures = _of_choices(own, _in_order(full, own), np.random.default_rng(seed))
-        rows += [(arm, name, measure, *_cells(e)) for measure, e in measures.items()]
-    for (name, arm), own in answers.groupby(["set", "arm"], sort=False):
-        full = answers[(answers.set == name) & (answers.arm == "full")]
-        measures = _of_answers(own, _in_order(full, own), np.random.default_rng(seed))
-        rows += [(arm, name, measure, *_cells(e)) for measure, e in measures.items()]
+    for measured, table in tables.items():
+        outcomes = OutcomeTable(table)
+        for name in outcomes.sets():
+            n = len(outcomes.questions(name))
+            weights = resample_counts(n, N_RESAMPLES, np.random.default_rng(seed))
+            for arm in outcomes.arms:
+                for measure, e in measured(outcomes, arm, name, weights, seed).items():
+                    rows.append((arm, name, measure, e.value, e.low, e.high, e.n))
     return pd.DataFrame(rows, columns=["arm", "set", "measure", "value", "low", "high", "n"])
 
 
@@ -94,37 +103,36 @@ def mean_table(plans: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return means.reindex(columns=plans.measure.unique()).rename_axis(columns=None), above
 
 
-def _in_order(full: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``full`` in the order of ``own``; both must hold the same questions."""
-    if set(full.row_id) != set(own.row_id) or len(full) != len(own):
-        raise ValueError("an arm and the full model were not asked the same questions")
-    return full.set_index("row_id").loc[own.row_id].reset_index()
-
-
-def _of_choices(own: pd.DataFrame, full: pd.DataFrame, rng) -> dict[str, Estimate]:
-    right, whole = own.right.to_numpy(), full.right.to_numpy()
-    sure = own.confidence.to_numpy()
-    floor = calibration_floor(sure, n_bins=N_BINS, rng=rng)
-    error = calibration_estimate(sure, right, n_bins=N_BINS, rng=rng)
-    shifted = Estimate(error.value - floor, error.low - floor, error.high - floor, error.n)
-    return {
-        "choice accuracy": mean(right, rng=rng),
-        "raw retention": ratio_of_means(right, whole, rng=rng),
-        "corrected retention": corrected_ratio(right, whole, np.full(len(right), CHANCE), rng=rng),
-        "ECE": error,
-        "excess ECE": shifted,
+def _of_choices(
+    outcomes: OutcomeTable, arm: str, name: str, weights: np.ndarray, seed: int
+) -> dict[str, Estimate]:
+    """Estimates of an arm's choices between the true and the false answer."""
+    right, sure = (outcomes.of(arm, name, measure)[0] for measure in ("correct", "confidence"))
+    whole = outcomes.of(BASELINE, name)[0]
+    ours, theirs = mean_of(right, weights), mean_of(whole, weights)
+    above = (mean_of(x - CHANCE, weights) for x in (right, whole))
+    draws = {
+        "choice accuracy": ours,
+        "raw retention": compared(ours, theirs, "retention"),
+        "corrected retention": compared(*above, "retention"),
     }
+    found = {measure: as_estimate(own, len(right)) for measure, own in draws.items()}
+    error = calibration_error(N_BINS)(right, sure, weights)
+    floor = calibration_floor(sure, n_bins=N_BINS, rng=np.random.default_rng(seed))
+    for measure, own in (("ECE", error), ("excess ECE", error - floor)):
+        found[measure] = as_estimate(own, len(right), moved=True)
+    return found
 
 
-def _of_answers(own: pd.DataFrame, full: pd.DataFrame, rng) -> dict[str, Estimate]:
-    shares = {"exact match": RIGHT, "hallucination rate": FALSE, "abstentions": ABSTAINED}
-    found = {
-        measure: mean((own.label == label).to_numpy(float), rng=rng)
-        for measure, label in shares.items()
+def _of_answers(
+    outcomes: OutcomeTable, arm: str, name: str, weights: np.ndarray, seed: int
+) -> dict[str, Estimate]:
+    """Estimates of an arm's own answers."""
+    columns = {"exact match": "correct"} | {m: m for m in ("hallucination rate", "abstentions")}
+    draws = {
+        measure: mean_of(outcomes.of(arm, name, column)[0], weights)
+        for measure, column in columns.items()
     }
-    right, whole = ((t.label == RIGHT).to_numpy(float) for t in (own, full))
-    return found | {"exact match retention": ratio_of_means(right, whole, rng=rng)}
-
-
-def _cells(e: Estimate) -> tuple[float, float, float, int]:
-    return e.value, e.low, e.high, e.n
+    whole = mean_of(outcomes.of(BASELINE, name)[0], weights)
+    draws["exact match retention"] = compared(draws["exact match"], whole, "retention")
+    return {measure: as_estimate(own, weights.shape[1]) for measure, own in draws.items()}

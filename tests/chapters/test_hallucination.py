@@ -6,8 +6,13 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from avss_utils.chapters.hallucination import detectors as finders
-from avss_utils.chapters.hallucination import intervention, pruned
+from avss_utils.chapters.hallucination import (
+    detectors,
+    intervention,
+    pruned,
+    summaries,
+    to_ask,
+)
 from avss_utils.chapters.hallucination.own_contrasts import OwnAnswers
 from avss_utils.data.answer_sets import (
     CHAT,
@@ -16,7 +21,6 @@ from avss_utils.data.answer_sets import (
     PLAIN,
     events_of,
     prompted,
-    usable_prompts,
 )
 from avss_utils.data.rows import OpenQuestion
 from avss_utils.data.token_rows import Scored
@@ -25,7 +29,9 @@ from avss_utils.measure.answer_tokens import log_spread
 from avss_utils.measure.drop_losses import drop_losses
 from avss_utils.models.load import LoadedModel
 from avss_utils.scores.answer_study import SetStudy
-from avss_utils.scores.probes import training_rows
+from avss_utils.scores.eavss import ProneScores
+from avss_utils.scores.flagged import Labels, flagged_blocks
+from avss_utils.scores.probes import probe_table, training_rows
 
 NAMES = [
     *("ant", "bat", "cat", "cow", "dog", "eel", "elk", "emu", "fox", "gnu"),
@@ -48,7 +54,7 @@ def study() -> SetStudy:
 
 
 def test_labels_lie_side_by_side_and_name_borrowed_answers_alike(study):
-    own = finders.Labels(study)
+    own = Labels(study)
     assert own.is_false[:4].tolist() == [False, True, False, True]
     assert own.question[:4].tolist() == [0, 0, 1, 1]
     assert own.text[0] == NAMES[0]
@@ -64,20 +70,22 @@ def test_no_answer_of_a_fold_is_learnt_from_anywhere():
 
 
 def test_every_block_is_probed_and_every_answer_scored(study):
-    probes = finders.probe_table(study, n_folds=3)
+    probes = probe_table(study, n_folds=3)
     assert probes.block.to_list() == [0, 1, 2, 3]
     assert probes.auroc.between(0, 1).all()
-    scores = finders.answer_scores(study, top=1, n_folds=3)
+    scores = detectors.answer_scores(study, [2], n_folds=3)
     assert len(scores) == 40
     assert scores.is_false.sum() == 20
-    names = [finders.FLAGGED, finders.AT_RANDOM, finders.ALL, finders.PROBE, finders.SPREAD]
+    names = [*detectors.FITTED, detectors.SPREAD]
     assert set(names) | {"summed surprise", "length"} <= set(scores.columns)
     assert np.isfinite(scores[names]).all(axis=None)
 
 
-def test_flags_come_from_calibration_rows_and_top_many(study):
-    assert len(finders.flagged_blocks(study, top=2)) == 2
-    assert set(finders.flagged_blocks(study, top=1)) < set(finders.flagged_blocks(study, top=2))
+def test_flags_are_the_highest_eavss_of_the_calibration_questions(study):
+    own = ProneScores(study.loaded, [study.calibration], eps=1e-3, ratio=0.01, batch_tokens=256)
+    order = np.argsort(-own["contrast"], kind="stable").tolist()
+    for top in (1, 2, 3):
+        assert flagged_blocks(study, top=top) == sorted(order[:top])
 
 
 def test_spread_is_the_mean_log_eigenvalue_by_hand():
@@ -122,14 +130,12 @@ def test_prompts_hold_examples_or_a_chat(study):
 
 
 def test_a_model_without_a_template_is_asked_in_the_other_prompts():
-    tokenizer = tiny_tokenizer()
-    assert usable_prompts([PLAIN, CHAT, FEW_SHOT], tokenizer) == [PLAIN, FEW_SHOT]
-    with pytest.raises(UsageError, match="no chat template"):
-        usable_prompts([CHAT], tokenizer)
-    with pytest.raises(UsageError, match="unknown prompt 'song'"):
-        usable_prompts([CHAT, "song"], tokenizer)
-    tokenizer.chat_template = "{{ messages[0].content }}"
-    assert usable_prompts([PLAIN, CHAT], tokenizer) == [PLAIN, CHAT]
+    base, chat = {"chat_template": None}, {"chat_template": "a sha256"}
+    assert to_ask(["s", "t"], [PLAIN, CHAT], base) == [("s", PLAIN), ("t", PLAIN)]
+    assert to_ask(["s"], [PLAIN, CHAT], chat) == [("s", PLAIN), ("s", CHAT)]
+    for prompts, why in (([CHAT], "no chat template"), ([CHAT, "song"], "unknown prompt 'song'")):
+        with pytest.raises(UsageError, match=why):
+            to_ask(["s"], prompts, base)
 
 
 def test_a_chat_has_no_space_before_the_answer(study):
@@ -159,23 +165,10 @@ def test_the_empty_plan_is_the_full_model_and_another_is_not(study):
 
 
 def test_the_table_of_plans_by_hand():
-    choices = pd.DataFrame(
-        {
-            "arm": ["full"] * 4 + ["a"] * 4,
-            "set": "s",
-            "row_id": [*"wxyz", *"zyxw"],
-            "right": [1.0, 1, 1, 0, 0, 1, 0, 0.5],
-            "confidence": [1.0] * 8,
-        }
-    )
-    answers = pd.DataFrame(
-        {
-            "arm": ["full"] * 4 + ["a"] * 4,
-            "set": "s",
-            "row_id": [*"wxyz"] * 2,
-            "label": ["right", "right", "wrong", "abstained", "right", "wrong", "wrong", "wrong"],
-        }
-    )
+    asked = dict(arm=["full"] * 4 + ["a"] * 4, set="s", row_id=[*"wxyz", *"zyxw"])
+    choices = pd.DataFrame(asked | dict(correct=[1.0, 1, 1, 0, 0, 1, 0, 0.5], confidence=1.0))
+    labels = ["right", "right", "wrong", "abstained", "right", "wrong", "wrong", "wrong"]
+    answers = pd.DataFrame(asked | dict(label=labels, correct=[own == "right" for own in labels]))
     table = pruned.plan_table(choices, answers, seed=0).set_index(["arm", "measure"])
     value = table.value
     assert value["full", "choice accuracy"] == 0.75
@@ -212,11 +205,10 @@ def test_corrected_retention_is_averaged_where_the_full_model_is_above_chance():
 
 
 def test_arms_of_other_questions_are_not_compared():
-    table = pd.DataFrame(
-        {"arm": ["full", "a"], "set": "s", "row_id": ["x", "y"], "right": 1.0, "confidence": 1.0}
-    )
-    with pytest.raises(ValueError, match="same questions"):
-        pruned.plan_table(table, table.iloc[:0].assign(label=""), seed=0)
+    table = pd.DataFrame({"arm": ["full", "a"], "set": "s", "row_id": ["x", "y"], "correct": 1.0})
+    answers = table.iloc[:0].assign(label="")
+    with pytest.raises(ValueError, match="not asked the same questions"):
+        pruned.plan_table(table.assign(confidence=1.0), answers, seed=0)
 
 
 def test_a_study_says_what_it_asks(study):
@@ -225,12 +217,10 @@ def test_a_study_says_what_it_asks(study):
     assert row.true_tokens == study.tokens.lengths[::5].mean()
 
 
-def test_flags_and_losses_carry_the_name_of_their_set(study):
-    flags = finders.flag_table(study, top=2)
-    assert flags.block.to_list() == finders.flagged_blocks(study, top=2)
+def test_losses_carry_the_name_of_their_set(study):
     losses = intervention.study_losses(study, n_questions=3)
     assert len(losses) == 5 * 3
-    assert set(losses.set) == set(flags.set) == {"nq_open"}
+    assert set(losses.set) == {"nq_open"}
 
 
 def test_rises_are_losses_without_a_block_less_that_of_the_whole(study):
@@ -248,10 +238,11 @@ def test_own_answers_are_given_once_and_judged_by_two_rules(study):
     assert len(rows) == 12
     assert set(rows.prompt) == {FEW_SHOT}
     assert "text" not in rows
+    assert not rows.correct.any()
     assert own.contrast(n_permutations=5, n_resamples=5).empty  # random weights are never right
     table, texts = own._found
-    table.loc[:5, "label"] = "right"
-    table.loc[6:, "label"] = "wrong"
+    table["label"] = ["right"] * 6 + ["wrong"] * 6
+    table["correct"] = table.label == "right"
     table["contains"] = [True] + [False] * 11
     texts[:] = ["the ant lives"] + ["an ox"] * 11
     found = own.contrast(n_permutations=5, n_resamples=5)
@@ -259,5 +250,43 @@ def test_own_answers_are_given_once_and_judged_by_two_rules(study):
     assert (found.n == 12).all()
     assert (found.n_false == 6).all()
     assert len(found) == 2 * 4
-    table.loc[0, "label"] = "wrong"
+    table.loc[0, ["label", "correct"]] = "wrong", False
     assert own.examples(n=3).text.to_list() == ["the ant lives"]
+
+
+def contrasts_of(p_max: float) -> pd.DataFrame:
+    """Two blocks of every variant of one set; block 0 has the p-value, block 1 has 1."""
+    rows = [
+        ("s", "false against true", tokens, site, limit, score, block, (p_max, 1.0)[block], 0.5)
+        for tokens in ("all", "matched")
+        for site in ("residual", "update")
+        for limit in ("absolute", "relative")
+        for score in ("HSAV", "HSS")
+        for block in (0, 1)
+    ]
+    names = ["set", "kind", "tokens", "site", "limit", "score", "block", "p_max", "effect"]
+    return pd.DataFrame(rows, columns=names).assign(low=-0.1, high=0.3)
+
+
+def test_variants_and_flagged_cells_are_counted_by_hand():
+    table = summaries.variant_table(contrasts_of(0.01))
+    assert len(table) == 4
+    assert (table.drop(columns=["tokens", "site"]) == 0.5).all(axis=None)
+    scores = pd.DataFrame({"set": "s", "reading": "contrast", "block": [0, 1], "score": [0.7, 0.3]})
+    (cell,) = summaries.flagged_contrasts(scores, contrasts_of(0.01), top=1).itertuples()
+    assert (cell.block, cell.p_max) == (0, 0.01)
+    assert cell.width == pytest.approx(0.4)
+
+
+def test_own_answers_are_shares_of_questions_and_the_strongest_block_is_shown():
+    answers = pd.DataFrame({"set": "s", "prompt": PLAIN, "f1": [1.0, 0.5, 0.0, 0.0]})
+    answers["label"] = ["right", "wrong", "wrong", "abstained"]
+    answers = answers.assign(correct=answers.label == "right", contains=answers.f1 > 0)
+    (row,) = summaries.own_rates(answers).itertuples()
+    assert (row.right, row.contains, row.wrong, row.abstained) == (0.25, 0.5, 0.5, 0.25)
+    assert (row.f1, row.n) == (0.375, 4)
+    tests = pd.DataFrame({"set": "s", "prompt": PLAIN, "rule": "match", "block": [0, 1, 0, 1]})
+    tests["score"] = ["HSAV", "HSAV", "HSS", "HSS"]
+    tests = tests.assign(p_max=[0.9, 0.2, 0.3, 0.4], effect=[0.1, -0.6, np.nan, np.nan])
+    (best,) = summaries.strongest_blocks(tests).to_dict("records")
+    assert (best["block"], best["value"], best["p HSAV"], best["p HSS"]) == (1, -0.6, 0.2, 0.3)
