@@ -151,11 +151,12 @@ def test_the_cubic_law_is_seen_where_only_the_scale_differs():
     assert law.floored == 0
 
 
-def test_scale_tables_hold_every_site_eps_and_format():
-    model = FAMILIES["llama"](3)
-    batches = [{"input_ids": np.array([[5, 6, 7, 8, 9]])}]
-    table = paper_figure.scale_tables(model, batches, eps=[1e-3, 1e-1])
-    groups = table.groupby(["dtype", "tokens", "site", "eps"]).size()
-    assert len(groups) == 2 * 2 * 4 * 2
-    assert (groups == 3).all()
-    assert next(model.parameters()).dtype.itemsize == 4  # the model itself is not rounded
+def test_a_scale_table_holds_every_site_and_eps_with_and_without_the_first_token():
+    model, batches = FAMILIES["llama"](3), [{"input_ids": np.array([[5, 6, 7, 8, 9]])}]
+    whole, rest = (
+        paper_figure.scale_table(model, batches, eps=[1e-3, 1e-1], tokens=tokens)
+        for tokens in ("all", "skip-first")
+    )
+    groups = whole.groupby(["tokens", "site", "eps"]).size()
+    assert (len(groups), set(groups)) == (4 * 2, {3})
+    assert (rest.n_entries == whole.n_entries * 4 / 5).all()

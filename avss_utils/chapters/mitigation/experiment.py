@@ -40,7 +40,8 @@ from avss_utils.scores.eavss import ProneScores
 from avss_utils.scores.probes import probe_table
 from avss_utils.store.agreement import checked
 
-FEW = dict(n_questions=3, n_development=3, n_train=8, n_asked=1, n_task_questions=3)
+# One set that is learned from: others borrow false answers from all questions that are read.
+FEW = dict(sets=1, n_questions=3, n_development=3, n_train=8, n_asked=1, n_task_questions=3)
 FEW |= dict(n_text_tokens=511, cost_repeats=1)
 FEW |= dict(rates=2, steps=1, evaluate_every=1, questions_a_step=2)
 Key = tuple[str, int, float]  # arm, seed and learning rate of one training
@@ -213,7 +214,7 @@ class Mitigation:
         costs = pd.concat([cost_rows(self.judged, after, self.bench.suite), training])
         return costs.assign(arm=key[0], seed=key[1])[["arm", "seed", *costs.columns]]
 
-    @checked(by="set row_id choice", sizes=FEW, numbers="NATS", key="set")
+    @checked(by="set row_id choice", sizes=FEW, pick="first", numbers="NATS", key="set")
     def development_choices(self, name: str) -> pd.DataFrame:
         """``choice_scores`` of the untrained model on a set's development questions."""
         return self._scored(name, self.stopped)

@@ -5,7 +5,7 @@ from avss_utils.chapters.thresholds.calibration_dependence import (
     separate_draws,
     set_plans,
 )
-from avss_utils.chapters.thresholds.experiment import Thresholds
+from avss_utils.chapters.thresholds.experiment import SCALES, Thresholds
 from avss_utils.chapters.thresholds.healing import (
     AS_IT_WAS,
     healed_bits,
@@ -25,6 +25,7 @@ from avss_utils.chapters.thresholds.paper_figure import (
 
 __all__ = [
     "AS_IT_WAS",
+    "SCALES",
     "Thresholds",
     "agreement",
     "correlations",

@@ -11,7 +11,7 @@ from avss_utils.chapters.thresholds.healing import HealedArm, heal
 from avss_utils.chapters.thresholds.inputs import Inputs
 from avss_utils.chapters.thresholds.keep_curves import development_loss, effort_table
 from avss_utils.chapters.thresholds.loss_correlations import loss_table
-from avss_utils.chapters.thresholds.paper_figure import scale_tables
+from avss_utils.chapters.thresholds.paper_figure import scale_table
 from avss_utils.data import calibrations
 from avss_utils.data.own import set_name
 from avss_utils.measure.activations import collect_block_stats
@@ -23,12 +23,15 @@ from avss_utils.scores.arms import curve_plans, scores_table, usable_criteria
 from avss_utils.store.agreement import ANYTHING, checked
 
 OPPOSITES = ("variance", "variance:highest", "sparsity", "sparsity:highest")
+SCALES = [(d, tokens) for d in ("float32", "bfloat16") for tokens in ("all", "skip-first")]
 Arm = tuple[str, tuple[int, ...]]
 
 ONE_TEXT = dict(n_text_tokens=1, n_development=1, n_questions=1, n_confirm=1, n_loss_tokens=1)
 ONE_TEXT |= dict(n_pair_tokens=1, n_choice_questions=1, answer_sets=1, n_answer_questions=8)
-TWO_BLOCKS = dict(ONE_TEXT, first_blocks=2, drop_ratio=0.06, drop_counts=[1], heal_sets=1)
-TWO_BLOCKS |= dict(scale_eps=[1e-5, 1e-3], heal_steps=1, heal_batch_rows=1)
+ONE_BLOCK = dict(ONE_TEXT, first_blocks=1, drop_ratio=0.06, drop_counts=[1], heal_sets=0)
+ONE_BLOCK |= dict(scale_eps=[1e-5, 1e-3])
+TWO_BLOCKS = dict(ONE_BLOCK, first_blocks=2)
+SMALLEST = dict(TWO_BLOCKS, n_calibration=1, heal_sets=1, heal_steps=1, heal_batch_rows=1)
 FEW_ROWS = dict(ONE_TEXT, n_calibration=1, heal_sets=0, n_questions=3, n_confirm=3)
 FEW_ROWS |= dict(n_text_tokens=1023, n_loss_tokens=255, n_pair_tokens=2048)
 FEW_ROWS |= dict(arms=["tail"], confirm_arms=["tail"], heal_arms=["tail"])
@@ -47,6 +50,13 @@ def _is_ranking(table: pd.DataFrame) -> pd.Series:
     return ranked.map(lambda blocks: blocks == list(range(len(ranked.iloc[0]))))
 
 
+def _is_search(table: pd.DataFrame) -> pd.Series:
+    steps = table.groupby("step")
+    left = steps.block.transform("size")
+    chosen = table.chosen == (table.nll == steps.nll.transform("min"))
+    return chosen & (table.n_steps_alone == left * (left - 1))
+
+
 def _is_mean(table: pd.DataFrame) -> pd.Series:
     by_set = table.drop(columns=["arm", "drop", "mean"])
     return (by_set.mean(axis=1) - table["mean"]).abs() < 1e-6
@@ -61,30 +71,35 @@ class Thresholds(Inputs):
         self._healed_texts: dict[HealedArm, pd.DataFrame] = {}
 
     @checked(
-        by="tokens site eps block dtype", sizes=TWO_BLOCKS, but=dict(zeros="COUNT", avss=ANYTHING)
+        by="tokens site eps block dtype",
+        sizes=ONE_BLOCK,
+        but=dict(zeros="COUNT", avss=ANYTHING),
+        key="dtype tokens",
     )
     @checked(
         form=lambda t: (
             (t.zeros == 0) | ((t.avss * t.zeros / t.n_entries / t["std"] ** 2 - 1).abs() < 1e-6)
         )
     )
-    def scale(self) -> pd.DataFrame:
-        """``paper_figure.scale_tables`` of the calibration texts."""
-        return scale_tables(self.loaded.model, self.batches, eps=self.p.scale_eps)
+    def scale(self, key: tuple[str, str]) -> pd.DataFrame:
+        """``paper_figure.scale_table`` of the calibration texts, of one of SCALES."""
+        dtype, tokens = key
+        model = for_evaluation(self.loaded, dtype).model
+        table = scale_table(model, self.batches, eps=self.p.scale_eps, tokens=tokens)
+        return table.assign(dtype=dtype)
 
     @checked(by="block text", sizes=FEW_ROWS)
     def leave_one_out(self) -> pd.DataFrame:
         """``loss_correlations.loss_table``."""
         return loss_table(self.sensitivity)
 
-    @checked(form=lambda t: t.chosen == (t.nll == t.groupby("step").nll.transform("min")))
-    @checked(by="step block", sizes=FEW_ROWS, numbers=None, but=dict(chosen=ANYTHING))
+    @checked(form=_is_search)
     def greedy(self) -> pd.DataFrame:
         """``drop_losses.greedy_path``, as many steps as blocks are removed at most."""
         return self.sensitivity.greedy
 
     @checked(form=lambda t: (t.groupby(["set", "reading"]).score.transform("sum") - 1).abs() < 1e-6)
-    @checked(sizes=TWO_BLOCKS, values=False)
+    @checked(sizes=SMALLEST, values=False)
     def prone(self) -> pd.DataFrame:
         """``ProneScores.collect``: set, reading, block, score."""
         return self.prone_scores.table
@@ -96,7 +111,7 @@ class Thresholds(Inputs):
         known = usable_criteria(self.collect(), options.keys() - {"rng"})
         return scores_table(self.collect(), known, **options)
 
-    @checked(by="criterion", sizes=TWO_BLOCKS, numbers=None)
+    @checked(by="criterion", sizes=SMALLEST, numbers=None)
     def effort(self) -> pd.DataFrame:
         """``keep_curves.effort_table``."""
         return effort_table(self.collect, self.sensitivity, self.prone_scores.collect)
@@ -222,7 +237,7 @@ class Thresholds(Inputs):
         return judge_correct(self.judged, self.untouched, arm)
 
     @checked(
-        sizes=TWO_BLOCKS, pick="first", values=False, key="arm seed", form=lambda t: t.n_choices > 1
+        sizes=SMALLEST, pick="first", values=False, key="arm seed", form=lambda t: t.n_choices > 1
     )
     def healed_answers(self, key: HealedArm) -> pd.DataFrame:
         """``judging.judge_correct`` of one (arm, seed, drop) after its training.
@@ -241,7 +256,7 @@ class Thresholds(Inputs):
         answers.insert(1, "seed", seed)
         return answers
 
-    @checked(sizes=TWO_BLOCKS, pick="first", values=False, key="arm seed", form=lambda t: t.nll > 0)
+    @checked(sizes=SMALLEST, pick="first", values=False, key="arm seed", form=lambda t: t.nll > 0)
     def healed_texts(self, key: HealedArm) -> pd.DataFrame:
         """Nats and bytes of one (arm, seed, drop): arm, seed, text_set, nll, n_bytes.
 

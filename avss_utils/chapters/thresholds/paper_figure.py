@@ -3,12 +3,10 @@
 The figure's numbers are the papers', read off by eye; the scale law is measured on a model.
 """
 
-import copy
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-import torch
 
 from avss_utils.measure.activations import available_sites, collect_block_stats
 from avss_utils.scores.importance import floored_sparsity, min_max, normalised
@@ -78,41 +76,30 @@ def figure_facts(figure: pd.DataFrame) -> dict[str, object]:
     }
 
 
-def scale_tables(model, batches: Iterable[dict], *, eps: Iterable[float]) -> pd.DataFrame:
-    """``scale_table`` of the model in float32 and of its copy in bfloat16, by column dtype."""
-    batches, eps = list(batches), tuple(eps)
-    rounded = copy.deepcopy(model).to(torch.bfloat16)
-    parts = [
-        scale_table(one, batches, eps=eps).assign(dtype=name)
-        for name, one in (("float32", model), ("bfloat16", rounded))
-    ]
-    return pd.concat(parts, ignore_index=True)
-
-
-def scale_table(model, batches: Iterable[dict], *, eps: Iterable[float]) -> pd.DataFrame:
-    """Scale and sparsity by tokens (all, skip-first), site, eps and block.
+def scale_table(
+    model, batches: Iterable[dict], *, eps: Iterable[float], tokens: str
+) -> pd.DataFrame:
+    """Scale and sparsity by site, eps and block; ``tokens``: "all", or "skip-first" of each text.
 
     Columns: tokens, site, eps, block, std, zeros, n_entries, avss (variance / floored sparsity).
     """
-    batches, parts = list(batches), []
-    for tokens, skip in (("all", False), ("skip-first", True)):
-        stats = collect_block_stats(
-            model, batches, sites=available_sites(model), eps=tuple(eps), skip_first_token=skip
-        )
-        for site in stats.sites:
-            for one in eps:
-                variance = stats.variance(site)
-                part = {
-                    "tokens": tokens,
-                    "site": site,
-                    "eps": one,
-                    "block": np.arange(stats.n_blocks),
-                    "std": np.sqrt(variance),
-                    "zeros": stats.zeros(site, eps=one),
-                    "n_entries": stats.n_entries(site),
-                    "avss": variance / floored_sparsity(stats, site, eps=one),
-                }
-                parts.append(pd.DataFrame(part))
+    skip, eps, parts = tokens == "skip-first", tuple(eps), []
+    sites = available_sites(model)
+    stats = collect_block_stats(model, batches, sites=sites, eps=eps, skip_first_token=skip)
+    for site in stats.sites:
+        variance = stats.variance(site)
+        for one in eps:
+            part = {
+                "tokens": tokens,
+                "site": site,
+                "eps": one,
+                "block": np.arange(stats.n_blocks),
+                "std": np.sqrt(variance),
+                "zeros": stats.zeros(site, eps=one),
+                "n_entries": stats.n_entries(site),
+                "avss": variance / floored_sparsity(stats, site, eps=one),
+            }
+            parts.append(pd.DataFrame(part))
     return pd.concat(parts, ignore_index=True)
 
 
