@@ -163,13 +163,15 @@ def slope_table(
     """``slopes`` of several OUTCOMES, with a column outcome before.
 
     An outcome that some architecture has no value of is left out, for its slopes would be those of
-    another family.
+    another family. Raises UsageError where none is left.
     """
     parts, members = {}, {row.name for row in family}
     for name in names:
         values = outcome(rows, name)
         if set(values.architecture) == members:
             parts[name] = slopes(values, family, size)
+    if not parts:
+        raise UsageError("no outcome has a value of every architecture: train all of the family")
     return pd.concat(parts, names=["outcome"]).reset_index("outcome").reset_index(drop=True)
 
 
