@@ -41,7 +41,8 @@ from avss_utils.measure.texts import window_likelihoods
 from avss_utils.models import blocks as families
 from avss_utils.models.embedded import package_path, prepare_model
 from avss_utils.models.load import load_model
-from avss_utils.store.files import project_root, provenance, write_csv, write_json
+from avss_utils.store.files import project_root, provenance, write_json
+from avss_utils.store.tables import write_csv
 
 OUT = project_root() / "results" / "benchmarks"
 MODEL = "smollm2-135m"

@@ -18,7 +18,8 @@ from avss_utils.data.answer_sets import Pairs
 from avss_utils.measure.judging import device_name
 from avss_utils.scores.contrast_tests import contrast_test, log_ratios
 from avss_utils.scores.contrasts import AnswerSums, GroupStats, group_stats
-from avss_utils.store.files import provenance, write_csv, write_json
+from avss_utils.store.files import provenance, write_json
+from avss_utils.store.tables import write_csv
 
 PART = "permutations"
 SECONDS = "1,000 permutations of 10,000 answers at 30 blocks, s"

@@ -20,7 +20,8 @@ from avss_utils.measure.judging import device_name
 from avss_utils.measure.passes import longest_first
 from avss_utils.models.blocks import bypass_blocks, decoder_blocks
 from avss_utils.models.load import load_model
-from avss_utils.store.files import provenance, write_csv, write_json
+from avss_utils.store.files import provenance, write_json
+from avss_utils.store.tables import write_csv
 
 PART = "search"
 PLAIN, OURS = "SLEB's own procedure", "shared prefixes"

@@ -30,7 +30,8 @@ from avss_utils.measure.choices import score_choices
 from avss_utils.measure.judging import device_name
 from avss_utils.models import blocks as families
 from avss_utils.models.load import load_model
-from avss_utils.store.files import project_root, provenance, write_csv, write_json
+from avss_utils.store.files import project_root, provenance, write_json
+from avss_utils.store.tables import write_csv
 
 OUT = project_root() / "results" / "benchmarks"
 MODEL = "smollm2-135m"

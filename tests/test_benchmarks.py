@@ -14,7 +14,7 @@ from tiny import FAMILIES
 from avss_utils.data.token_rows import Scored
 from avss_utils.measure.drop_losses import greedy_path
 from avss_utils.models.blocks import decoder_blocks
-from avss_utils.store.files import read_csv
+from avss_utils.store.tables import read_csv
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "results" / "benchmarks"

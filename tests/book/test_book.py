@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from avss_utils.status import run_table
+from status_tables import run_table
 
 from avss_utils.scores.criteria import CRITERIA
 from avss_utils.scores.plans import plan_as_released, plan_lowest
