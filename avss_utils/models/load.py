@@ -10,28 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from avss_utils.errors import UsageError
 from avss_utils.models.blocks import decoder_blocks, positions
-from avss_utils.models.devices import as_device, as_dtype, auto_dtype, settle_attention
-from avss_utils.models.embedded import EMBEDDED, describe_models, prepare_model, safe_name
+from avss_utils.models.devices import as_device, as_dtype, settle_attention
+from avss_utils.models.embedded import EMBEDDED, safe_name
 from avss_utils.models.hf_loading import check_folder, load_dense
 from avss_utils.models.memory import check_memory, stored_parameters
 from avss_utils.models.sources import Origin, locate
 from avss_utils.store.files import file_sha256
-
-__all__ = [
-    "EMBEDDED",
-    "LoadedModel",
-    "auto_dtype",
-    "describe_models",
-    "load_model",
-    "positions_of",
-    "prepare_model",
-    "short_name",
-]
 
 SPREAD = "spread"  # the device that stands for all GPUs and the machine's memory
 
@@ -46,8 +34,8 @@ class LoadedModel:
     licence and note (embedded models, else None).
     """
 
-    model: nn.Module
-    tokenizer: object
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     identity: dict
 
 
@@ -113,15 +101,19 @@ def short_name(name: str | Path) -> str:
     return safe_name(str(name).partition("@")[0].replace("/", "--"))
 
 
-def _last_part(path: str) -> str:
-    return Path(path).expanduser().resolve().name
-
-
-def _identity(name: str, origin: Origin, weights: list[Path], model, tokenizer) -> dict:
+def _identity(
+    name: str,
+    origin: Origin,
+    weights: list[Path],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict:
     row = EMBEDDED[name] if origin.source == "embedded" else None
     return {
         # of what lies on this machine the name alone, for records are published
-        "name": name if origin.source in ("embedded", "hub") else _last_part(name),
+        "name": name
+        if origin.source in ("embedded", "hub")
+        else Path(name).expanduser().resolve().name,
         "short": short_name(name),
         "source": origin.source,
         "revision": origin.revision,
@@ -142,7 +134,7 @@ def _combined_sha256(weights: list[Path]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _bos_policy(tokenizer) -> str:
+def _bos_policy(tokenizer: PreTrainedTokenizerBase) -> str:
     """What the tokenizer puts before a text, found by encoding one."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
@@ -153,7 +145,7 @@ def _bos_policy(tokenizer) -> str:
     return "added by the tokenizer with others: " + " ".join(tokenizer.convert_ids_to_tokens(full))
 
 
-def _settle_pad_token(tokenizer) -> str:
+def _settle_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
     """Give the loaded tokenizer a pad token if it has none; say which and whose it is."""
     if tokenizer.pad_token_id is not None:
         return f"{tokenizer.pad_token} (its own)"
@@ -167,7 +159,7 @@ def _settle_pad_token(tokenizer) -> str:
     return f"{tokenizer.pad_token} (borrowed)"
 
 
-def _template_sha256(tokenizer) -> str | None:
+def _template_sha256(tokenizer: PreTrainedTokenizerBase) -> str | None:
     template = getattr(tokenizer, "chat_template", None)
     if not template:
         return None

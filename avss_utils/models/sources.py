@@ -35,21 +35,17 @@ def locate(name: str, trust_remote_code: bool) -> Origin:
     if path.is_dir():
         return Origin(path, "folder")
     if path.is_file():
-        return _gguf_origin(path)
+        with open(path, "rb") as file:
+            if file.read(4) != b"GGUF":
+                raise UsageError(f"{path} is not a GGUF file: pass one, or the folder of a model")
+        folder, sha256 = prepare_gguf(path)
+        return Origin(folder, "gguf", sha256)
     if path.suffix == ".gguf" or not HUB_ID.fullmatch(name):
         raise UsageError(
             f"there is no model {name!r}: pass an embedded name "
             f"({', '.join(EMBEDDED)}), a folder, a GGUF file or a Hub id"
         )
     return _fetch(name, trust_remote_code)
-
-
-def _gguf_origin(path: Path) -> Origin:
-    with open(path, "rb") as file:
-        if file.read(4) != b"GGUF":
-            raise UsageError(f"{path} is not a GGUF file: pass one, or the folder of a model")
-    folder, sha256 = prepare_gguf(path)
-    return Origin(folder, "gguf", sha256)
 
 
 def _fetch(name: str, trust_remote_code: bool) -> Origin:
@@ -74,6 +70,6 @@ def _fetch(name: str, trust_remote_code: bool) -> Origin:
         raise UsageError(
             f"{name!r} is no embedded model ({', '.join(EMBEDDED)}), file or folder, and the Hub "
             + why.get(type(error).__name__, "cannot be reached, nor is there a local copy")
-            + ": correct the name or mend the access"
+            + ": correct the name or fix the access"
         ) from error
     return Origin(folder, "hub", revision=folder.name)
