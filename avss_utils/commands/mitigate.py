@@ -61,10 +61,7 @@ def mitigate(
     corpus, out = load_open(questions), check_target(out, mark=MARK)
     parts = own_parts(corpus, seed=seed)
     Arm("as asked", (0,), (0,), contrast)  # refuses an unknown contrast
-    if blocks not in NAMED and not blocks.replace(" ", "").isdecimal():
-        raise UsageError(
-            f"unknown blocks {blocks!r}: choose {', '.join(NAMED)}, or numbers such as '3 4 5'"
-        )
+    check_blocks(blocks)
     loaded = load_model(model, dtype="float32", device=as_device(device))
     chosen = blocks_of(loaded, blocks, parts[LEARNED])
     quarter = max(1, loaded.identity["n_blocks"] // 4)
@@ -91,6 +88,14 @@ def mitigate(
     save_adapter(out, loaded.identity, trained, table, facts)
     shutil.rmtree(folder, ignore_errors=True)
     return table
+
+
+def check_blocks(blocks: str) -> None:
+    """Raise UsageError unless ``blocks`` is a name in NAMED or numbers."""
+    if blocks not in NAMED and not blocks.replace(" ", "").isdecimal():
+        raise UsageError(
+            f"unknown blocks {blocks!r}: choose {', '.join(NAMED)}, or numbers such as '3 4 5'"
+        )
 
 
 def blocks_of(loaded: LoadedModel, blocks: str, learned: Events) -> tuple[int, ...]:

@@ -104,14 +104,15 @@ def work_until(results: str, moment: int) -> None:
 def test_a_folder_has_one_writer_and_a_dead_one_does_not_count(monkeypatch):
     monkeypatch.setattr(runs.hold, "__kwdefaults__", {"wait": 0.1})
     code = textwrap.dedent("""
-        import sys, time
-        sys.path.insert(0, sys.argv[1])
-        from tiny import tiny_run
-        run = tiny_run("results")
+        import pathlib, sys, time
+        from avss_utils.store.runs import hold
+        lock = hold(pathlib.Path(sys.argv[1]))
         print("open", flush=True)
         time.sleep(60)
     """)
-    words = [sys.executable, "-c", code, str(Path(__file__).parents[1])]
+    run = tiny_run("results")
+    run._lock.release(force=True)
+    words = [sys.executable, "-c", code, str(run._working)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "open\n"
         with pytest.raises(UsageError, match="another run is writing"):
