@@ -2,7 +2,7 @@
 
 
 class UsageError(ValueError):
-    """A mistake the user can mend; its message is one sentence saying how."""
+    """A mistake the user can fix; its message is one sentence saying how."""
 
 
 class WriteError(UsageError, OSError):

@@ -61,7 +61,8 @@ def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
             nbformat.write(notebook, own / f"{name}.ipynb")
     for page in (folder / "book").glob("*.md"):
         text = _with_others(page.read_text(), folder, [other.name for other in others])
-        page.write_text(_unlinked(_without_absent(text, folder), absent))
+        shown = "\n\n".join(part for part in text.split("\n\n") if _was_run(part, folder))
+        page.write_text(_unlinked(shown, absent))
     toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
     if others:
         part = {"caption": "Other models", "chapters": [{"glob": "models/*/[0-9]*"}]}
@@ -75,7 +76,7 @@ def _executed(folder: Path) -> list[str]:
 
 def _targets(names: Iterable[str]) -> dict[str, str]:
     """What these notebooks of the project hold that a page can refer to: target -> their title."""
-    titles = {}
+    titles: dict[str, str] = {}
     for name in names:
         cells = nbformat.read(notebook_path(name), as_version=4).cells
         title = cells[0].source.partition("\n")[0].lstrip("# ")
@@ -149,11 +150,6 @@ def _with_others(page: str, folder: Path, others: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
-def _without_absent(page: str, folder: Path) -> str:
-    """The page less the paragraphs that show a value of a notebook that was not run."""
-    return "\n\n".join(part for part in page.split("\n\n") if _was_run(part, folder))
-
-
 def _was_run(text: str, folder: Path) -> bool:
     """Whether every notebook of which the text shows a value is in the folder."""
     return all((folder / name).exists() for name in SHOWN.findall(text))
@@ -162,7 +158,15 @@ def _was_run(text: str, folder: Path) -> bool:
 def build(folder: Path, out: Path) -> int:
     """Run jupyter-book with warnings as errors; returns its exit code."""
     program = Path(sys.executable).with_name("jupyter-book")
-    options = ["-W", "-n", "--keep-going", "--all", "--quiet", "--path-output", out]
+    options: list[str | Path] = [
+        "-W",
+        "-n",
+        "--keep-going",
+        "--all",
+        "--quiet",
+        "--path-output",
+        out,
+    ]
     return subprocess.call([program, "build", folder, *options])
 
 

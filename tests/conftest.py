@@ -30,3 +30,13 @@ def users_data(monkeypatch) -> Callable[..., None]:
         monkeypatch.setenv("AVSS_DATA_DIR", USERS_DATA)
 
     return ask_for
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """An empty project, which is the working directory."""
+    for folder in ("notebooks", "params"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AVSS_COMMIT", raising=False)
+    return tmp_path

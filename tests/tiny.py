@@ -11,6 +11,9 @@ import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from avss_utils.store.run_folder import Run
+from avss_utils.store.runs import open_run
+
 VOCAB, WIDTH, INNER, HEADS = 96, 32, 48, 4
 TOKENS = {"vocab_size": VOCAB, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SHAPE = {
@@ -174,3 +177,10 @@ def save_tiny(folder: Path) -> Path:
     FAMILIES["llama"](vocab_size=300).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def tiny_run(results: str | Path = "results", notebook: str = "01_x", **given) -> Run:
+    """A run to fill, of no real model and no data; ``given`` goes to ``open_run``."""
+    settings = dict(parameters={"seed": 0}, profile="full", data=[], collect_version=1)
+    settings |= dict(model={"short": "tiny", "weights_sha256": "aa"}, device="cpu")
+    return open_run(notebook, results=results, **settings | given)

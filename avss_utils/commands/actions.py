@@ -165,33 +165,24 @@ def run(arguments: argparse.Namespace) -> None:
         os.environ[TERMINAL] = terminal
     names = notebook_names() if arguments.notebook == ["all"] else arguments.notebook
     extra = dict(_assignment(text) for text in arguments.set)
-    common = {
-        "model": arguments.model,
-        "profile": arguments.profile,
-        "results": arguments.results,
-        "records": arguments.records,
-    }
+    given = {name: getattr(arguments, name) for name in ("model", "profile", "results", "records")}
+    given |= extra
     short = short_name(arguments.model)
     folder = arguments.out or project_root() / "_build" / "executed" / arguments.profile / short
     chosen = {
-        name: notebook_parameters(name, arguments.profile, {**common, **extra}, model=short)
-        for name in names
+        name: notebook_parameters(name, arguments.profile, given, model=short) for name in names
     }
     positions = cache(partial(positions_of, arguments.model))
     for name, parameters in chosen.items():
         print(f"{name} ({arguments.profile}, {short}) ...", flush=True)
         if not arguments.records:
-            parameters = _fitted(parameters, within(parameters, positions, extra))
+            asked, parameters = parameters, within(parameters, positions, extra)
+            for key, value in parameters.items():
+                if value != asked[key]:
+                    has = f"{value}, all that the model has positions for"
+                    print(f"  {key} {has}, not {asked[key]}")
         with helpers(_helping(name, arguments), arguments.processes - 1):
             print(execute(name, folder / f"{name}.ipynb", parameters, timeout=arguments.timeout))
-
-
-def _fitted(asked: dict, possible: dict) -> dict:
-    """``possible``, having said what in it is less than asked."""
-    for name, value in possible.items():
-        if value != asked[name]:
-            print(f"  {name} {value}, all that the model has positions for, not {asked[name]}")
-    return possible
 
 
 def _helping(name: str, arguments: argparse.Namespace) -> list[str]:
@@ -232,7 +223,7 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """Print a row a table of every record of the model; 1 where any differs, else 0."""
+    """Print one row per table of every record of the model; 1 where any differs, else 0."""
     from avss_utils.commands.verify import DIFFERS, HEAD, line, verified
     from avss_utils.models.load import short_name
     from avss_utils.store.files import project_root

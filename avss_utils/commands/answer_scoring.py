@@ -1,16 +1,18 @@
 """How suspicious each answer of a user's own file is, by a detector fitted on a known set."""
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from avss_utils.data.answer_sets import PLAIN, Events, events_of
 from avss_utils.data.loading import load_open, standard_split
-from avss_utils.data.rows import Corpus, normalised
+from avss_utils.data.rows import Corpus, OpenQuestion, normalised
 from avss_utils.data.wordings import answer_prompt
 from avss_utils.errors import UsageError
 from avss_utils.measure.answer_tokens import AnswerTokens, collect_answers
+from avss_utils.models.load import LoadedModel
 from avss_utils.scores.answer_features import answer_features, baseline_scores
 from avss_utils.scores.answer_study import RELATIVE, SetStudy
 from avss_utils.scores.flagged import Labels, flagged_blocks
@@ -31,7 +33,7 @@ def other_questions(name: str, asked: Corpus, *, n_questions: int, seed: int) ->
             f"{asked.name!r} cannot serve both to fit the detector and to be scored: fit it on "
             "another set"
         )
-    theirs = {normalised(row.question) for row in asked.rows}
+    theirs = {normalised(row.question) for row in _open(asked)}
     part = standard_split(known)["calibration"]
     rows = [row for row in part if normalised(row.question) not in theirs][:n_questions]
     if not rows:
@@ -53,7 +55,7 @@ class AnswerDetector:
 
     def __init__(
         self,
-        loaded,
+        loaded: LoadedModel,
         known: Events,
         *,
         top: int,
@@ -62,8 +64,8 @@ class AnswerDetector:
         seed: int,
         batch_tokens: int,
     ) -> None:
-        options = dict(sites=(SITE,), eps=eps, ratio=ratio, seed=seed, batch_tokens=batch_tokens)
-        self.study, self.top = SetStudy(loaded, known, known, **options), top
+        sizes: dict[str, Any] = dict(eps=eps, ratio=ratio, seed=seed, batch_tokens=batch_tokens)
+        self.study, self.top = SetStudy(loaded, known, known, sites=(SITE,), **sizes), top
 
     @cached_property
     def blocks(self) -> list[int]:
@@ -91,7 +93,7 @@ class AnswerDetector:
         return fit_detector(features, own.is_false, seed=self.study.seed)
 
     def table(self, asked: Corpus) -> pd.DataFrame:
-        """A row an answer, row by row: the canonical true answer, then the false ones if any.
+        """One row per answer, row by row: the canonical true answer, then the false ones if any.
 
         Columns: id (the row's), answer (its number in the row, from 0), is_false (0 or 1), score
         (P(false) in [0, 1], as if half of all answers were false), and those of
@@ -99,10 +101,11 @@ class AnswerDetector:
         for an answer that leaves no room for its prompt, or as ``features`` does.
         """
         study = self.study
-        texts = [(row.answers[0], *row.false_answers) for row in asked.rows]
+        rows = _open(asked)
+        texts = [(row.answers[0], *row.false_answers) for row in rows]
         prompts = [
             answer_prompt(row, answers, asked.name, PLAIN)
-            for row, answers in zip(asked.rows, texts, strict=True)
+            for row, answers in zip(rows, texts, strict=True)
         ]
         tokens = collect_answers(
             study.loaded.model,
@@ -115,12 +118,16 @@ class AnswerDetector:
         n_answers = [len(answers) for answers in texts]
         number = np.concatenate([np.arange(n) for n in n_answers])
         first = {
-            "id": np.repeat([row.row_id for row in asked.rows], n_answers),
+            "id": np.repeat([row.row_id for row in rows], n_answers),
             "answer": number,
             "is_false": (number > 0).astype(int),
             "score": detect(self.fitted, self.features(tokens)),
         }
         return pd.concat([pd.DataFrame(first), baseline_scores(tokens)], axis=1)
+
+
+def _open(corpus: Corpus) -> list[OpenQuestion]:
+    return [row for row in corpus.rows if isinstance(row, OpenQuestion)]
 
 
 def separation(table: pd.DataFrame, *, seed: int) -> pd.DataFrame:

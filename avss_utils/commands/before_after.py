@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from transformers import PreTrainedModel
 
 from avss_utils.chapters.mitigation.trial_outcomes import (
     choice_outcomes,
@@ -15,6 +16,7 @@ from avss_utils.data.answer_sets import PLAIN, Events
 from avss_utils.data.windows import Window
 from avss_utils.measure.judging import bits_per_byte
 from avss_utils.measure.texts import window_likelihoods
+from avss_utils.models.load import LoadedModel
 from avss_utils.stats.calibration import expected_calibration_error
 from avss_utils.stats.resampling import N_RESAMPLES, Estimate, limits, moved_onto, resample_counts
 
@@ -23,7 +25,13 @@ RATE = "hallucination rate"
 
 
 def before_and_after(
-    before, after, events: Events, windows: Sequence[Window], *, batch_tokens: int, seed: int
+    before: LoadedModel,
+    after: LoadedModel,
+    events: Events,
+    windows: Sequence[Window],
+    *,
+    batch_tokens: int,
+    seed: int,
 ) -> pd.DataFrame:
     """What changed on held-out questions and on neutral text; one row per measure.
 
@@ -32,8 +40,10 @@ def before_and_after(
     hallucination rate (a false answer is likelier than the true one), calibration error (N_BINS
     bins), bits per byte, and the divergence from the model before (nats a token).
     """
-    options = dict(wording=PLAIN, batch_tokens=batch_tokens)
-    scores = (choice_scores(loaded, events, **options) for loaded in (before, after))
+    scores = (
+        choice_scores(loaded, events, wording=PLAIN, batch_tokens=batch_tokens)
+        for loaded in (before, after)
+    )
     one, two = (choice_outcomes(own).astype({"correct": float}) for own in scores)
     weights = resample_counts(len(one), N_RESAMPLES, np.random.default_rng(seed))
     rows = [
@@ -42,7 +52,8 @@ def before_and_after(
         _mean_row(RATE, 1 - one.correct, 1 - two.correct, weights),
         _error_row(one, two, weights[:301]),
     ]
-    rows += _cost_rows(before.model, after.model, windows, batch_tokens=batch_tokens, seed=seed)
+    models = (before.model, after.model)
+    rows += _cost_rows(models, windows, batch_tokens=batch_tokens, seed=seed)
     names = ["measure", "before", "after", "change", "low", "high", "n"]
     return pd.DataFrame(rows, columns=names)
 
@@ -54,11 +65,8 @@ def _mean_row(measure: str, one: pd.Series, two: pd.Series, weights: np.ndarray)
 
 def _error_row(one: pd.DataFrame, two: pd.DataFrame, weights: np.ndarray) -> tuple:
     """Draws are moved to have the change as their mean: resampling itself adds to both errors."""
-    errors = []
-    for counts in weights:
-        rows = np.repeat(np.arange(len(one)), counts)
-        errors.append([_error(table.iloc[rows]) for table in (one, two)])
-    errors = np.array(errors)
+    draws = [np.repeat(np.arange(len(one)), counts) for counts in weights]
+    errors = np.array([[_error(table.iloc[rows]) for table in (one, two)] for rows in draws])
     change = errors[:, 1] - errors[:, 0]
     spread = limits(moved_onto(change[0], change[1:]))
     return "calibration error", *errors[0], change[0], *spread, len(one)
@@ -70,9 +78,15 @@ def _error(table: pd.DataFrame) -> float:
     )
 
 
-def _cost_rows(before, after, windows: Sequence[Window], *, batch_tokens: int, seed: int) -> list:
-    texts = [window_likelihoods(m, windows, batch_tokens=batch_tokens) for m in (before, after)]
-    kl = divergence_rows(before, after, windows, batch_tokens=batch_tokens)
+def _cost_rows(
+    models: tuple[PreTrainedModel, PreTrainedModel],
+    windows: Sequence[Window],
+    *,
+    batch_tokens: int,
+    seed: int,
+) -> list[tuple]:
+    texts = [window_likelihoods(model, windows, batch_tokens=batch_tokens) for model in models]
+    kl = divergence_rows(*models, windows, batch_tokens=batch_tokens)
     weights = resample_counts(len(kl), N_RESAMPLES, np.random.default_rng(seed))
     bits = (texts[1].nll - texts[0].nll).to_numpy() / np.log(2)
     change = (weights @ bits) / (weights @ texts[0].n_bytes.to_numpy())

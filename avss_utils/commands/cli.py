@@ -9,7 +9,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from avss_utils.commands import actions as commands
 from avss_utils.commands.rooms import purposes
@@ -74,23 +74,18 @@ def _whole(text: str, least: int) -> int:
 _count, _seed = partial(_whole, least=1), partial(_whole, least=0)
 
 
-def _number(text: str) -> float:
+def _number(text: str, below: float, what: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        return math.nan
+        number = math.nan
+    if not 0 < number < below:
+        raise argparse.ArgumentTypeError(f"must be a {what}, not {text!r}")
+    return number
 
 
-def _above_zero(text: str) -> float:
-    if not 0 < _number(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a finite number above 0, not {text!r}")
-    return float(text)
-
-
-def _share(text: str) -> float:
-    if not 0 < _number(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a number above 0 and below 1, not {text!r}")
-    return float(text)
+_above_zero = partial(_number, below=math.inf, what="finite number above 0")
+_share = partial(_number, below=1, what="number above 0 and below 1")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,39 +98,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     subparsers = parser.add_subparsers(required=True, metavar="command")
-    for name, function, help_text, add in (
-        (
-            "score",
-            commands.score,
-            "a score for every block by one criterion, or for every answer of a file, as CSV",
-            _score_arguments,
-        ),
-        ("prune", commands.prune, "write a pruned checkpoint", _prune_arguments),
-        (
-            "evaluate",
-            commands.evaluate,
-            "full model beside the pruned one: questions and text, with intervals, as CSV",
-            _evaluate_arguments,
-        ),
-        (
-            "mitigate",
-            commands.mitigate,
-            "train an adapter on your own questions and say what it changed, as CSV",
-            _mitigate_arguments,
-        ),
-        ("run", commands.run, "execute notebooks with papermill", _run_arguments),
-        ("compare", commands.compare, "two run folders side by side", _compare_arguments),
-        (
-            "verify",
-            commands.verify,
-            "a sample of every table of the committed records, computed again on the CPU",
-            _verify_arguments,
-        ),
-        ("assets", commands.assets, "convert an installed model once", _assets_arguments),
-    ):
+    for name, (help_text, add) in COMMANDS.items():
         command = subparsers.add_parser(name, help=help_text, description=help_text)
-        command.set_defaults(command=function)
-        if add is not _compare_arguments:
+        command.set_defaults(command=getattr(commands, name))
+        if name != "compare":
             command.add_argument("--model", default=DEFAULT_MODEL, help=MODEL_HELP)
         add(command)
     return parser
@@ -173,7 +139,7 @@ def _score_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _calibration(command: argparse.ArgumentParser, criterion=None) -> None:
+def _calibration(command: argparse.ArgumentParser, criterion: Any = None) -> None:
     """The options that decide the blocks' scores; ``criterion``: where that one belongs."""
     (criterion or command).add_argument(
         "--criterion", default="avss", help="criterion[:rule], see the glossary"
@@ -250,3 +216,27 @@ def _run_arguments(command: argparse.ArgumentParser) -> None:
         help="that share the trainings of a notebook; each has a model and memory of its own, so "
         "take no more than fit on the GPUs side by side",
     )
+
+
+COMMANDS = {
+    "score": (
+        "a score for every block by one criterion, or for every answer of a file, as CSV",
+        _score_arguments,
+    ),
+    "prune": ("write a pruned checkpoint", _prune_arguments),
+    "evaluate": (
+        "full model beside the pruned one: questions and text, with intervals, as CSV",
+        _evaluate_arguments,
+    ),
+    "mitigate": (
+        "train an adapter on your own questions and say what it changed, as CSV",
+        _mitigate_arguments,
+    ),
+    "run": ("execute notebooks with papermill", _run_arguments),
+    "compare": ("two run folders side by side", _compare_arguments),
+    "verify": (
+        "a sample of every table of the committed records, computed again on the CPU",
+        _verify_arguments,
+    ),
+    "assets": ("convert an installed model once", _assets_arguments),
+}

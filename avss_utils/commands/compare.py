@@ -59,7 +59,7 @@ def side_by_side(first: Run, second: Run) -> str:
 
 def _flat(record: dict, prefix: str = "") -> dict:
     """Nested entries by dotted name; data sets by their own name."""
-    flat = {}
+    flat: dict[str, object] = {}
     for key, value in record.items():
         if not prefix and key in NOT_COMPARED:
             continue
@@ -79,7 +79,8 @@ def _shown(value: object) -> str:
 
 def _table_difference(name: str, first: Run, second: Run) -> dict:
     a, b = (run.read(name) if name in run.record["tables"] else None for run in (first, second))
-    row = {"rows_first": _rows(a), "rows_second": _rows(b)}
+    n_rows = ["-" if table is None else len(table) for table in (a, b)]
+    row = dict(zip(("rows_first", "rows_second"), n_rows, strict=True))
     if a is None or b is None or len(a) != len(b):
         return {**row, "differing": "-", "largest": "-", "column": "-"}
     shared = [column for column in a if column in b]
@@ -89,10 +90,6 @@ def _table_difference(name: str, first: Run, second: Run) -> dict:
     found = n and apart[largest][1] > 0
     size = f"{apart[largest][1]:.3g}" if found else "-"
     return {**row, "differing": n, "largest": size, "column": largest if found else "-"}
-
-
-def _rows(table: pd.DataFrame | None) -> object:
-    return "-" if table is None else len(table)
 
 
 def _apart(a: pd.Series, b: pd.Series) -> tuple[int, float]:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ OF_WEIGHTS = ("taylor", "taylor-protected", "weight-magnitude")  # they read the
 def answer_events(arguments: argparse.Namespace, criterion: str) -> Events | None:
     """True and false answers for a criterion that compares them, None for any other.
 
-    Raises UsageError for a set that there is not, or one too small to lend false answers.
+    Raises UsageError for an unknown set, or one too small to lend false answers.
     """
     if criterion not in CRITERIA or "answers" not in wanted_options(criterion):
         return None
@@ -41,11 +42,11 @@ def answer_events(arguments: argparse.Namespace, criterion: str) -> Events | Non
     return events
 
 
-def calibrate(arguments: argparse.Namespace):
+def calibrate(arguments: argparse.Namespace) -> tuple[models.LoadedModel, Calibration, dict]:
     """The model, its statistics on the calibration part of a text set, and the set's identity.
 
     Under torchrun the processes share the batches, and each has the statistics of all of them.
-    Raises UsageError before the model is loaded for a set that there is not, and for a criterion
+    Raises UsageError before the model is loaded for an unknown set, and for a criterion
     that a model over several devices cannot be scored by.
     """
     check_names(calibration=arguments.calibration)
@@ -81,7 +82,7 @@ def _own_device(device: str | None) -> str | None:
 
 def criterion_options(
     arguments: argparse.Namespace,
-    loaded,
+    loaded: models.LoadedModel,
     calibration: Calibration,
     answers: Events | None,
     *,
@@ -92,15 +93,16 @@ def criterion_options(
     ``answers`` only where there are any. Nothing runs the model before a criterion asks for it.
     """
     rows = Scored.batches(calibration.batches)
-    sizes = dict(batch_tokens=BATCH_TOKENS)
-    options = {
+    options: dict[str, Any] = {
         "eps": arguments.eps,
         "bulk_eps": BULK_EPS,
         "ratio": RATIO,
         "rng": np.random.default_rng(arguments.seed),
-        "sensitivity": Sensitivity(loaded.model, rows, n_greedy=n_greedy, **sizes),
+        "sensitivity": Sensitivity(
+            loaded.model, rows, n_greedy=n_greedy, batch_tokens=BATCH_TOKENS
+        ),
     }
     if answers is not None:
-        prone = ProneScores(loaded, [answers], eps=arguments.eps, ratio=RATIO, **sizes)
-        options["answers"] = prone
+        sizes: dict[str, Any] = dict(eps=arguments.eps, ratio=RATIO, batch_tokens=BATCH_TOKENS)
+        options["answers"] = ProneScores(loaded, [answers], **sizes)
     return options

@@ -4,9 +4,11 @@ Half of the questions are learned from, a fifth decide the learning rate and whe
 rest judge; a question's part depends on nothing but its name.
 """
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,24 +16,24 @@ import pandas as pd
 from avss_utils.chapters.mitigation.adapter_training import Lessons, Trained, merged, train
 from avss_utils.chapters.mitigation.arms import Arm, Recipe
 from avss_utils.chapters.mitigation.contrastive_losses import lessons_of
-from avss_utils.commands.adapter_folder import MARK, save_adapter
-from avss_utils.commands.before_after import before_and_after
+from avss_utils.commands.before_after import before_and_after, rate_verdict
 from avss_utils.data.answer_sets import PLAIN, Events, events_of
 from avss_utils.data.loading import load_open, load_texts, standard_split
 from avss_utils.data.rows import Corpus, split_rows
-from avss_utils.data.windows import Window, text_windows
+from avss_utils.data.windows import text_windows
 from avss_utils.errors import UsageError
 from avss_utils.models.blocks import checked_numbers
-from avss_utils.models.checkpoint import check_target
+from avss_utils.models.checkpoint import check_target, whole_folder
 from avss_utils.models.devices import as_device
-from avss_utils.models.load import load_model
+from avss_utils.models.load import LoadedModel, load_model
 from avss_utils.models.plan import as_text
 from avss_utils.scores.eavss import ProneScores
 
+MARK = "mitigation.json"
 LEARNED, STOPPED_BY, JUDGED = "learned from", "stopped by", "judged"
 SHARES = {"calibration": 0.5, "development": 0.2}
 FEWEST = 4
-NEUTRAL = "c4"
+NEUTRAL = "c4"  # what an adapter costs is measured on text that no question is about
 NAMED = ("eavss", "last", "uniform")
 RATES = (3e-4, 1e-3, 3e-3)
 BATCH_TOKENS = 2048
@@ -69,25 +71,23 @@ def mitigate(
     lessons = Lessons(*(lessons_of(loaded, parts[part]) for part in (LEARNED, STOPPED_BY)))
     folder = out.with_name(f".{out.name}.training")
     trained, recipe = best_of(loaded, lessons, arm, recipe, folder, seed=seed)
-    windows = neutral_windows(loaded.tokenizer)
+    texts = standard_split(load_texts(NEUTRAL))["evaluation"]
+    windows = text_windows(loaded.tokenizer, texts, context=128, max_tokens=4096)
     counts = ", ".join(f"{len(own.questions)} {part}" for part, own in parts.items())
-    facts = _facts(arm, recipe, seed) | {"questions": f"{corpus.identity['name']}: {counts}"}
-    options = dict(batch_tokens=BATCH_TOKENS, seed=seed)
+    facts = {
+        "blocks": f"{as_text(chosen)} ({blocks})",
+        "contrast": contrast,
+        "learning_rate": recipe.learning_rate,
+        "steps": steps,
+        "rank": ranks // len(chosen),
+        "seed": seed,
+        "questions": f"{corpus.identity['name']}: {counts}",
+    }
+    options: dict[str, Any] = dict(batch_tokens=BATCH_TOKENS, seed=seed)
     table = before_and_after(loaded, merged(loaded, trained), parts[JUDGED], windows, **options)
     save_adapter(out, loaded.identity, trained, table, facts)
     shutil.rmtree(folder, ignore_errors=True)
     return table
-
-
-def _facts(arm: Arm, recipe: Recipe, seed: int) -> dict:
-    return {
-        "blocks": f"{as_text(arm.trained)} ({arm.name})",
-        "contrast": arm.contrast,
-        "learning_rate": recipe.learning_rate,
-        "steps": recipe.steps,
-        "rank": recipe.ranks // len(arm.trained),
-        "seed": seed,
-    }
 
 
 def check_blocks(blocks: str) -> None:
@@ -98,21 +98,17 @@ def check_blocks(blocks: str) -> None:
         )
 
 
-def blocks_of(loaded, blocks: str, learned: Events) -> tuple[int, ...]:
-    """The numbers that ``blocks`` stands for in this model."""
+def blocks_of(loaded: LoadedModel, blocks: str, learned: Events) -> tuple[int, ...]:
+    """The numbers that ``blocks`` stands for; eavss: those of highest contrast on ``learned``."""
     n_blocks = loaded.identity["n_blocks"]
     top = max(1, n_blocks // 4)
     if blocks == "eavss":
-        return prone_blocks(loaded, learned, top=top, batch_tokens=BATCH_TOKENS)
+        prone = ProneScores(loaded, [learned], eps=1e-5, ratio=1e-3, batch_tokens=BATCH_TOKENS)
+        order = np.argsort(-prone["contrast"], kind="stable")
+        return tuple(sorted(order[:top].tolist()))
     if blocks in NAMED:
         return tuple(range(n_blocks - top if blocks == "last" else 0, n_blocks))
     return tuple(checked_numbers(map(int, blocks.split()), n_blocks))
-
-
-def neutral_windows(tokenizer) -> list[Window]:
-    """A little text that no question is about: what an adapter costs is measured there."""
-    texts = standard_split(load_texts(NEUTRAL))["evaluation"]
-    return text_windows(tokenizer, texts, context=128, max_tokens=4096)
 
 
 def own_parts(corpus: Corpus, *, seed: int) -> dict[str, Events]:
@@ -134,15 +130,8 @@ def own_parts(corpus: Corpus, *, seed: int) -> dict[str, Events]:
     }
 
 
-def prone_blocks(loaded, events: Events, *, top: int, batch_tokens: int) -> tuple[int, ...]:
-    """The ``top`` blocks of highest EAVSS, read as a contrast, on these questions."""
-    prone = ProneScores(loaded, [events], eps=1e-5, ratio=1e-3, batch_tokens=batch_tokens)
-    own = prone["contrast"]
-    return tuple(sorted(np.argsort(-own, kind="stable")[:top].tolist()))
-
-
 def best_of(
-    loaded, lessons: Lessons, arm: Arm, recipe: Recipe, folder: Path, *, seed: int
+    loaded: LoadedModel, lessons: Lessons, arm: Arm, recipe: Recipe, folder: Path, *, seed: int
 ) -> tuple[Trained, Recipe]:
     """Of RATES the training of least development loss, and its recipe.
 
@@ -151,6 +140,46 @@ def best_of(
     found: list[tuple[Trained, Recipe]] = []
     for rate in RATES:
         own = replace(recipe, learning_rate=rate)
-        options = dict(seed=seed, folder=folder / f"rate-{rate:g}")
-        found.append((train(loaded, lessons, arm, own, **options), own))
+        place = folder / f"rate-{rate:g}"
+        found.append((train(loaded, lessons, arm, own, seed=seed, folder=place), own))
     return min(found, key=lambda one: one[0].history.development.min())
+
+
+def save_adapter(
+    folder: Path, identity: dict, trained: Trained, table: pd.DataFrame, facts: dict
+) -> Path:
+    """Write adapter, card, ``mitigation.json`` and before-and-after.csv, whole or not at all.
+
+    An existing folder is only replaced if it holds an earlier adapter of this kind.
+    """
+    folder = check_target(folder, mark=MARK)
+    with whole_folder(folder) as working:
+        trained.model.save_pretrained(working)
+        table.to_csv(working / "before-and-after.csv", index=False, float_format="%.6g")
+        record = {"base_model": identity, "n_parameters": trained.n_parameters, **facts}
+        (working / MARK).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (working / "README.md").write_text(card(identity, trained, table, facts), encoding="utf-8")
+    return folder
+
+
+def card(identity: dict, trained: Trained, table: pd.DataFrame, facts: dict) -> str:
+    """The adapter's model card: how it was made, what changed, and whether it helped."""
+    lines = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items())
+    head = "| measure | before | after | change | n |\n|---|---|---|---|---|"
+    rows = "\n".join(
+        f"| {r.measure} | {r.before:.4g} | {r.after:.4g} | {r.change:.3g} [{r.low:.3g}, "
+        f"{r.high:.3g}] | {r.n} |"
+        for r in table.itertuples()
+    )
+    return (
+        f"# An adapter for {identity['short']}\n\n"
+        f"Base model: {identity['name']} (weights sha256 `{identity['weights_sha256']}`). "
+        "Its licence applies.\n\n"
+        f"{lines}\n- trained parameters: {trained.n_parameters:,}\n\n"
+        "On questions that were not learned from, with 95 % intervals; bits per byte and "
+        f"divergence on neutral text:\n\n{head}\n{rows}\n\n"
+        f"That the hallucination rate fell is, by these questions: {rate_verdict(table)}.\n\n"
+        "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n"
+        f'base = AutoModelForCausalLM.from_pretrained("{identity["name"]}")\n'
+        'model = PeftModel.from_pretrained(base, ".")\n```\n'
+    )

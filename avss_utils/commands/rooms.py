@@ -4,8 +4,10 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-ROOMS = ("errors", "stats", "store", "show", "models", "data")
-ROOMS += ("measure", "scores", "chapters", "claims", "commands")
+ROOMS = (
+    *("errors", "stats", "store", "show", "models", "data"),
+    *("measure", "scores", "chapters", "claims", "commands"),
+)
 
 
 def purposes() -> dict[str, str]:
@@ -19,11 +21,9 @@ def imports() -> set[tuple[str, str]]:
     for room in ROOMS:
         for file in _files(room):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-                    "avss_utils"
-                ):
-                    parts = (node.module or "").split(".")[1:]
-                    names = parts[:1] or [alias.name for alias in node.names]
+                path = (node.module or "").split(".") if isinstance(node, ast.ImportFrom) else []
+                if isinstance(node, ast.ImportFrom) and path[0] == "avss_utils":
+                    names = path[1:2] or [alias.name for alias in node.names]
                     found |= {(room, name) for name in names}
     return {(a, b) for a, b in found if a != b and b in ROOMS}
 

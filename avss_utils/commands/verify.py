@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,7 +62,7 @@ def _changed(folder: Path, record: dict) -> list[tuple[str, str]]:
     ]
 
 
-def line(row) -> str:
+def line(row: Any) -> str:
     """A row of the report as it is printed."""
     numbers = f"{row.n:>6} {row.largest:>8.2g} {row.allowed:>8.2g}"
     return f"{row.notebook:<25} {row.table:<19} {numbers} {row.verdict:<14} {row.what}"

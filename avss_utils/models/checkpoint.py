@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +12,12 @@ from transformers import AutoModelForCausalLM
 from avss_utils.errors import UsageError
 from avss_utils.models import blocks as families
 from avss_utils.models.blocks import remove_blocks
+from avss_utils.models.load import LoadedModel
 from avss_utils.models.plan import PruningPlan
-from avss_utils.store.files import plain_write_errors, removed_on_failure
+from avss_utils.store.files import plain_write_errors, removed_on_failure, replace_folder
 
 
-def save_pruned(loaded, plan: PruningPlan, folder: Path, *, facts: dict) -> Path:
+def save_pruned(loaded: LoadedModel, plan: PruningPlan, folder: Path, *, facts: dict) -> Path:
     """Write the pruned model so that ``AutoModelForCausalLM.from_pretrained(folder)`` loads it.
 
     ``facts`` (criterion, calibration, measured costs) go into the card, README.md, and into
@@ -31,7 +31,10 @@ def save_pruned(loaded, plan: PruningPlan, folder: Path, *, facts: dict) -> Path
         families.check_reload(loaded.model, pruned, plan.keep)
         pruned.save_pretrained(working)
         loaded.tokenizer.save_pretrained(working)
-        _describe(working, loaded.identity, plan, facts)
+        made = {"drop": list(plan.drop), "keep": list(plan.keep), "rule": plan.rule}
+        record = {"base_model": loaded.identity, **made, **facts}
+        (working / "pruning.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (working / "README.md").write_text(_card(loaded.identity, plan, facts), encoding="utf-8")
     return folder
 
 
@@ -43,8 +46,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     with removed_on_failure(working), plain_write_errors(folder):
         working.mkdir(parents=True)
         yield working
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(working, folder)
+        replace_folder(working, folder)
 
 
 def check_target(folder: str | Path, *, mark: str = "pruning.json") -> Path:
@@ -63,18 +65,6 @@ def check_target(folder: str | Path, *, mark: str = "pruning.json") -> Path:
     return folder
 
 
-def _describe(folder: Path, identity: dict, plan: PruningPlan, facts: dict) -> None:
-    record = {
-        "base_model": identity,
-        "drop": list(plan.drop),
-        "keep": list(plan.keep),
-        "rule": plan.rule,
-        **facts,
-    }
-    (folder / "pruning.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_card(identity, plan, facts), encoding="utf-8")
-
-
 def _card(identity: dict, plan: PruningPlan, facts: dict) -> str:
     lines = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items())
     return (
@@ -90,7 +80,7 @@ def _card(identity: dict, plan: PruningPlan, facts: dict) -> str:
     )
 
 
-def largest_difference(loaded, plan: PruningPlan, folder: Path, text: str) -> float:
+def largest_difference(loaded: LoadedModel, plan: PruningPlan, folder: Path, text: str) -> float:
     """Largest absolute difference of logits between the saved and the in-memory pruned model."""
     saved = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded.model.dtype)
     batch = loaded.tokenizer(text, return_tensors="pt")

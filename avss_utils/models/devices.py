@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from transformers import PreTrainedModel
 
 from avss_utils.errors import UsageError
 from avss_utils.store.sharing import GPU_SHARE
@@ -41,22 +42,21 @@ def as_device(device: str | torch.device | None) -> torch.device:
 
     A process that shares a GPU with others of its run keeps to its part of the memory from here on.
     """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(device)
-        torch.empty(0, device=device)
+        found = torch.device(name)
+        torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
         raise UsageError(
-            f"device {str(device)!r} cannot be used here: pass 'cpu', or 'cuda' "
+            f"device {str(name)!r} cannot be used here: pass 'cpu', or 'cuda' "
             "on a machine that has it"
         ) from error
-    if device.type == "cuda" and (share := os.environ.get(GPU_SHARE)):
-        torch.cuda.set_per_process_memory_fraction(float(share), device.index)
-    return device
+    if found.type == "cuda" and (share := os.environ.get(GPU_SHARE)):
+        torch.cuda.set_per_process_memory_fraction(float(share), found.index)
+    return found
 
 
-def settle_attention(model) -> None:
+def settle_attention(model: PreTrainedModel) -> None:
     """Plain attention on a GPU where one key serves all heads, as in gemma3-270m.
 
     torch's memory-efficient kernel, which a padded batch gets there, is wrong for such keys in

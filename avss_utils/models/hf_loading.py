@@ -5,10 +5,12 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from avss_utils.errors import UsageError
@@ -61,8 +63,8 @@ def load_dense(
     dtype: torch.dtype,
     trust_remote_code: bool = False,
     device_map: str | dict | None = None,
-    **options,
-):
+    **options: Any,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """(model, tokenizer) from local files, every weight found and in floating point.
 
     On the CPU, or spread as ``device_map`` says: "auto", or accelerate's map of modules to devices.
@@ -104,7 +106,7 @@ def _dequantise(options: dict) -> dict:
     return {"quantization_config": config_class(dequantize=True)}
 
 
-def _check_gguf_tokenizer(path: Path, tokenizer) -> None:
+def _check_gguf_tokenizer(path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Compare the tokenizer with what the file says of it: its BOS rule and its own words.
 
     Some releases of transformers rebuild the tokenizer of some models so that it spells words out
@@ -125,12 +127,13 @@ def _check_gguf_tokenizer(path: Path, tokenizer) -> None:
         )
 
 
-def _words(tokens) -> Iterator[str]:
+def _words(tokens: Any) -> Iterator[str]:
     """English words among the tokens of a GGUF field, read one by one, for there are many."""
     for part in tokens.data if tokens else ():
-        mark, *word = bytes(tokens.parts[part]).decode(errors="replace") or " "
-        if mark in "▁Ġ" and len(word) > 3 and all(c.isascii() and c.isalpha() for c in word):
-            yield "".join(word)
+        token = bytes(tokens.parts[part]).decode(errors="replace")
+        word = token[1:]
+        if token[:1] in ("▁", "Ġ") and len(word) > 3 and word.isascii() and word.isalpha():
+            yield word
 
 
 def _check_complete(folder: Path, model: nn.Module, missing: set[str]) -> None:

@@ -6,34 +6,35 @@ what a result needs to be repeated: which weights, and what the tokenizer adds t
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import huggingface_hub
 import torch
-from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from avss_utils.errors import UsageError
 from avss_utils.models.blocks import decoder_blocks, positions
-from avss_utils.models.devices import as_device, as_dtype, auto_dtype, settle_attention
-from avss_utils.models.embedded import EMBEDDED, describe_models, prepare_model, safe_name
+from avss_utils.models.devices import as_device, as_dtype, settle_attention
+from avss_utils.models.embedded import EMBEDDED, prepare_gguf, prepare_model, safe_name
 from avss_utils.models.hf_loading import check_folder, load_dense
 from avss_utils.models.memory import check_memory, stored_parameters
-from avss_utils.models.sources import Origin, locate
 from avss_utils.store.files import file_sha256
 
-__all__ = [
-    "EMBEDDED",
-    "LoadedModel",
-    "auto_dtype",
-    "describe_models",
-    "load_model",
-    "positions_of",
-    "prepare_model",
-    "short_name",
-]
-
 SPREAD = "spread"  # the device that stands for all GPUs and the machine's memory
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A folder of dense weights, where they came from, and what identifies them there."""
+
+    folder: Path
+    source: str
+    weights_sha256: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class LoadedModel:
     licence and note (embedded models, else None).
     """
 
-    model: nn.Module
-    tokenizer: object
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     identity: dict
 
 
@@ -88,6 +89,58 @@ def load_model(
     return LoadedModel(model.eval(), tokenizer, identity)
 
 
+def locate(name: str, trust_remote_code: bool) -> Origin:
+    """Where ``name`` is, made ready: a GGUF converted, a Hub snapshot fetched.
+
+    An embedded name, a folder, a file and a Hub id are looked up in this order; UsageError where it
+    is none of them.
+    """
+    if name in EMBEDDED:
+        return Origin(prepare_model(name), "embedded", EMBEDDED[name].sha256)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return Origin(path, "folder")
+    if path.is_file():
+        with open(path, "rb") as file:
+            if file.read(4) != b"GGUF":
+                raise UsageError(f"{path} is not a GGUF file: pass one, or the folder of a model")
+        folder, sha256 = prepare_gguf(path)
+        return Origin(folder, "gguf", sha256)
+    if path.suffix == ".gguf" or not HUB_ID.fullmatch(name):
+        raise UsageError(
+            f"there is no model {name!r}: pass an embedded name "
+            f"({', '.join(EMBEDDED)}), a folder, a GGUF file or a Hub id"
+        )
+    return _fetch(name, trust_remote_code)
+
+
+def _fetch(name: str, trust_remote_code: bool) -> Origin:
+    """A Hub snapshot: downloaded, or the local copy of one when the Hub is out of reach."""
+    repository, _, revision = name.partition("@")
+    files = HUB_FILES + ["*.py"] * trust_remote_code
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=files,
+                ignore_patterns=["*/*", "consolidated*"],
+            )
+        )
+    except Exception as error:  # of huggingface_hub, its HTTP library or the disk
+        why = {
+            "RepositoryNotFoundError": "has no model of this name open to you",
+            "GatedRepoError": "asks you to accept the model's terms and log in first",
+            "RevisionNotFoundError": "has no such revision of it",
+        }
+        raise UsageError(
+            f"{name!r} is no embedded model ({', '.join(EMBEDDED)}), file or folder, and the Hub "
+            + why.get(type(error).__name__, "cannot be reached, nor is there a local copy")
+            + ": correct the name or fix the access"
+        ) from error
+    return Origin(folder, "hub", revision=folder.name)
+
+
 def positions_of(name: str | Path) -> int | None:
     """Tokens that ``load_model(name)`` has positions for, None without a limit; loads no weights.
 
@@ -113,15 +166,19 @@ def short_name(name: str | Path) -> str:
     return safe_name(str(name).partition("@")[0].replace("/", "--"))
 
 
-def _last_part(path: str) -> str:
-    return Path(path).expanduser().resolve().name
-
-
-def _identity(name: str, origin: Origin, weights: list[Path], model, tokenizer) -> dict:
+def _identity(
+    name: str,
+    origin: Origin,
+    weights: list[Path],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict:
     row = EMBEDDED[name] if origin.source == "embedded" else None
     return {
         # of what lies on this machine the name alone, for records are published
-        "name": name if origin.source in ("embedded", "hub") else _last_part(name),
+        "name": name
+        if origin.source in ("embedded", "hub")
+        else Path(name).expanduser().resolve().name,
         "short": short_name(name),
         "source": origin.source,
         "revision": origin.revision,
@@ -142,7 +199,7 @@ def _combined_sha256(weights: list[Path]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _bos_policy(tokenizer) -> str:
+def _bos_policy(tokenizer: PreTrainedTokenizerBase) -> str:
     """What the tokenizer puts before a text, found by encoding one."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
@@ -153,7 +210,7 @@ def _bos_policy(tokenizer) -> str:
     return "added by the tokenizer with others: " + " ".join(tokenizer.convert_ids_to_tokens(full))
 
 
-def _settle_pad_token(tokenizer) -> str:
+def _settle_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
     """Give the loaded tokenizer a pad token if it has none; say which and whose it is."""
     if tokenizer.pad_token_id is not None:
         return f"{tokenizer.pad_token} (its own)"
@@ -167,7 +224,7 @@ def _settle_pad_token(tokenizer) -> str:
     return f"{tokenizer.pad_token} (borrowed)"
 
 
-def _template_sha256(tokenizer) -> str | None:
+def _template_sha256(tokenizer: PreTrainedTokenizerBase) -> str | None:
     template = getattr(tokenizer, "chat_template", None)
     if not template:
         return None

@@ -7,6 +7,7 @@ record's. The tolerances are declared here, each with its reason, before a recor
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,10 +100,10 @@ class Check:
         return self.pick(keys) if callable(self.pick) else PICKS[self.pick](keys)[:n]
 
 
-def checked(**declared) -> Callable:
+def checked(**declared: Any) -> Callable:
     """Say of a function that computes a table how the table is verified: fields of ``Check``."""
 
-    def declare(function: Callable) -> Callable:
+    def declare(function: Any) -> Callable:
         function.checks = (Check(**declared), *getattr(function, "checks", ()))
         return function
 
@@ -129,7 +130,7 @@ class Finding:
 
 
 def compare(check: Check, recorded: pd.DataFrame, again: pd.DataFrame) -> list[Finding]:
-    """A finding a column, and one of rows that the record lacks or has twice."""
+    """One finding per column, and one of rows that the record lacks or has twice."""
     if lacking := [name for name in again if name not in recorded]:
         return [Finding(f"column {' '.join(lacking)}", 1, np.inf)]
     if not check.values:
@@ -137,7 +138,9 @@ def compare(check: Check, recorded: pd.DataFrame, again: pd.DataFrame) -> list[F
     for column, values in check.only.items():
         recorded, again = (table[table[column].isin(values)] for table in (recorded, again))
     keys = check.by.split()
-    recorded, again = (_keyed(table, keys) for table in (recorded, again))
+    recorded, again = (
+        table.reset_index(drop=True).astype(dict.fromkeys(keys, str)) for table in (recorded, again)
+    )
     both = again.merge(recorded, on=keys, how="left", suffixes=("", "|r"), indicator="|in")
     alone = (both["|in"] != "both") | both.duplicated(keys)
     found = [Finding("rows", len(both), float(alone.sum()))]
@@ -165,12 +168,8 @@ def _cell(part: object) -> str:
 
 def form_of(check: Check, recorded: pd.DataFrame) -> Finding:
     """Whether every row has the form that is declared."""
-    flags = np.asarray(check.form(recorded), dtype=bool)
-    return Finding("form", len(flags), float((~flags).sum()))
-
-
-def _keyed(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    return table.reset_index(drop=True).astype(dict.fromkeys(keys, str))
+    flags = [True] if check.form is None else [bool(flag) for flag in check.form(recorded)]
+    return Finding("form", len(flags), float(flags.count(False)))
 
 
 def _excused(finding: Finding, check: Check) -> Finding:

@@ -35,14 +35,9 @@ def project_root() -> Path:
 
 def provenance(device: str) -> dict:
     """Versions, commit and machine kind; no user, path or variable but ``$AVSS_COMMIT`` is read."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
+    own = {"python": platform.python_version(), "avss_utils": __version__}
     return {
-        "versions": {"python": platform.python_version(), "avss_utils": __version__, **versions},
+        "versions": own | {name: metadata.version(name) for name in PACKAGES},
         "commit": _commit(),
         "device": device,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -77,10 +72,7 @@ def file_sha256(path: Path) -> str:
 
 def write_json(path: Path, content: dict) -> None:
     """Write JSON so that a reader sees the old or the new file, never a part."""
-    _write_whole(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
     put_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline=""))
 
 
@@ -121,7 +113,7 @@ def plain_write_errors(path: Path) -> Iterator[None]:
 def disk_reason(error: Exception) -> str:
     """The system's reason in brackets, and what to do about it."""
     reason = getattr(error, "strerror", None) or str(error).split("\n")[0] or type(error).__name__
-    way_out = "choose another place or mend this one"
+    way_out = "choose another place or fix this one"
     if "No space left" in reason or "quota" in reason:
         way_out = "make room or choose another disk"
     return f"({reason[0].lower()}{reason[1:]}): {way_out}, then run the same command again"

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import yaml
@@ -23,8 +24,10 @@ TEXT_LENGTHS = (
     *("loss_context", "stable_length", "text_length"),
 )
 # where things lie and how they are run: not part of a run's key
-LOCATION = ("model", "device", "profile", "results", "records", "checkpoint", "batch_tokens")
-LOCATION += ("verify",)
+LOCATION = (
+    *("model", "device", "profile", "results", "records", "checkpoint", "batch_tokens"),
+    "verify",
+)
 INJECTED = "# Parameters\n"  # how papermill begins the cell in which it sets parameters
 
 
@@ -94,19 +97,22 @@ def check_parameters(path: Path, parameters: dict) -> dict:
     return {**defaults, **parameters}
 
 
-def given_parameters(notebook: str, namespace: Mapping[str, object]) -> dict:
+def given_parameters(notebook: str, namespace: Mapping[str, Any]) -> dict:
     """A notebook's parameters as they stand in its ``globals()``, checked.
 
     papermill only warns about a name that the notebook does not have: here it is refused.
     """
     path = notebook_path(notebook)
-    injected = {}
+    injected: dict[str, Any] = {}
     for source in namespace.get("In", ()):
         if source.startswith(INJECTED):
-            names = [line.targets[0].id for line in ast.parse(source).body]
-            injected |= {name: namespace.get(name) for name in names}
-    there = {name: namespace[name] for name in default_parameters(path) if name in namespace}
-    if lacking := default_parameters(path).keys() - there.keys():
+            tree = ast.walk(ast.parse(source))
+            names = [node for node in tree if isinstance(node, ast.Name)]
+            stored = [name.id for name in names if isinstance(name.ctx, ast.Store)]
+            injected |= {name: namespace.get(name) for name in stored}
+    defaults = default_parameters(path)
+    there = {name: namespace[name] for name in defaults if name in namespace}
+    if lacking := defaults.keys() - there.keys():
         raise UsageError(f"{notebook} needs {', '.join(sorted(lacking))}: run its cells in order")
     return check_parameters(path, {**injected, **there})
 
@@ -130,13 +136,13 @@ def within(parameters: dict, positions: Callable[[], int | None], given: dict) -
     return {**parameters, **shorter}
 
 
-def _same_type(value, default) -> bool:
+def _same_type(value: object, default: object) -> bool:
     if isinstance(default, float):
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return type(value) is type(default)
 
 
-def _out_of_range(name: str, value, default) -> str | None:
+def _out_of_range(name: str, value: Any, default: Any) -> str | None:
     """What a value has to be and is not: a share, above 0, a count (0 only as a seed), texts."""
     if name == "device" and value == "spread":
         return "auto, cpu or cuda, one device for all of the notebook"
@@ -195,8 +201,9 @@ def execute(name: str, output: Path, parameters: dict, *, timeout: int) -> Path:
 
 def _failure(name: str, error: Exception, failed: Path, timeout: int) -> str:
     """One sentence: a user's mistake in its own words, anything else with the place to look."""
-    if getattr(error, "ename", None) in ("UsageError", "WriteError"):
-        return error.evalue
+    name_of_error, said = getattr(error, "ename", ""), getattr(error, "evalue", str(error))
+    if name_of_error in ("UsageError", "WriteError"):
+        return said
     kind = type(error).__name__
     if kind == "DeadKernelError":
         return (
@@ -205,5 +212,5 @@ def _failure(name: str, error: Exception, failed: Path, timeout: int) -> str:
         )
     if kind == "CellTimeoutError":
         return f"a cell of {name} took longer than {timeout} s: give more with --timeout"
-    what = f"{getattr(error, 'ename', kind)}: {getattr(error, 'evalue', error)}".split("\n")[0]
+    what = f"{name_of_error or kind}: {said}".split("\n")[0]
     return f"{name} failed with {what}; the notebook with the error is {failed}"

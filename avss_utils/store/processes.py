@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from avss_utils.errors import UsageError
 
@@ -31,7 +32,7 @@ def check_alone() -> None:
         )
 
 
-def own_share(batches):
+def own_share(batches: Any) -> Any:
     """This process's part of a list: neighbours, as many as any other's or one more; may be empty.
 
     None and a function come back as they are.
@@ -42,7 +43,7 @@ def own_share(batches):
     return batches[len(batches) * rank // size : len(batches) * (rank + 1) // size]
 
 
-def merged_over_processes(stats):
+def merged_over_processes(stats: Any) -> Any:
     """The sum of every process's BlockStats in the order of ranks, the same in all of them.
 
     None comes from a process that had no batches, and from this function where no process had any.
@@ -53,7 +54,7 @@ def merged_over_processes(stats):
     join()
     import torch.distributed as dist
 
-    found = [None] * place()[1]
+    found: list[Any] = [None] * place()[1]
     with _all_there():
         dist.all_gather_object(found, stats)
     first, *others = [one for one in found if one is not None] or [None]

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TextIO
 
 from tqdm import tqdm
@@ -20,7 +20,7 @@ def progress(items: Iterable, what: str) -> Iterator:
     if terminal is None:
         yield from items
         return
-    total = len(items) if hasattr(items, "__len__") else None
+    total = len(items) if isinstance(items, Sized) else None
     bar = tqdm(items, what, total, leave=False, file=terminal, delay=1.0, dynamic_ncols=True)
     try:
         yield from bar

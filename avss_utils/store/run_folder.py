@@ -16,10 +16,16 @@ import pandas as pd
 from filelock import FileLock
 
 from avss_utils.errors import UsageError
-from avss_utils.store import locks, sharing
-from avss_utils.store.files import plain_write_errors, put_whole, replace_folder, write_json
+from avss_utils.store import sharing
+from avss_utils.store.files import (
+    file_sha256,
+    plain_write_errors,
+    put_whole,
+    replace_folder,
+    write_json,
+)
 from avss_utils.store.progress import progress
-from avss_utils.store.tables import SUFFIXES, find_table, read_table, table_sha256, write_table
+from avss_utils.store.tables import SUFFIXES, find_table, read_table, write_table
 
 FORMAT = 2  # of run folders: raised when an older one can no longer be read
 
@@ -35,8 +41,8 @@ class Run:
     folder: Path
     record: dict
     finished: bool
-    _working: Path = field(default=None, repr=False)
-    _lock: FileLock = field(default=None, repr=False)
+    _working: Path = field(default=Path(), repr=False)
+    _lock: FileLock | None = field(default=None, repr=False)
 
     def table(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """The table ``name``, computed once. Needs no model when the run is finished."""
@@ -98,17 +104,12 @@ class Run:
     def _helping(self) -> bool:
         return not self.finished and sharing.is_helper()
 
-    def check(self) -> None:
-        """Raise UsageError unless every table is what the run wrote."""
-        for path in self.changed():
-            raise UsageError(f"{path} is not what the run wrote: {renew_command(self.record)}")
-
     def changed(self) -> list[Path]:
         """Files of the tables that are gone or are not what the run wrote."""
         changed = []
         for name, note in self.record["tables"].items():
             file = find_table(self.place(name))
-            if file is None or table_sha256(file) != note["sha256"]:
+            if file is None or file_sha256(file) != note["sha256"]:
                 changed.append(file or self.place(name))
         return changed
 
@@ -116,11 +117,11 @@ class Run:
         """Write run.json and give the folder its final name; a no-op on a finished run."""
         if self.finished:
             return self
-        if self._helping:
+        if self._helping or self._lock is None:
             raise sharing.Helped
         files = sorted(file for end in SUFFIXES for file in self._working.glob(f"*{end}"))
         tables = {
-            file.stem: {"rows": len(read_table(file)), "sha256": table_sha256(file)}
+            file.stem: {"rows": len(read_table(file)), "sha256": file_sha256(file)}
             for file in files
         }
         self.record = {**self.record, "seconds": self._seconds(), "tables": tables}
@@ -128,10 +129,10 @@ class Run:
         for stray in (*self._working.glob("*.writing"), *self._working.glob("*.parts")):
             # of an earlier process that was killed in the middle
             shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
-        locks.forget(self._lock)
+        Path(self._lock.lock_file).unlink(missing_ok=True)  # the lock itself holds on
         replace_folder(self._working, self.folder)
         self.finished = True
-        locks.release(self._lock)
+        self._lock.release(force=True)
         return self
 
     def _once(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:

@@ -10,8 +10,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from avss_utils.errors import UsageError
-from avss_utils.store import locks, sharing
+from avss_utils.store import sharing
 from avss_utils.store.files import plain_write_errors, project_root, provenance
 from avss_utils.store.run_folder import FORMAT, Run, read_record, renew_command
 
@@ -54,10 +56,10 @@ def open_run(
             return run
         with plain_write_errors(working):
             working.mkdir(parents=True, exist_ok=True)
-        lock = locks.hold(working)
+        lock = hold(working)
         if run := _finished(folder, key):  # another process has written it while this one waited
             shutil.rmtree(working, ignore_errors=True)
-            locks.release(lock)
+            lock.release(force=True)
             return run
     record = {
         "notebook": notebook,
@@ -71,6 +73,23 @@ def open_run(
         **provenance(_devices(working, device)),
     }
     return Run(folder, record, finished=False, _working=working, _lock=lock)
+
+
+def hold(folder: Path, *, wait: float = 10.0) -> FileLock:
+    """Lock ``folder``: one writer. The lock ends with its process, which may open it twice.
+
+    ``wait`` seconds let the kernel of a killed run notice that its parent is gone. Raises
+    UsageError when another process keeps the folder longer.
+    """
+    lock = FileLock(folder / ".lock", is_singleton=True)
+    try:
+        lock.acquire(timeout=wait)
+    except Timeout:
+        raise UsageError(
+            f"another run is writing {folder}: wait until it has ended, or choose another folder "
+            "for the results"
+        ) from None
+    return lock
 
 
 def _devices(working: Path, device: str) -> str:
@@ -140,5 +159,6 @@ def _readable(folder: Path, record: dict) -> Run:
             f"does not read: {renew_command(record)}"
         )
     run = Run(folder, record, finished=True)
-    run.check()
+    for path in run.changed():
+        raise UsageError(f"{path} is not what the run wrote: {renew_command(record)}")
     return run

@@ -3,7 +3,6 @@
 Either holds what was handed in: Parquet bit by bit, CSV to nine significant digits.
 """
 
-import hashlib
 import io
 from pathlib import Path
 
@@ -42,11 +41,6 @@ def find_table(path: Path) -> Path | None:
 def read_table(file: Path) -> pd.DataFrame:
     """Read what ``write_table`` wrote."""
     return pd.read_parquet(file) if file.suffix == ".parquet" else read_csv(file)
-
-
-def table_sha256(file: Path) -> str:
-    """Hex sha256 of a table's file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def as_csv(table: pd.DataFrame) -> str:

@@ -4,7 +4,7 @@ What a table declares (``agreement.checked``) decides how; the notebook goes on 
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ def away(record: Mapping) -> set[str]:
     return {entry["name"] for entry in record["data"] if entry["source"] == DATA_DIR}
 
 
-def reduced(given: Mapping, sizes: Mapping[str, object], gone: set[str]) -> dict:
+def reduced(given: Mapping, sizes: Mapping[str, Any], gone: set[str]) -> dict:
     """A record's parameters on the CPU, in smaller sizes, without the sets that are ``gone``.
 
     ``sizes``: counts, no larger than the record's, and of a list how many from its front.
@@ -75,7 +75,10 @@ class Row:
         """n, largest, allowed, verdict and what of the comparison that is worst."""
         if not self.findings:
             return 0, np.nan, np.nan, NEEDS, "; ".join(sorted(self.needs))
-        worst = max(self.findings, key=lambda f: (not f.agrees, bool(f.known), _excess(f)))
+        worst = max(
+            self.findings,
+            key=lambda f: (not f.agrees, bool(f.known), f.largest / max(f.allowed, 1e-300)),
+        )
         verdict = (KNOWN if worst.known else OK) if worst.agrees else DIFFERS
         named = "" if verdict == OK else f"{worst.what}{worst.known and ': '}{worst.known}"
         words = [named, *self.what, *(f"NOT: {need}" for need in sorted(self.needs))]
@@ -83,31 +86,28 @@ class Row:
         return n, worst.largest, worst.allowed, verdict, "; ".join(filter(None, words))
 
 
-def _called(compute: Callable, args, options, *inputs_and_key) -> pd.DataFrame:
-    """What ``Chapter.table`` and ``Chapter.rows`` call, with the inputs first."""
-    return compute(*inputs_and_key, *args, **options)
-
-
-def _excess(finding: Finding) -> float:
-    """The difference in units of what is allowed."""
-    return finding.largest / max(finding.allowed, 1e-300)
-
-
 class Verification:
     """Compares tables as a notebook asks for them; ``prepare(sizes, gone)`` makes inputs for it.
 
     ``n``: how many keys of a table are computed again, unless it says which; ``report``: the file
-    that ``finish`` writes, a row a table with COLUMNS.
+    that ``finish`` writes, one row per table with COLUMNS.
     """
 
     def __init__(
         self, run: Run, prepare: Callable[[Mapping, set[str]], object], *, n: int, report: Path
     ) -> None:
         self.run, self.n, self.report, self.gone = run, n, report, away(run.record)
-        self._prepare, self._made = prepare, {}
+        self._prepare, self._made = prepare, dict[str, Any]()
         self.rows = {name: Row() for name in run.record["tables"]}
 
-    def table(self, name: str, compute: Callable, keys: Iterable | None, args, options) -> None:
+    def table(
+        self,
+        name: str,
+        compute: Callable,
+        keys: Sequence | None,
+        args: Sequence,
+        options: Mapping[str, Any],
+    ) -> None:
         """Hold one table against what its function declares; without ``keys``: one made whole."""
         row = self.rows.setdefault(name, Row())
         checks: Sequence[Check] = getattr(compute, "checks", ())
@@ -116,22 +116,36 @@ class Verification:
             row.findings.append(Finding(what, 1, np.inf))
             return
         recorded = self.run.read(name)
+
+        def called(*inputs_and_key: Any) -> pd.DataFrame:  # as Chapter.table and Chapter.rows do
+            return compute(*inputs_and_key, *args, **options)
+
         for check in checks:
             if check.form:
                 row.add("its form", partial(form_of, check, recorded))
             if check.key and keys is not None and not self.gone:
                 row.add(f"every {check.key}", partial(keys_recorded, check, recorded, keys))
             if check.by or not check.values:
-                self._again(row, check, recorded, partial(_called, compute, args, options), keys)
+                self._again(row, check, recorded, called, keys)
 
-    def _again(self, row: Row, check: Check, recorded, compute: Callable, keys) -> None:
+    def _again(
+        self,
+        row: Row,
+        check: Check,
+        recorded: pd.DataFrame,
+        compute: Callable,
+        keys: Sequence | None,
+    ) -> None:
         """Compute some keys again, in the sizes of the check, and compare."""
-        made = (
-            None if keys is None else check.picked([k for k in keys if not self._away(k)], self.n)
-        )
+        made: list[tuple] = [()]
+        what = "computed again"
+        if keys is not None:
+            there = [key for key in keys if not self._away(key)]
+            made = [(key,) for key in check.picked(there, self.n)]
+            what = f"{len(made)} of {len(keys)} keys"
         try:
             inputs = self._inputs(check.sizes)
-            parts = [compute(inputs)] if made is None else [compute(inputs, key) for key in made]
+            parts = [compute(inputs, *key) for key in made]
         except Exception as error:
             if self.gone:
                 row.needs.add(f"needs {', '.join(sorted(self.gone))}")
@@ -139,7 +153,6 @@ class Verification:
                 row.findings.append(failed(error))
             return
         if parts:
-            what = "computed again" if made is None else f"{len(made)} of {len(keys)} keys"
             again = pd.concat(parts, ignore_index=True)
             row.add(what, partial(compare, check, recorded, again))
 

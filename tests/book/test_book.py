@@ -24,7 +24,6 @@ CONFIG = yaml.safe_load((BOOK / "_config.yml").read_text())
 SPHINX = CONFIG["sphinx"]["config"]
 PAGES = sorted(BOOK.glob("*.md"))
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-MODULES = sorted(p.stem for p in (ROOT / "avss_utils").glob("[a-z]*.py"))
 ELSEWHERE = re.compile(
     r"<(script|link|iframe)\b|src\s*=\s*[\"']?https?:|@import|url\(\s*[\"']?(https?:)?//"
 )
@@ -54,19 +53,10 @@ def found(pattern: str) -> set[str]:
     return {match for text in prose().values() for match in re.findall(pattern, text)}
 
 
-def test_every_page_of_the_contents_exists():
-    missing = [
-        f
-        for f in toc_files()
-        if not any((ROOT / f).with_suffix(s).exists() for s in (".md", ".ipynb"))
-    ]
-    assert missing == []
-
-
-def test_every_page_and_notebook_is_in_the_contents():
+def test_the_contents_are_every_page_and_notebook():
     written = {f"book/{p.stem}" for p in PAGES}
     written |= {f"notebooks/{p.stem}" for p in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
-    assert written - set(toc_files()) == set()
+    assert set(toc_files()) == written
 
 
 def test_every_page_opens_with_a_title_and_a_question():
@@ -99,13 +89,19 @@ def test_equations_and_terms_that_are_referred_to_exist():
     assert targets - entries == set()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
-def test_functions_named_in_the_text_exist(page):
-    for module, names in re.findall(rf"`({'|'.join(MODULES)})\.([\w.]+)`", page.read_text()):
-        thing = importlib.import_module(f"avss_utils.{module}")
-        for name in names.split("."):
-            assert hasattr(thing, name), f"{page.name}: avss_utils.{module}.{names}"
-            thing = getattr(thing, name)
+def test_functions_named_in_the_text_exist():
+    paths = [path.relative_to(ROOT) for path in (ROOT / "avss_utils").rglob("*.py")]
+    modules = [path.parent if path.stem == "__init__" else path.with_suffix("") for path in paths]
+    texts = [page.read_text() for page in PAGES]
+    named = {pair for text in texts for pair in re.findall(r"`(\w+)\.([\w.]+)`", text)}
+    own = {(name, what) for name, what in named if name in {m.stem for m in modules}}
+    own -= {(name, what) for name, what in own if what in ("csv", "py")}
+    assert len(own) > 20
+    for name, what in own:
+        things = [importlib.import_module(".".join(m.parts)) for m in modules if m.stem == name]
+        for part in what.split("."):
+            things = [getattr(thing, part) for thing in things if hasattr(thing, part)]
+        assert things, f"{name}.{what}"
 
 
 def test_every_criterion_is_defined_in_the_background():
@@ -147,12 +143,8 @@ def module_of(path: Path) -> ModuleType:
     return module
 
 
-def local_mathjax() -> ModuleType:
-    return module_of(BOOK / "_ext" / "local_mathjax.py")
-
-
-def test_mathematics_is_typeset_by_a_file_of_the_book(tmp_path):
-    extension, events = local_mathjax(), []
+def test_mathematics_is_typeset_by_a_file_of_the_book_or_the_build_stops(tmp_path, monkeypatch):
+    extension, events = module_of(BOOK / "_ext" / "local_mathjax.py"), []
     app = SimpleNamespace(
         config=SimpleNamespace(),
         outdir=tmp_path,
@@ -163,12 +155,7 @@ def test_mathematics_is_typeset_by_a_file_of_the_book(tmp_path):
     ((_, copy),) = events
     copy(app)
     assert "MathJax" in (tmp_path / "_static" / app.config.mathjax_path).read_text()
-
-
-def test_a_missing_mathjax_package_stops_the_build(tmp_path, monkeypatch):
-    extension = local_mathjax()
     monkeypatch.setattr(extension, "PACKAGE", "no-such-package")
-    app = SimpleNamespace(outdir=tmp_path, builder=SimpleNamespace(format="html"))
     with pytest.raises(extension.ExtensionError, match="pip install no-such-package"):
         extension.copy_component(app)
 
@@ -229,17 +216,9 @@ def test_the_citation_file_has_fields_of_cff_1_2_0_alone():
     assert CITATION["cff-version"] == "1.2.0"
     assert CITATION["type"] in ("software", "dataset")
     assert len(set(CITATION["keywords"])) == len(CITATION["keywords"])
-    for work in (CITATION, *CITATION["references"]):
-        for author in work["authors"]:
-            assert author.keys() in ({"name"}, {"family-names", "given-names"})
     for work in CITATION["references"]:
         assert {"type", "title", "authors"} <= work.keys()
         assert work.keys() <= {"type", "title", "authors", "year", "identifiers"}
-        assert work["type"] == "article"
-        assert type(work["year"]) is int
-        for found in work["identifiers"]:
-            assert found.keys() == {"type", "value"}
-            assert found["type"] in ("doi", "url", "swh", "other")
 
 
 def staged_of(folder: Path, *names: str, **others: tuple[str, ...]) -> Path:
@@ -314,17 +293,13 @@ def test_a_page_links_to_nothing_that_was_not_run(staged):
     assert "{eq}`eq-avss`" in text["background.md"] + text["deviations.md"]
 
 
-def test_the_status_page_has_a_row_for_every_record(staged):
+def test_the_status_page_has_a_row_for_every_record_and_one_where_there_is_none(staged):
     runs = pd.read_csv(staged / "book" / "status_runs.csv")
     assert len(runs) == len(list(ROOT.glob("results/full/*/[0-9]*/run.json")))
     models = pd.read_csv(staged / "book" / "status_models.csv")
     assert set(models.model) == set(runs.model)
-
-
-def test_a_table_without_rows_still_makes_a_page(tmp_path):
-    path = tmp_path / "empty.csv"
-    module_of(BOOK / "build.py")._write_table(run_table([]), path)
-    (row,) = pd.read_csv(path, keep_default_na=False).to_dict("records")
+    module_of(BOOK / "build.py")._write_table(run_table([]), staged / "empty.csv")
+    (row,) = pd.read_csv(staged / "empty.csv", keep_default_na=False).to_dict("records")
     assert (row["notebook"], row["MB"]) == ("none yet", "")
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import status_tables as status
+from tiny import tiny_run
 
 from avss_utils.errors import UsageError
 from avss_utils.models.embedded import EMBEDDED
-from avss_utils.store.runs import open_run
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "results" / "full"
@@ -24,30 +24,11 @@ def identity(short: str, **given) -> dict:
 
 def write_run(root: Path, notebook: str, model: dict, **changes) -> Path:
     """A finished run as the notebooks write one, with some of its record changed."""
-    run = open_run(
-        notebook,
-        parameters={},
-        profile="full",
-        results=root,
-        model=model,
-        data=[],
-        collect_version=1,
-        device="a machine",
-    )
+    run = tiny_run(root, notebook, model=model, parameters={}, device="a machine")
     run.table("numbers", lambda: pd.DataFrame({"x": [1, 2]}))
     path = run.finish().folder / "run.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": SECONDS} | changes))
     return path.parent
-
-
-def test_a_record_without_folder_gives_no_rows_and_all_columns(tmp_path):
-    runs = status.finished_runs(tmp_path / "full")
-    assert runs == []
-    assert list(status.model_table(runs)) == [
-        *("model", "what", "from", "quantisation", "licence", "blocks", "parameters"),
-        *("bos", "sha256"),
-    ]
-    assert len(status.model_table(runs)) == len(status.run_table(runs)) == 0
 
 
 def test_runs_are_listed_by_model_and_notebook_and_unfinished_ones_are_not(tmp_path):
@@ -55,6 +36,7 @@ def test_runs_are_listed_by_model_and_notebook_and_unfinished_ones_are_not(tmp_p
         write_run(tmp_path, notebook, identity(model))
     (tmp_path / "full" / "a" / ".03_three-0123.partial").mkdir()
     (tmp_path / "full" / "a" / ".03_three-0123.partial" / "run.json").write_text("{}")
+    assert status.finished_runs(tmp_path / "none") == []
     table = status.run_table(status.finished_runs(tmp_path / "full"))
     assert list(zip(table.model, table.notebook, strict=True)) == [
         ("a", "02_two"),
@@ -63,30 +45,25 @@ def test_runs_are_listed_by_model_and_notebook_and_unfinished_ones_are_not(tmp_p
     ]
 
 
-def test_a_run_shows_what_its_record_says(tmp_path):
+@pytest.mark.parametrize(
+    ("commit", "short"),
+    [(None, "–"), ("abcdefghij", "abcdefg"), ("0123456789+changes", "0123456 with changes")],
+)
+def test_a_run_shows_what_its_record_says(tmp_path, commit, short):
     versions = {"torch": "2.1", "transformers": "5.0", "datasets": None, "numpy": "2.0"}
-    changes = {"commit": "0123456789+changes", "date": "2026-01-02", "versions": versions}
+    changes = {"commit": commit, "date": "2026-01-02", "versions": versions}
     folder = write_run(tmp_path, "01_one", identity("a"), **changes)
     (row,) = status.run_table(status.finished_runs(tmp_path / "full")).to_dict("records")
     assert row == {
         "notebook": "01_one",
         "model": "a",
         "date": "2026-01-02",
-        "commit": "0123456 with changes",
+        "commit": short,
         "device": "a machine",
         "libraries": "torch 2.1, transformers 5.0, datasets –",
         "seconds": "4",
         "MB": f"{sum(p.stat().st_size for p in folder.iterdir()) / 1e6:.2f}",
     }
-
-
-@pytest.mark.parametrize(
-    ("commit", "text"), [(None, "–"), ("abcdefghij", "abcdefg"), ("abcdefghij+changes", None)]
-)
-def test_a_commit_is_short_or_unknown(tmp_path, commit, text):
-    write_run(tmp_path, "01_one", identity("a"), commit=commit)
-    table = status.run_table(status.finished_runs(tmp_path / "full"))
-    assert table.commit[0] == (text or "abcdefg with changes")
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ from tiny import FAMILIES, save_tiny, tiny_tokenizer
 from avss_utils.chapters.mitigation.arms import Arm, Recipe, with_adapters
 from avss_utils.commands import cli
 from avss_utils.commands import mitigate as product
-from avss_utils.commands.adapter_folder import save_adapter
+from avss_utils.commands.mitigate import save_adapter
 from avss_utils.data.loading import load_questions
 from avss_utils.errors import UsageError
 from avss_utils.measure.choices import score_choices

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -18,6 +19,7 @@ from tiny import FAMILIES, save_tiny, tiny_tokenizer
 from tokenizers import Tokenizer, processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from avss_utils.chapters.pruning.experiment import Pruning
 from avss_utils.commands import actions as commands
 from avss_utils.commands import cli
 from avss_utils.data.suites import check_names
@@ -29,8 +31,8 @@ from avss_utils.models.memory import check_memory, gguf_parameters, stored_param
 from avss_utils.models.plan import PruningPlan
 from avss_utils.store import files as project
 from avss_utils.store.files import write_json
-from avss_utils.store.run_folder import Run
-from avss_utils.store.runs import open_run
+from avss_utils.store.notebooks import default_parameters
+from avss_utils.store.tables import write_csv
 
 ROOT = Path(__file__).parents[2]
 RUN = ("run", "--notebook", "01_avss_pruning", "--profile", "smoke", "--set")
@@ -82,14 +84,11 @@ def refused(capsys, *words: str) -> str:
         (("frobnicate",), "invalid choice: 'frobnicate'"),
         (("prune",), "the following arguments are required: --out"),
         (("prune", "--out", "x", "--drop-ratio", "a quarter"), "above 0 and below 1, not 'a quart"),
-        (("prune", "--out", "x", "--drop-ratio", "1.5"), "above 0 and below 1, not '1.5'"),
-        (("prune", "--out", "x", "--drop-ratio", "0"), "above 0 and below 1, not '0'"),
         (("prune", "--out", "x", "--drop-ratio", "nan"), "above 0 and below 1, not 'nan'"),
         (("score", "--eps", "-1"), "a finite number above 0, not '-1'"),
         (("score", "--eps", "inf"), "a finite number above 0, not 'inf'"),
         (("score", "--texts", "0"), "a whole number from 1 up, not '0'"),
         (("score", "--length", "2.5"), "a whole number from 1 up, not '2.5'"),
-        (("evaluate", "--questions", "-3"), "a whole number from 1 up, not '-3'"),
         (("score", "--criterion", "magic"), "unknown criterion 'magic': choose from angular"),
         (("score", "--criterion", "avss:magic"), "unknown rule 'magic': choose from lowest"),
         (("evaluate", "--tasks", "magic"), "no question set 'magic': choose from sciq"),
@@ -102,16 +101,12 @@ def refused(capsys, *words: str) -> str:
             ("prune", "--out", "x", "--criterion", "eavss", "--answers", "no.csv"),
             "file 'no.csv' to",
         ),
-        (("score", "--answer-questions", "0"), "a whole number from 1 up, not '0'"),
         (("score", "--questions", "none.csv"), "there is no file 'none.csv' to read questions"),
         (("score", "--questions", "my.txt"), "questions are read from .jsonl, .csv files"),
         (("score", "--questions", "x.csv", "--criterion", "eavss"), "not allowed with argument"),
         (("score", "--questions", "nq_open", "--fit", "magic"), "no open question set 'magic'"),
-        (("score", "--fit-questions", "0"), "a whole number from 1 up, not '0'"),
         (("evaluate", "--drop", "one two"), 'block numbers are written like "3 4 17"'),
-        (("evaluate", "--drop", "-5"), "block numbers are written like"),
         (("evaluate", "--seed", "-1"), "a whole number from 0 up, not '-1'"),
-        (("score", "--seed", "x"), "a whole number from 0 up, not 'x'"),
         (("evaluate", "--context", "1"), "a whole number from 2 up, not '1'"),
         (("evaluate", "--tasks", "--text-sets"), "there is nothing to evaluate: name a set with"),
         (("run", "--notebook", "99_none"), "unknown notebook '99_none': choose from 01_"),
@@ -119,8 +114,6 @@ def refused(capsys, *words: str) -> str:
         ((*RUN, "drop_ration=0.3"), "has no parameter 'drop_ration': it has model"),
         ((*RUN, "drop_ratio=a quarter"), "'drop_ratio' of 01_avss_pruning must be a float, not 'a"),
         ((*RUN, "drop_ratio=1.5"), "must be above 0 and below 1, not 1.5"),
-        ((*RUN, "drop_ratio=0"), "must be above 0 and below 1, not 0"),
-        ((*RUN, "drop_ratio=NaN"), "must be above 0 and below 1, not nan"),
         ((*RUN, "eps=0"), "'eps' of 01_avss_pruning must be a finite number above 0, not 0"),
         ((*RUN, "eps=Infinity"), "must be a finite number above 0, not inf"),
         ((*RUN, "n_questions=0"), "must be 1 or more, not 0"),
@@ -140,26 +133,18 @@ def test_wrong_words_are_refused_before_a_model_is_loaded(capsys, no_model, word
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ("arms=['avss', 'magic']", "unknown criterion 'magic'"),
-        ("tasks=['magic']", "there is no question set 'magic'"),
-        ("text_sets=['magic']", "there is no text set 'magic'"),
-        ("calibration='magic'", "there is no text set 'magic'"),
-        ("wording_arms=['full', 'magic']", "'magic' is not among the arms"),
-        ("null_task='magic'", "'magic' is not among the evaluated tasks"),
+        (dict(arms=["avss", "magic"]), "unknown criterion 'magic'"),
+        (dict(tasks=["magic"]), "there is no question set 'magic'"),
+        (dict(text_sets=["magic"]), "there is no text set 'magic'"),
+        (dict(calibration="magic"), "there is no text set 'magic'"),
+        (dict(wording_arms=["full", "magic"]), "'magic' is not among the arms"),
+        (dict(null_task="magic"), "'magic' is not among the evaluated tasks"),
     ],
 )
 def test_notebook_01_refuses_wrong_names_before_it_loads_anything(change, sentence):
-    import nbformat
-
-    cells = nbformat.read(ROOT / "notebooks" / "01_avss_pruning.ipynb", as_version=4).cells
-    code = [cell for cell in cells if cell.cell_type == "code"]
-    first = next(n for n, cell in enumerate(code) if "parameters" in cell.metadata.tags)
-    last = next(n for n, cell in enumerate(code) if "load_model(" in cell.source)
-    parameters, *rest = [cell.source for cell in code[first:last]]
-    space: dict = {}
-    exec(parameters + "\n" + change, space)
+    given = default_parameters(ROOT / "notebooks" / "01_avss_pruning.ipynb") | change
     with pytest.raises(UsageError, match=sentence):
-        exec("\n".join(rest), space)
+        Pruning(lambda: pytest.fail("a model was loaded"), SimpleNamespace(**given))
 
 
 def test_blocks_that_the_model_has_not_are_refused_before_it_is_judged(
@@ -284,7 +269,7 @@ def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"a\.json cannot be written \(no space left on device\)"):
         write_json(tmp_path / "a.json", {"new": True})
     with pytest.raises(UsageError, match="make room or choose another disk"):
-        project.write_csv(pd.DataFrame({"a": [1]}), tmp_path / "b.csv")
+        write_csv(pd.DataFrame({"a": [1]}), tmp_path / "b.csv")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.json": '{\n "old": true\n}\n'}
 
 
@@ -297,54 +282,6 @@ def test_a_full_disk_leaves_no_part_of_a_checkpoint(model, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def opened(results: Path) -> Run:
-    """A run to fill in a folder of results."""
-    return open_run(
-        "01_x",
-        parameters={"seed": 0},
-        profile="full",
-        results=results,
-        model={"short": "tiny", "weights_sha256": "a"},
-        data=[],
-        collect_version=1,
-        device="cpu",
-    )
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 64 KiB of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(words, capture_output=True).returncode == 0
-    except OSError:
-        mounted = False
-    if not mounted:
-        pytest.skip("no leave to mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_disk_that_is_really_full(small_disk, model, tmp_path):
-    run = opened(small_disk)
-    large = pd.DataFrame({"x": range(40_000)})
-    with pytest.raises(UsageError, match=r"large\.csv cannot be written \(no space left"):
-        run.table("large", lambda: large)
-    assert [p.name for p in run._working.glob("large*")] == []
-    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
-    run.table("large", lambda: large)
-    assert run.finish().read("large").equals(large)
-    disk = os.statvfs(small_disk)
-    (small_disk / "rest").write_bytes(bytes(disk.f_bavail * disk.f_bsize - 40_000))
-    loaded, plan = load_model(model), PruningPlan((1,), 4, "lowest")
-    with pytest.raises(UsageError, match="out cannot be written"):
-        checkpoint.save_pruned(loaded, plan, small_disk / "out", facts={})
-    (small_disk / "rest").unlink()
-    assert [p.name for p in small_disk.iterdir()] == ["full"]
-
-
 def test_places_that_cannot_be_written(capsys, model, calibration, tmp_path):
     words = ("prune", "--model", model, "--calibration", calibration, "--texts", "2", "--out")
     assert "own texts.txt is a file" in refused(capsys, *words, calibration)
@@ -355,37 +292,31 @@ def test_places_that_cannot_be_written(capsys, model, calibration, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "own texts.txt"]
 
 
-def test_an_operating_system_error_is_a_sentence(capsys, monkeypatch):
-    def denied(_):
-        raise PermissionError(errno.EACCES, "Permission denied", "/some/file")
-
-    monkeypatch.setattr(commands, "assets", denied)
-    assert "/some/file (permission denied): choose another place" in refused(capsys, "assets")
-
-
 @pytest.mark.parametrize(
-    "error",
+    ("error", "sentence"),
     [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/a/file"),
+            "/a/file (permission denied):",
+        ),
+        (MemoryError(), "memory ran out: take a smaller model"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory ran out"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "memory ran out"),
+        (RuntimeError("a bug"), None),
     ],
 )
-def test_memory_that_runs_out_is_a_sentence(capsys, monkeypatch, error):
+def test_what_the_machine_refuses_is_a_sentence_and_our_own_error_keeps_its_traceback(
+    capsys, monkeypatch, error, sentence
+):
     def fail(_):
         raise error
 
     monkeypatch.setattr(commands, "assets", fail)
-    assert "memory ran out: take a smaller model" in refused(capsys, "assets")
-
-
-def test_an_error_of_our_own_keeps_its_traceback(monkeypatch):
-    def fail(_):
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr(commands, "assets", fail)
-    with pytest.raises(RuntimeError, match="a bug"):
-        cli.main(["assets"])
+    if sentence:
+        assert sentence in refused(capsys, "assets")
+    else:
+        with pytest.raises(RuntimeError, match="a bug"):
+            cli.main(["assets"])
 
 
 def test_ctrl_c_ends_a_command_with_one_sentence(model, calibration):
@@ -410,17 +341,6 @@ def test_ctrl_c_ends_a_command_with_one_sentence(model, calibration):
         assert process.stderr.read() == (
             "avss_utils: interrupted: what was finished is kept, run the same command to go on\n"
         )
-
-
-def test_no_secret_of_the_environment_is_recorded(tmp_path, monkeypatch):
-    secrets = {"HF_TOKEN": "hf_verysecret", "AWS_SECRET_ACCESS_KEY": "alsosecret"}
-    for name, value in secrets.items():
-        monkeypatch.setenv(name, value)
-    run = opened(tmp_path)
-    run.table("small", lambda: pd.DataFrame({"a": [1]}))
-    text = (run.finish().folder / "run.json").read_text()
-    for value in (*secrets.values(), os.path.expanduser("~")):
-        assert value not in text
 
 
 # what must work

@@ -1,35 +1,25 @@
 """Two runs side by side, and that the same run twice gives the same tables."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
+from tiny import tiny_run
 
 from avss_utils.commands import cli
 from avss_utils.commands.compare import record_differences, side_by_side, table_differences
-from avss_utils.store.runs import open_run, read_run
+from avss_utils.store.runs import read_run
 
-MODEL = {"short": "tiny", "name": "Tiny", "weights_sha256": "aa"}
 TABLE = pd.DataFrame({"block": [0, 1, 2], "score": [0.5, 1.5, float("nan")], "arm": list("abc")})
 
 
-@pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    for folder in ("notebooks", "params"):
-        (tmp_path / folder).mkdir()
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("project")
 
 
 def made(results: str, table: pd.DataFrame = TABLE, *, device="cpu", **parameters):
-    run = open_run(
-        "01_x",
-        parameters={"seed": 0, "tasks": ["sciq"], **parameters},
-        profile="full",
-        results=results,
-        model=MODEL,
-        data=[{"name": "c4", "sha256": "11", "n": 3}],
-        collect_version=1,
-        device=device,
-    )
+    data = [{"name": "c4", "sha256": "11", "n": 3}]
+    parameters = {"seed": 0, "tasks": ["sciq"], **parameters}
+    run = tiny_run(results, parameters=parameters, data=data, device=device)
     run.table("scores", lambda: table)
     return run.finish()
 
@@ -64,10 +54,10 @@ def test_the_command_prints_both_and_refuses_what_is_no_run(capsys, project):
     assert cli.main(["compare", *folders]) == 0
     shown = capsys.readouterr().out
     assert "parameters.seed" in shown
-    assert shown.strip() == side_by_side(*map(read_run, map(type(project), folders)))
+    assert shown.strip() == side_by_side(*map(read_run, map(Path, folders)))
     assert cli.main(["compare", folders[0], str(project)]) == 2
     error = capsys.readouterr().err
     assert "is not the folder of a finished run" in error
-    (type(project)(folders[1]) / "scores.csv").write_text("block\n1\n")
+    (Path(folders[1]) / "scores.csv").write_text("block\n1\n")
     assert cli.main(["compare", *folders]) == 2
     assert "is not what the run wrote" in capsys.readouterr().err

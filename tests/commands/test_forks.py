@@ -41,10 +41,12 @@ def model(tmp_path) -> Path:
     return save_tiny(tmp_path / "a tiny model")
 
 
-def command(*words: str, path: Path | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+def command(
+    *words: str, module: str = "avss_utils", path: Path | None = None, cwd: Path = ROOT
+) -> subprocess.CompletedProcess:
     search = os.pathsep.join(map(str, filter(None, (path, ROOT))))
     return subprocess.run(
-        [sys.executable, "-m", "avss_utils", *words],
+        [sys.executable, "-m", module, *words],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -113,14 +115,17 @@ def test_the_recipes_chapter_runs_is_verified_and_enters_the_book(fork, model):
 
 
 def test_a_parameter_that_a_notebook_does_not_have_ends_it_under_papermill(fork, model):
-    words = ["-m", "papermill", "notebooks/08_depth.ipynb", "out.ipynb", "-p", "model", str(model)]
-    done = subprocess.run(
-        [sys.executable, *words, "-p", "n_text", "5"],
-        capture_output=True,
-        text=True,
-        cwd=fork,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (fork.parent, ROOT)))},
-    )
+    words = [
+        "notebooks/08_depth.ipynb",
+        "out.ipynb",
+        "-p",
+        "model",
+        str(model),
+        "-p",
+        "n_text",
+        "5",
+    ]
+    done = command(*words, module="papermill", path=fork.parent, cwd=fork)
     assert done.returncode == 1
     assert "08_depth has no parameter 'n_text': it has model, profile" in done.stderr
 

@@ -15,18 +15,14 @@ from tiny import save_tiny
 from avss_utils.commands import cli
 from avss_utils.commands import inputs as options
 from avss_utils.commands.answer_scoring import AnswerDetector, other_questions, separation
-from avss_utils.data.answer_sets import PAIRED, events_of, set_events
+from avss_utils.data.answer_sets import events_of, set_events
 from avss_utils.data.loading import load_open
-from avss_utils.data.wordings import answer_prompt
 from avss_utils.errors import UsageError
-from avss_utils.measure.answer_tokens import collect_answers, relative_limits
 from avss_utils.models import load as models
 from avss_utils.models.load import load_model
-from avss_utils.scores.answer_features import answer_features, baseline_scores
-from avss_utils.scores.answer_study import SetStudy
+from avss_utils.scores.answer_features import baseline_scores
 from avss_utils.scores.eavss import ProneScores
-from avss_utils.scores.flagged import flagged_blocks
-from avss_utils.stats.detection import auroc_estimate, detect, fit_detector
+from avss_utils.stats.detection import auroc_estimate
 
 SIZES = dict(eps=1e-5, ratio=1e-3, batch_tokens=2048)
 WORDS = ["".join(letters) for letters in itertools.permutations("abcde", 3)]
@@ -111,34 +107,14 @@ def test_scores_are_what_the_library_gives_on_the_default_set(model, write, caps
     out, error = capsys.readouterr()
     table = pd.read_csv(io.StringIO(out))
 
-    loaded, sites = load_model(model), ("residual",)
-    asked = dict(part="calibration", n_questions=8, wording="plain", seed=3)
-    events, _ = set_events("sciq_open", **asked)
-    size = dict(sites=sites, eps=0.01, ratio=1e-3, seed=3, batch_tokens=2048)
-    study = SetStudy(loaded, events, events, **size)
-    (block,) = flagged_blocks(study, top=1)
-    assert f"from blocks {block}, fitted on 8 questions of sciq_open\n" in error
-    limits = {"own": relative_limits(study.before, 1e-3)}
-
-    def features(prompts):
-        texts = loaded.model, loaded.tokenizer, prompts
-        tokens = collect_answers(*texts, sites=sites, limits=limits)
-        return answer_features(tokens, [block], site="residual", limit="own"), tokens
-
-    pairs = events.pairs(PAIRED)
-    fitted, _ = features(events.asked)
-    rows = np.concatenate([pairs.true, pairs.false])
-    regression = fit_detector(fitted[rows], np.arange(16) >= 8, seed=3)
-    own, tokens = features(
-        [
-            answer_prompt(row, (row.answers[0], *row.false_answers), "sciq_open", "plain")
-            for row in load_open(path).rows
-        ]
-    )
-    np.testing.assert_allclose(table.score, detect(regression, own), atol=1e-4)
-    expected = baseline_scores(tokens)
-    assert table.columns[4:].to_list() == expected.columns.to_list()
-    np.testing.assert_allclose(table[expected.columns], expected, rtol=1e-4)
+    events = other_questions("sciq_open", load_open(path), n_questions=8, seed=3)
+    sizes = dict(eps=0.01, ratio=1e-3, batch_tokens=2048)
+    own = AnswerDetector(load_model(model), events, top=1, seed=3, **sizes)
+    assert f"from blocks {own.blocks[0]}, fitted on 8 questions of sciq_open\n" in error
+    expected = own.table(load_open(path))
+    assert table.columns.to_list() == expected.columns.to_list()
+    assert table.columns[4:].to_list() == baseline_scores(own.study.tokens).columns.to_list()
+    np.testing.assert_allclose(table.iloc[:, 3:], expected.iloc[:, 3:], rtol=1e-4, atol=1e-4)
 
 
 def test_a_planted_difference_is_learned_and_follows_its_texts(model, known, write, scored):
@@ -155,17 +131,14 @@ def test_a_planted_difference_is_learned_and_follows_its_texts(model, known, wri
     np.testing.assert_allclose(next(pairs), next(pairs)[:, ::-1], atol=1e-5)
 
 
-def test_a_row_has_its_scores_in_any_company(scored, write):
+def test_a_row_has_its_scores_in_any_company_and_batch(scored, write, model, known):
     whole = scored(write("mine.jsonl", MINE))[0].set_index(["id", "answer"])
     turned = scored(write("turned.jsonl", MINE[::-1]))[0].set_index(["id", "answer"])
     alone = scored(write("alone.jsonl", MINE[2:]))[0].set_index(["id", "answer"])
     assert turned.index[0] == ("six", 0)
     for part in (turned, alone):
         np.testing.assert_allclose(part, whole.loc[part.index], rtol=1e-4)
-
-
-def test_batches_do_not_matter(model, known, write):
-    path = write("mine.jsonl", planted(10, start=30) + MINE)
+    path = write("both.jsonl", planted(10, start=30) + MINE)
     tables = [
         detector(model, known, path, batch_tokens=n).table(load_open(path)) for n in (32, 4096)
     ]

@@ -11,12 +11,12 @@ from avss_utils.errors import UsageError
 from avss_utils.models.blocks import (
     attention_module,
     bypass_blocks,
-    bypassing,
     decoder_blocks,
     decoder_body,
     forward_inputs,
     mlp_down_projection,
     remove_blocks,
+    running,
 )
 
 DROPS = ([0], [2], [4], [1, 3])
@@ -30,14 +30,6 @@ PER_BLOCK = {
     "llama4": ("layer_types", "no_rope_layers"),
     **dict.fromkeys(("qwen2", "qwen3", "gemma2", "gemma3", "cohere2"), ("layer_types",)),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def ids(n_rows: int = 2, length: int = 10, seed: int = 0) -> torch.Tensor:
@@ -177,21 +169,21 @@ def test_numbers_and_per_block_lists_follow_the_kept_blocks(family):
         assert getattr(pruned.config, name) == [value[i] for i in keep]
 
 
-def test_lists_that_follow_from_other_settings_follow_again_after_removal():
+def test_lists_follow_the_removal_where_they_are_of_blocks_alone():
+    llama = remove_blocks(FAMILIES["llama"](n_blocks=3, eos_token_id=[2, 7, 9]), [1])
+    assert llama.config.eos_token_id == llama.generation_config.eos_token_id == [2, 7, 9]
     neo = remove_blocks(FAMILIES["gpt_neo"](n_blocks=6), [0, 2, 3]).config
     assert neo.expand_attention_types_params(neo.attention_types) == neo.attention_layers
     for family in ("qwen2", "qwen3"):
         config = remove_blocks(FAMILIES[family](n_blocks=6), [0, 2, 3]).config
         rebuilt = type(config).from_dict(config.to_dict() | {"layer_types": None})
         assert rebuilt.layer_types == config.layer_types
-    experts = remove_blocks(FAMILIES["qwen3_moe"](n_blocks=5), [0, 2])
+    mixture = FAMILIES["qwen3_moe"](n_blocks=5)
+    experts = remove_blocks(mixture, [0, 2])
     assert experts.config.mlp_only_layers == [0]
-
-
-def test_a_list_of_token_numbers_is_not_cut():
-    model = FAMILIES["llama"](n_blocks=3, eos_token_id=[2, 7, 9])
-    pruned = remove_blocks(model, [1])
-    assert pruned.config.eos_token_id == pruned.generation_config.eos_token_id == [2, 7, 9]
+    kinds, kept = ([type(b.mlp) for b in decoder_blocks(model)] for model in (mixture, experts))
+    assert len(set(kinds)) == 2
+    assert kept == [kinds[1], kinds[3], kinds[4]]
 
 
 def test_what_the_configuration_cannot_express_is_refused():
@@ -271,33 +263,23 @@ def test_experts_have_no_single_mlp_projection(family):
 
 
 def test_a_block_without_attention_is_named():
-    mamba = tf.MambaForCausalLM(
-        tf.MambaConfig(num_hidden_layers=2, hidden_size=WIDTH, state_size=4, vocab_size=96)
-    )
-    block = decoder_blocks(mamba)[0]
+    sizes = dict(num_hidden_layers=2, hidden_size=WIDTH, state_size=4, vocab_size=96)
+    block = decoder_blocks(tf.MambaForCausalLM(tf.MambaConfig(**sizes)))[0]
     for find in (attention_module, mlp_down_projection):
         with pytest.raises(UsageError, match="MambaBlock"):
             find(block)
 
 
 @every_family
-def test_padding_does_not_matter(family):
+def test_the_body_has_no_head_and_padding_does_not_matter_to_it(family):
     model, tokens, pad = FAMILIES[family](), ids(2, 10), torch.full((2, 5), 3)
     real, none = torch.ones_like(tokens), torch.zeros_like(pad)
     plain = last_states(model, {"input_ids": tokens})
-    left = last_states(
-        model,
-        {
-            "input_ids": torch.cat([pad, tokens], 1),
-            "attention_mask": torch.cat([none, real], 1),
-        },
-    )
-    right = last_states(
-        model,
-        {
-            "input_ids": torch.cat([tokens, pad], 1),
-            "attention_mask": torch.cat([real, none], 1),
-        },
+    assert plain.shape == (2, 10, WIDTH)
+    assert any(module is decoder_blocks(model) for module in decoder_body(model).modules())
+    left, right = (
+        last_states(model, {"input_ids": torch.cat(text, 1), "attention_mask": torch.cat(mask, 1)})
+        for text, mask in (([pad, tokens], [none, real]), ([tokens, pad], [real, none]))
     )
     assert close(left[:, 5:], plain)
     assert close(right[:, :10], plain)
@@ -327,30 +309,21 @@ def test_forward_inputs_of_a_padded_batch():
     ]
 
 
-def test_forward_inputs_take_plain_lists_and_leave_the_rest_out():
+def test_forward_inputs_take_plain_lists_leave_the_rest_out_and_count_on_from_a_cache():
     batch = {"input_ids": [[5, 6, 7]], "token_type_ids": [[0, 0, 0]], "labels": [[5, 6, 7]]}
     inputs = forward_inputs(FAMILIES["llama"](), batch)
     assert set(inputs) == {"input_ids", "attention_mask", "position_ids"}
     assert inputs["attention_mask"].tolist() == [[1, 1, 1]]
     assert set(forward_inputs(FAMILIES["bloom"](), batch)) == {"input_ids", "attention_mask"}
-
-
-def test_forward_inputs_count_on_where_a_cache_holds_the_beginning():
-    batch = {"input_ids": [[8, 9]], "attention_mask": [[0, 1, 1, 1, 1]]}
-    assert forward_inputs(FAMILIES["llama"](), batch)["position_ids"].tolist() == [[2, 3]]
-
-
-@every_family
-def test_the_body_has_the_blocks_and_no_head(family):
-    model = FAMILIES[family]()
-    body = decoder_body(model)
-    assert any(module is decoder_blocks(model) for module in body.modules())
-    assert last_states(model, {"input_ids": ids()}).shape == (2, 10, WIDTH)
+    cached = {"input_ids": [[8, 9]], "attention_mask": [[0, 1, 1, 1, 1]]}
+    assert forward_inputs(FAMILIES["llama"](), cached)["position_ids"].tolist() == [[2, 3]]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neo", "openai_gpt"])
 def test_bypass_leaves_nothing_behind_after_an_exception(family):
     model = FAMILIES[family]()
+    block = decoder_blocks(model)[1]
+    own = block.forward = type(block).forward.__get__(block)  # already replaced, as accelerate's
     before, full = snapshot(model), logits(model)
 
     def fail():
@@ -360,15 +333,8 @@ def test_bypass_leaves_nothing_behind_after_an_exception(family):
     with pytest.raises(KeyError, match="from inside"):
         fail()
     assert snapshot(model) == before
-    assert torch.equal(logits(model), full)
-
-
-def test_bypass_gives_back_a_forward_that_was_already_replaced():
-    model = FAMILIES["llama"]()
-    block = decoder_blocks(model)[1]
-    own = block.forward = type(block).forward.__get__(block)
-    bypassed_logits(model, [1])
     assert vars(block)["forward"] is own
+    assert torch.equal(logits(model), full)
 
 
 def test_bypasses_of_disjoint_blocks_nest_and_keep_the_numbering():
@@ -399,12 +365,12 @@ def test_a_bypassed_block_does_no_work_unless_a_cache_needs_it(family):
 )
 def test_learning_the_output_form_leaves_random_numbers_alone(family, dropout, monkeypatch):
     model = FAMILIES[family](**{dropout: 0.5}).train()
-    monkeypatch.setattr(bypassing, "_output_form", {})
+    monkeypatch.setattr(running, "_output_form", {})
     runs = []
     for _ in range(2):
         torch.manual_seed(3)
         runs.append(bypassed_logits(model, [0]))
-    assert bypassing._output_form
+    assert running._output_form
     assert torch.equal(*runs)
 
 
@@ -471,11 +437,6 @@ def test_encoders_and_encoder_decoders_are_refused_by_name(model_class, config, 
         pass
 
 
-def test_an_encoder_family_used_as_a_decoder_is_accepted():
-    model = tf.BertLMHeadModel(tf.BertConfig(**ENCODER, is_decoder=True))
-    assert len(decoder_blocks(model)) == 2
-
-
 def test_models_without_a_recognisable_list_of_blocks_are_refused():
     model = FAMILIES["llama"]()
     model.config.num_hidden_layers = 7
@@ -483,6 +444,8 @@ def test_models_without_a_recognisable_list_of_blocks_are_refused():
         decoder_blocks(model)
     with pytest.raises(UsageError, match="Linear"):
         decoder_blocks(torch.nn.Linear(2, 2))
+    bert = tf.BertLMHeadModel(tf.BertConfig(**ENCODER, is_decoder=True))  # used as a decoder
+    assert len(decoder_blocks(bert)) == 2
 
 
 def test_models_that_tie_their_blocks_to_their_depth_elsewhere_are_refused():
@@ -493,11 +456,3 @@ def test_models_that_tie_their_blocks_to_their_depth_elsewhere_are_refused():
         remove_blocks(model, [0])
     shared = remove_blocks(model, [0], share_weights=True)
     assert close(logits(shared), bypassed_logits(model, [0]))
-
-
-def test_a_mixture_with_dense_blocks_keeps_each_kind_in_its_place():
-    model = FAMILIES["qwen3_moe"](n_blocks=5)
-    kinds = [type(block.mlp).__name__ for block in decoder_blocks(model)]
-    kept = [type(block.mlp).__name__ for block in decoder_blocks(remove_blocks(model, [0, 2]))]
-    assert len(set(kinds)) == 2
-    assert kept == [kinds[1], kinds[3], kinds[4]]

@@ -11,35 +11,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tiny import tiny_run
 
 from avss_utils.errors import UsageError
 from avss_utils.store import files as project
 from avss_utils.store import runs
-from avss_utils.store.runs import open_record, open_run
+from avss_utils.store.runs import open_record
 
-MODEL = {"short": "tiny", "weights_sha256": "aa"}
 N_KEYS = 6
 
 
-@pytest.fixture(autouse=True)
-def empty_project(tmp_path, monkeypatch) -> Path:
-    for folder in ("notebooks", "params"):
-        (tmp_path / folder).mkdir()
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def opened(results: str):
-    return open_run(
-        "01_x",
-        parameters={"seed": 0},
-        profile="full",
-        results=results,
-        model=MODEL,
-        data=[],
-        collect_version=1,
-        device="cpu",
-    )
+pytestmark = pytest.mark.usefixtures("project")
 
 
 def one_part(key: int) -> pd.DataFrame:
@@ -49,7 +31,7 @@ def one_part(key: int) -> pd.DataFrame:
 
 def work(results: str) -> None:
     """A small run of two tables built key by key and one built at once."""
-    run = opened(results)
+    run = tiny_run(results)
     run.rows("first", range(N_KEYS), one_part)
     run.table("second", lambda: one_part(99))
     run.rows("third", range(N_KEYS), one_part)
@@ -82,21 +64,6 @@ def assert_goes_on_undisturbed(results: str, expected: dict[str, bytes]) -> None
     assert {p.name for p in (folder / "01_x").iterdir()} == {*expected, "run.json"}
     record = open_record("01_x", records=f"{results}/full", model="tiny").record
     assert set(record["seconds"]) == {"first", "second", "third"}
-
-
-def test_sigkill_at_random_moments():
-    start = time.perf_counter()
-    work("undisturbed")
-    seconds = time.perf_counter() - start
-    expected, rng, killed = tables("undisturbed"), np.random.default_rng(0), 0
-    for trial in range(20):
-        child = in_child(lambda: work(f"trial{trial}"))  # noqa: B023  it runs at once
-        time.sleep(rng.uniform(0, seconds))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        killed += os.WIFSIGNALED(status)
-        assert_goes_on_undisturbed(f"trial{trial}", expected)
-    assert killed >= 10
 
 
 def test_sigkill_before_every_change_of_the_disk(monkeypatch):
@@ -135,33 +102,34 @@ def work_until(results: str, moment: int) -> None:
 
 
 def test_a_folder_has_one_writer_and_a_dead_one_does_not_count(monkeypatch):
-    monkeypatch.setattr(runs.locks.hold, "__kwdefaults__", {"wait": 0.1})
+    monkeypatch.setattr(runs.hold, "__kwdefaults__", {"wait": 0.1})
     code = textwrap.dedent("""
-        import sys, time
-        sys.path.insert(0, sys.argv[1])
-        from test_kills import opened
-        run = opened("results")
+        import pathlib, sys, time
+        from avss_utils.store.runs import hold
+        lock = hold(pathlib.Path(sys.argv[1]))
         print("open", flush=True)
         time.sleep(60)
     """)
-    words = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    run = tiny_run("results")
+    run._lock.release(force=True)
+    words = [sys.executable, "-c", code, str(run._working)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "open\n"
         with pytest.raises(UsageError, match="another run is writing"):
-            opened("results")
+            tiny_run("results")
         other.kill()
-    run = opened("results")
-    assert opened("results").folder == run.folder  # the same process may open it again
+    run = tiny_run("results")
+    assert tiny_run("results").folder == run.folder  # the same process may open it again
     work("results")
     assert len(tables("results")) == 3
 
 
 def test_whoever_waited_for_the_writer_finds_its_run(monkeypatch):
-    release = runs.locks.hold
+    release = runs.hold
 
     def slow_hold(folder, **options):
         lock = release(folder, **options)
-        monkeypatch.setattr(runs.locks, "hold", release)
+        monkeypatch.setattr(runs, "hold", release)
         pid = in_child(lambda: None)
         os.waitpid(pid, 0)
         finished = Path("results") / "full" / "tiny" / "01_x"
@@ -170,7 +138,7 @@ def test_whoever_waited_for_the_writer_finds_its_run(monkeypatch):
         os.rename("elsewhere/full/tiny/01_x", finished)
         return lock
 
-    monkeypatch.setattr(runs.locks, "hold", slow_hold)
-    run = opened("results")
+    monkeypatch.setattr(runs, "hold", slow_hold)
+    run = tiny_run("results")
     assert run.finished
     assert [p.name for p in run.folder.parent.iterdir()] == ["01_x"]

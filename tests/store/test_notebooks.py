@@ -15,7 +15,6 @@ from avss_utils.errors import UsageError
 from avss_utils.models.embedded import EMBEDDED
 from avss_utils.store import notebooks
 from avss_utils.store.notebooks import (
-    LOCATION,
     PROFILES,
     check_parameters,
     default_parameters,
@@ -54,45 +53,27 @@ def write(path: Path, *cells: str, parameters: str | None = DEFAULTS) -> Path:
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch) -> Path:
+def with_notebook(project) -> Path:
     """A project with one notebook and three profiles, which is the working directory."""
-    for folder in ("notebooks", "params"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "params" / "smoke.yml").write_text("01_tiny:\n  n_rows: 1\n")
-    (tmp_path / "params" / "quick.yml").write_text("01_tiny: {}\n")
-    (tmp_path / "params" / "full.yml").write_text("other:\n  n_rows: 9\n")
-    write(tmp_path / "notebooks" / "01_tiny.ipynb", "print(n_rows * 1000 + 7)")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    (project / "params" / "smoke.yml").write_text("01_tiny:\n  n_rows: 1\n")
+    (project / "params" / "quick.yml").write_text("01_tiny: {}\n")
+    (project / "params" / "full.yml").write_text("other:\n  n_rows: 9\n")
+    write(project / "notebooks" / "01_tiny.ipynb", "print(n_rows * 1000 + 7)")
+    return project
 
 
 # the parameters cell
-
-
-def test_the_parameters_cell_is_read_as_literals(tmp_path):
-    assert default_parameters(write(tmp_path / "a.ipynb")) == {
-        "model": "tiny",
-        "n_rows": 3,
-        "eps": 1e-5,
-        "shown": False,
-        "arms": ["a", "b"],
-    }
 
 
 @pytest.mark.parametrize(
     "line",
     [
         "n_rows: int = 3",
-        "n_rows = m_rows = 3",
         "n_rows, m_rows = 3, 4",
         "n_rows = 2 * 3",
-        "n_rows = len('abc')",
         "n_rows = other",
         "import os",
-        "n_rows += 1",
         "settings.n_rows = 3",
-        "print('x')",
-        "'a docstring'",
         "def f():\n    pass",
     ],
 )
@@ -120,7 +101,14 @@ def test_given_parameters_overlay_the_defaults(tmp_path):
     given = {"n_rows": 5, "arms": [], "shown": True, "model": "x", "eps": 0.5}
     assert check_parameters(path, given) == given
     assert check_parameters(path, {"n_rows": 5}) == {**default_parameters(path), "n_rows": 5}
-    assert check_parameters(path, {}) == default_parameters(path)
+    assert check_parameters(path, {"eps": 1})["eps"] == 1
+    assert check_parameters(path, {}) == {
+        "model": "tiny",
+        "n_rows": 3,
+        "eps": 1e-5,
+        "shown": False,
+        "arms": ["a", "b"],
+    }
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path):
@@ -134,12 +122,8 @@ def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path):
     [
         ("n_rows", True),
         ("n_rows", 3.0),
-        ("n_rows", "3"),
-        ("n_rows", None),
         ("eps", True),
-        ("eps", "1e-5"),
         ("shown", 1),
-        ("shown", "yes"),
         ("model", 3),
         ("arms", "a"),
         ("arms", ("a",)),
@@ -150,58 +134,50 @@ def test_a_wrong_type_is_refused(tmp_path, name, value):
         check_parameters(write(tmp_path / "a.ipynb"), {name: value})
 
 
-def test_a_whole_number_serves_where_a_float_is_the_default(tmp_path):
-    assert check_parameters(write(tmp_path / "a.ipynb"), {"eps": 1})["eps"] == 1
-
-
-def test_a_profile_overlays_the_defaults_and_is_overlaid(project):
+def test_a_profile_overlays_the_defaults_and_is_overlaid(with_notebook):
     assert notebook_parameters("01_tiny", "quick", {})["n_rows"] == 3
     assert notebook_parameters("01_tiny", "smoke", {})["n_rows"] == 1
     assert notebook_parameters("01_tiny", "smoke", {"n_rows": 8})["n_rows"] == 8
     assert notebook_parameters("01_tiny", "full", {})["n_rows"] == 3  # not listed there
 
 
-def test_a_profile_can_give_one_model_other_sizes(project):
+def test_a_profile_can_give_one_model_other_sizes(with_notebook):
     own = "models:\n  large:\n    01_tiny: {n_rows: 2}\n"
-    (project / "params" / "smoke.yml").write_text("01_tiny: {n_rows: 1, eps: 0.5}\n" + own)
+    (with_notebook / "params" / "smoke.yml").write_text("01_tiny: {n_rows: 1, eps: 0.5}\n" + own)
     assert read_profile("smoke", "01_tiny") == {"n_rows": 1, "eps": 0.5}
     assert read_profile("smoke", "01_tiny", "large") == {"n_rows": 2, "eps": 0.5}
     assert notebook_parameters("01_tiny", "smoke", {}, model="large")["n_rows"] == 2
     assert notebook_parameters("01_tiny", "smoke", {"n_rows": 8}, model="large")["n_rows"] == 8
 
 
-def test_a_profile_with_an_unknown_parameter_is_refused(project):
-    (project / "params" / "smoke.yml").write_text("01_tiny:\n  rows: 1\n")
-    with pytest.raises(UsageError, match="no parameter 'rows'"):
-        notebook_parameters("01_tiny", "smoke", {})
-
-
 @pytest.mark.parametrize("content", ["[1, 2", "- a\n- b\n", "01_tiny: 5\n", "01_tiny: [1]\n"])
-def test_a_broken_profile_is_refused_by_its_file(project, content):
-    (project / "params" / "smoke.yml").write_text(content)
+def test_a_broken_profile_is_refused_by_its_file(with_notebook, content):
+    (with_notebook / "params" / "smoke.yml").write_text(content)
     with pytest.raises(UsageError, match=r"smoke\.yml must give each notebook its param") as raised:
         read_profile("smoke", "01_tiny")
     assert "\n" not in str(raised.value)
 
 
-def test_an_unknown_profile_or_notebook_is_refused_with_the_known_ones(project):
+def test_an_unknown_profile_or_notebook_is_refused_with_the_known_ones(with_notebook):
     with pytest.raises(UsageError, match="unknown profile 'fast': choose from smoke, quick, full"):
         read_profile("fast", "01_tiny")
     with pytest.raises(UsageError, match="unknown notebook '02_tiny': choose from 01_tiny"):
         notebook_path("02_tiny")
+    with pytest.raises(UsageError, match="no parameter 'rows'"):
+        notebook_parameters("01_tiny", "smoke", {"rows": 1})
 
 
-def test_only_numbered_notebooks_are_the_projects(project):
-    write(project / "notebooks" / "draft.ipynb")
-    write(project / "notebooks" / "00_first.ipynb")
+def test_only_numbered_notebooks_are_the_projects(with_notebook):
+    write(with_notebook / "notebooks" / "draft.ipynb")
+    write(with_notebook / "notebooks" / "00_first.ipynb")
     assert notebook_names() == ["00_first", "01_tiny"]
 
 
 # execution
 
 
-def test_execution_uses_the_parameters_and_writes_the_finished_notebook(project):
-    output = project / "_build" / "tiny" / "01_tiny.ipynb"
+def test_execution_uses_the_parameters_and_writes_the_finished_notebook(with_notebook):
+    output = with_notebook / "_build" / "tiny" / "01_tiny.ipynb"
     assert execute("01_tiny", output, {"n_rows": 5}, timeout=60) == output
     cells = nbformat.read(output, as_version=4).cells
     assert cells[-1].outputs[0].text == "5007\n"
@@ -210,11 +186,13 @@ def test_execution_uses_the_parameters_and_writes_the_finished_notebook(project)
     assert stored.cells[-1].outputs == []
 
 
-def test_a_failed_run_leaves_no_file_that_looks_finished(project):
-    output = project / "_build" / "01_tiny.ipynb"
+def test_a_failed_run_leaves_no_file_that_looks_finished(with_notebook):
+    output = with_notebook / "_build" / "01_tiny.ipynb"
     output.parent.mkdir()
     output.write_text("of an earlier run")
-    write(project / "notebooks" / "01_tiny.ipynb", "print('reached')\n1 / 0", "print('after')")
+    write(
+        with_notebook / "notebooks" / "01_tiny.ipynb", "print('reached')\n1 / 0", "print('after')"
+    )
     with pytest.raises(UsageError, match=r"ZeroDivisionError: division by zero; .*01_tiny\.failed"):
         execute("01_tiny", output, {}, timeout=60)
     assert [p.name for p in output.parent.iterdir()] == ["01_tiny.failed.ipynb"]
@@ -223,33 +201,26 @@ def test_a_failed_run_leaves_no_file_that_looks_finished(project):
     assert "ZeroDivisionError" in text
 
 
-def test_a_timeout_is_a_failure(project):
-    write(project / "notebooks" / "01_tiny.ipynb", "import time\ntime.sleep(30)")
-    output = project / "_build" / "01_tiny.ipynb"
-    with pytest.raises(UsageError, match="longer than 1 s: give more with --timeout"):
-        execute("01_tiny", output, {}, timeout=1)
-    assert not output.exists()
-
-
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        ("from avss_utils.errors import UsageError\nraise UsageError('mend this')", "^mend this$"),
+        ("import time\ntime.sleep(30)", "longer than 2 s: give more with --timeout"),
+        ("from avss_utils.errors import UsageError\nraise UsageError('fix this')", "^fix this$"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "kernel of 01_tiny died"),
         ("raise OSError(28, 'No space left on device')", "No space left on device"),
     ],
 )
-def test_what_fails_inside_a_notebook_is_one_sentence_outside(project, code, sentence):
-    write(project / "notebooks" / "01_tiny.ipynb", code)
-    output = project / "_build" / "01_tiny.ipynb"
+def test_what_fails_inside_a_notebook_is_one_sentence_outside(with_notebook, code, sentence):
+    write(with_notebook / "notebooks" / "01_tiny.ipynb", code)
+    output = with_notebook / "_build" / "01_tiny.ipynb"
     with pytest.raises(UsageError, match=sentence) as raised:
-        execute("01_tiny", output, {}, timeout=60)
+        execute("01_tiny", output, {}, timeout=2 if "sleep" in code else 60)
     assert "\n" not in str(raised.value)
     assert not output.exists()
 
 
 @pytest.mark.parametrize("parameters", [{"n_row": 5}, {"n_rows": "5"}])
-def test_wrong_parameters_are_refused_before_the_start(project, monkeypatch, parameters):
+def test_wrong_parameters_are_refused_before_the_start(with_notebook, monkeypatch, parameters):
     import papermill
 
     def started(*_, **__):
@@ -257,8 +228,8 @@ def test_wrong_parameters_are_refused_before_the_start(project, monkeypatch, par
 
     monkeypatch.setattr(papermill, "execute_notebook", started)
     with pytest.raises(UsageError):
-        execute("01_tiny", project / "_build" / "01_tiny.ipynb", parameters, timeout=60)
-    assert not (project / "_build").exists()
+        execute("01_tiny", with_notebook / "_build" / "01_tiny.ipynb", parameters, timeout=60)
+    assert not (with_notebook / "_build").exists()
 
 
 # the notebooks and profiles of this project
@@ -273,32 +244,24 @@ def code(path: Path) -> list[str]:
     return [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
 
 
-def nodes(path: Path) -> list[ast.AST]:
-    return [node for source in code(path) for node in ast.walk(ast.parse(source))]
-
-
-def test_there_are_notebooks_and_a_file_for_each_profile():
-    assert len(STORED) > 0
-    assert all(path.is_file() for path in PARAMS)
-
-
 @pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
-def test_a_stored_notebook_is_valid_numbered_and_in_python(path, at_root):
+def test_a_stored_notebook_is_numbered_valid_and_in_python_without_outputs(path, at_root):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert path.stem in notebook_names()
     # papermill refuses parameters for a notebook that does not name its language
     assert notebook.metadata.kernelspec.language == "python"
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert (cell.outputs, cell.execution_count) == ([], None)
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
-def test_a_stored_notebook_has_one_parameters_cell_with_plain_literals(path):
-    assert default_parameters(path)
-
-
-@pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
-def test_a_stored_notebook_takes_what_the_command_line_gives_to_all(path):
+def test_a_stored_notebook_has_the_parameters_of_all_and_defines_no_function(path):
     assert {"model", "profile", "results", "records"} <= default_parameters(path).keys()
+    nodes = [node for source in code(path) for node in ast.walk(ast.parse(source))]
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    assert [node.name for node in nodes if isinstance(node, kinds)] == []
 
 
 def test_a_figure_has_a_name_of_its_own_in_the_whole_book():
@@ -307,47 +270,6 @@ def test_a_figure_has_a_name_of_its_own_in_the_whole_book():
     names = [figure["name"] for figure in figures if figure]
     assert len(names) > 20
     assert len(set(names)) == len(names)
-
-
-@pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
-def test_a_stored_notebook_holds_no_outputs(path):
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code":
-            assert cell.outputs == []
-            assert cell.execution_count is None
-
-
-@pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
-def test_a_stored_notebook_defines_no_function_or_class(path):
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    assert [node.name for node in nodes(path) if isinstance(node, kinds)] == []
-
-
-def keyed_parameters(path: Path) -> list[ast.keyword] | None:
-    """Keywords of ``parameters = dict(...)``, which make a run's key; None without such a line."""
-    for node in nodes(path):
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-            named = [t.id for t in node.targets if isinstance(t, ast.Name)]
-            if named == ["parameters"] and ast.unparse(node.value.func) == "dict":
-                return node.value.keywords
-    return None
-
-
-KEYED = [path for path in STORED if keyed_parameters(path) is not None]
-
-
-@pytest.mark.parametrize("path", KEYED, ids=lambda p: p.stem)
-def test_every_parameter_but_the_location_is_in_the_runs_key(path):
-    keywords = keyed_parameters(path)
-    assert {k.arg for k in keywords} == default_parameters(path).keys() - set(LOCATION)
-    assert len({k.arg for k in keywords}) == len(keywords)
-    for keyword in keywords:
-        assert ast.unparse(keyword.value) == keyword.arg
-
-
-def test_a_notebook_that_collects_has_a_keyed_record():
-    collecting = [path for path in STORED if any("open_run(" in source for source in code(path))]
-    assert collecting == KEYED
 
 
 def profile_parts(path: Path) -> list[tuple[str, str, dict]]:
@@ -360,37 +282,20 @@ def profile_parts(path: Path) -> list[tuple[str, str, dict]]:
 
 
 @pytest.mark.parametrize("path", PARAMS, ids=lambda p: p.stem)
-def test_a_profile_names_existing_notebooks_and_parameters_of_the_right_type(path, at_root):
+def test_a_profile_names_existing_notebooks_and_changes_only_what_it_must(path, at_root):
     for model, name, own in profile_parts(path):
         assert name in notebook_names()
+        default = default_parameters(notebook_path(name))
         checked = notebook_parameters(name, path.stem, {}, model=model)
-        assert checked.keys() == default_parameters(notebook_path(name)).keys()
+        assert checked.keys() == default.keys()
+        without = default | (read_profile(path.stem, name) if model else {})
+        # tokens of a batch are a matter of the profile's machine, the rest of the caller's
+        assert set(own or {}) & (set(notebooks.LOCATION) - {"batch_tokens"}) == set()
         for parameter, value in (own or {}).items():
-            assert checked[parameter] == value
-
-
-@pytest.mark.parametrize("path", PARAMS, ids=lambda p: p.stem)
-def test_a_profile_changes_only_what_it_must(path, at_root):
-    for model, name, own in profile_parts(path):
-        without = default_parameters(notebook_path(name))
-        without |= read_profile(path.stem, name) if model else {}
-        assert [k for k, v in (own or {}).items() if without[k] == v] == []
-
-
-@pytest.mark.parametrize("path", PARAMS, ids=lambda p: p.stem)
-def test_a_profiles_lists_hold_what_the_defaults_lists_hold(path, at_root):
-    for _, name, own in profile_parts(path):
-        for parameter, value in (own or {}).items():
+            assert checked[parameter] == value != without[parameter]
             if isinstance(value, list):
-                default = default_parameters(notebook_path(name))[parameter]
-                assert {type(v) for v in value} <= {type(v) for v in default or [""]}, parameter
-
-
-def test_a_profile_does_not_set_where_things_lie(at_root):
-    # how many tokens go in a batch is a matter of the profile's machine, the rest of the caller's
-    for path in PARAMS:
-        for _, _, own in profile_parts(path):
-            assert set(own or {}) & (set(notebooks.LOCATION) - {"batch_tokens"}) == set()
+                kinds = {type(v) for v in default[parameter] or [""]}
+                assert {type(v) for v in value} <= kinds, parameter
 
 
 # a notebook that was opened alone, as on Colab
@@ -411,11 +316,6 @@ def test_the_first_code_cell_is_the_same_everywhere_and_not_in_the_book(path):
     assert "parameters" in cells[1].metadata.tags
 
 
-def test_the_first_cell_names_the_repository_as_the_book_does():
-    assert first_cell().count("https:") == 1
-    assert f" {REPOSITORY} " in first_cell()
-
-
 @pytest.fixture
 def commands(tmp_path, monkeypatch) -> list[str]:
     """What the shell is asked for; the project is there afterwards, in the working directory."""
@@ -431,14 +331,12 @@ def commands(tmp_path, monkeypatch) -> list[str]:
     return asked
 
 
-def test_the_first_cell_does_nothing_where_the_package_is(commands, tmp_path):
-    exec(first_cell(), {})
+def test_the_first_cell_fetches_the_project_once_and_enters_it(commands, tmp_path, monkeypatch):
+    assert first_cell().count("https:") == 1
+    exec(first_cell(), {})  # the package is there
     assert commands == []
     assert list(tmp_path.iterdir()) == []
     assert Path.cwd() == tmp_path
-
-
-def test_the_first_cell_fetches_the_project_once_and_enters_it(commands, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     exec(first_cell(), {})
     (command,) = commands

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CODE = """
 import sys, time
-from avss_utils.progress import progress, terminal_name
+from avss_utils.store.progress import progress, terminal_name
 print(terminal_name())
 assert list(progress(range(30), "blocks")) == list(range(30))
 for _ in progress((n for n in range(30)), "waiting"):

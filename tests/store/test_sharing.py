@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
-from test_kills import empty_project, in_child  # noqa: F401  a fixture for every test here
+from test_kills import in_child
+from tiny import tiny_run
 
 from avss_utils.commands import cli
 from avss_utils.store import sharing
-from avss_utils.store.runs import open_record, open_run
+from avss_utils.store.runs import open_record
 
+pytestmark = pytest.mark.usefixtures("project")
 N_KEYS = 8
 
 
@@ -29,16 +31,7 @@ def one_part(key: int) -> pd.DataFrame:
 
 
 def work(results: str) -> None:
-    run = open_run(
-        "01_x",
-        parameters={"seed": 0},
-        profile="full",
-        results=results,
-        model={"short": "tiny", "weights_sha256": "aa"},
-        data=[],
-        collect_version=1,
-        device="cpu",
-    )
+    run = tiny_run(results)
     run.rows("first", range(N_KEYS), one_part)
     run.table("second", lambda: one_part(99))
     run.rows("third", range(N_KEYS), one_part)
@@ -121,11 +114,6 @@ def test_a_helper_that_comes_late_leaves_nothing_behind():
     work("shared")
     assert os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1]) == 7
     tables("shared")
-
-
-def test_who_waits_for_a_run_that_has_ended_leaves(tmp_path):
-    with pytest.raises(sharing.Helped):
-        sharing.wait_for((tmp_path / "table.csv").exists, ended=lambda: True)
 
 
 def test_processes_on_one_gpu_share_its_memory(monkeypatch):

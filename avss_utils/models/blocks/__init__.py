@@ -3,8 +3,6 @@
 The only place that knows model families.
 """
 
-from avss_utils.models.blocks.bypassing import bypass_blocks
-from avss_utils.models.blocks.calling import hidden_in, hidden_out, with_output
 from avss_utils.models.blocks.finding import (
     attention_module,
     check_length,
@@ -18,7 +16,13 @@ from avss_utils.models.blocks.finding import (
     unwrapped,
 )
 from avss_utils.models.blocks.removing import check_reload, remove_blocks
-from avss_utils.models.blocks.stepping import BlockSteps
+from avss_utils.models.blocks.running import (
+    BlockSteps,
+    bypass_blocks,
+    hidden_in,
+    hidden_out,
+    with_output,
+)
 
 __all__ = [
     "BlockSteps",

@@ -6,6 +6,7 @@ names of projections.
 
 import inspect
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,7 +35,8 @@ def decoder_body(model: PreTrainedModel) -> nn.Module:
 
     Raises UsageError, naming the class, unless ``model`` is a decoder-only causal language model.
     """
-    config, problem = getattr(model, "config", None), None
+    config: Any = getattr(model, "config", None)
+    problem = None
     if not isinstance(model, PreTrainedModel) or not model.can_generate():
         problem = "has no causal language-model head"
     elif config.is_encoder_decoder or text_config(model).is_encoder_decoder:

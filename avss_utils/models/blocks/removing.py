@@ -13,8 +13,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from avss_utils.errors import UsageError
-from avss_utils.models.blocks.bypassing import PassThrough
 from avss_utils.models.blocks.finding import checked_numbers, decoder_blocks, text_config
+from avss_utils.models.blocks.running import PassThrough
 
 INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number", "layer_index", "block_idx")
 BLOCK_NUMBERS = ("moe_layers", "mlp_only_layers")
