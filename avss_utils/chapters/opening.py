@@ -70,10 +70,20 @@ class Chapter:
         """The same, ``compute(inputs, key, *args, **options)`` key by key; interrupted work goes
         on after the last finished key.
         """
+        return self.rows_together({name: compute}, keys, *args, **options)[name]
+
+    def rows_together(
+        self, computes: Mapping[str, Callable[..., pd.DataFrame]], keys: Iterable, *args, **options
+    ) -> dict[str, pd.DataFrame]:
+        """Several tables of the same keys, as ``Run.rows_together`` makes them."""
         keys = list(keys)
-        if self._verification:
+        for name, compute in computes.items() if self._verification else ():
             self._verification.table(name, compute, keys, args, options)
-        return self.run.rows(name, keys, lambda key: compute(self._inputs, key, *args, **options))
+
+        def bound(compute: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
+            return lambda key: compute(self._inputs, key, *args, **options)
+
+        return self.run.rows_together({n: bound(own) for n, own in computes.items()}, keys)
 
     def finish(self) -> None:
         """All tables are there: the run gets its final name, a verification its report."""

@@ -7,7 +7,7 @@ renamed when complete, so a folder under its final name is always finished.
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -63,32 +63,48 @@ class Run:
 
         Several processes can build it together (``sharing``).
         """
-        if not self.finished:
-            self._make_parts(name, list(keys), compute)
-        if self._helping:
-            return self._made_by_owner(name)
-        table = self._once(name, partial(self._joined, name))
-        if not self.finished:
-            shutil.rmtree(self._working / f"{name}.parts", ignore_errors=True)
-        return table
+        return self.rows_together({name: compute}, keys)[name]
 
-    def _make_parts(self, name: str, keys: list, compute: Callable[..., pd.DataFrame]) -> None:
-        folder = self._working / f"{name}.parts"
-        if find_table(self.place(name)):
+    def rows_together(
+        self, computes: Mapping[str, Callable[..., pd.DataFrame]], keys: Iterable
+    ) -> dict[str, pd.DataFrame]:
+        """Several tables of the same keys: of a key all are made, in order, before the next key.
+
+        So that what is dear and common to them, such as a training, is done once a key.
+        """
+        if not self.finished:
+            self._make_parts(computes, list(keys))
+        if self._helping:
+            return {name: self._made_by_owner(name) for name in computes}
+        tables = {name: self._once(name, partial(self._joined, name)) for name in computes}
+        if not self.finished:
+            for name in computes:
+                shutil.rmtree(self._working / f"{name}.parts", ignore_errors=True)
+        return tables
+
+    def _make_parts(self, computes: Mapping[str, Callable[..., pd.DataFrame]], keys: list) -> None:
+        def done() -> bool:
+            return all(find_table(self.place(name)) for name in computes)
+
+        if done():
             return
         if self._helping and not self._working.exists():
             raise sharing.Helped
-        with plain_write_errors(folder):
-            folder.mkdir(exist_ok=True)
-        paths = [folder / f"{number:05d}.parquet" for number in range(len(keys))]
-        bar = iter(progress(range(len(keys)), name))
+        folders = {name: self._working / f"{name}.parts" for name in computes}
+        for folder in folders.values():
+            with plain_write_errors(folder):
+                folder.mkdir(exist_ok=True)
+        files = [f"{number:05d}.parquet" for number in range(len(keys))]
+        *_, last = folders  # its parts tell which keys are finished
+        bar = iter(progress(range(len(keys)), last))
 
         def make(number: int) -> None:
             next(bar, None)
-            part = self._timed(name, partial(compute, keys[number]))
-            put_whole(paths[number], partial(part.to_parquet, index=False))
+            for name, compute in computes.items():
+                part = self._timed(name, partial(compute, keys[number]))
+                put_whole(folders[name] / files[number], partial(part.to_parquet, index=False))
 
-        sharing.make_parts(paths, make, done=lambda: find_table(self.place(name)))
+        sharing.make_parts([folders[last] / file for file in files], make, done=done)
         list(bar)
 
     def _joined(self, name: str) -> pd.DataFrame:

@@ -257,6 +257,30 @@ def test_rows_resume_after_the_last_finished_key():
     assert sorted(p.name for p in run.folder.iterdir()) == ["answers.parquet", "run.json"]
 
 
+def test_tables_of_the_same_keys_are_made_key_by_key_together():
+    asked = []
+
+    def trained(key):
+        asked.append(key)
+        return judged(key)
+
+    def costs(key):
+        if key == "bb" and asked.count("bb") == 1:
+            raise KeyboardInterrupt
+        return pd.DataFrame({"arm": [key], "cost": [len(key)]})
+
+    computes = {"answers": trained, "costs": costs}
+    with pytest.raises(KeyboardInterrupt):
+        opened().rows_together(computes, ["a", "bb", "ccc"])
+    run = opened()
+    found = run.rows_together(computes, ["a", "bb", "ccc"])
+    assert asked == ["a", "bb", "bb", "ccc"]  # only the key that was not finished is made again
+    assert found["costs"].cost.tolist() == [1, 2, 3]
+    assert found["answers"].arm.tolist() == ["a", "a", "bb", "bb", "ccc", "ccc"]
+    run.finish()
+    assert recorded().record["tables"].keys() == {"answers", "costs"}
+
+
 def test_seconds_of_resumed_rows_are_those_of_every_stretch(monkeypatch):
     clock = iter(range(1000))
     # a second a part
