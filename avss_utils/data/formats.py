@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from avss_utils.data.rows import Question, Text, digest, shuffled_question
 from avss_utils.errors import UsageError
@@ -185,7 +186,7 @@ def _lines(path: Path) -> list[str]:
     return [line for line in read_text(path).split("\n") if line.strip()]
 
 
-def _decode(text: str, where: str):
+def _decode(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -200,7 +201,7 @@ def text_column(record: dict, column: str) -> str:
     return value.strip()
 
 
-def _index(allowed: list[str], value, column: str) -> int:
+def _index(allowed: list[str], value: object, column: str) -> int:
     if str(value) not in allowed:
         raise ValueError(f"column {column!r} must be one of {', '.join(allowed)}, not {value!r}")
     return allowed.index(str(value))

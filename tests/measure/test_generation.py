@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models
 from avss_utils.data.rows import normalised
 from avss_utils.errors import UsageError
 from avss_utils.measure.decoding import greedy_answers
-from avss_utils.measure.matching import contains, f1, is_abstention, matches
+from avss_utils.measure.own_answers import contains, f1, is_abstention, matches
 from avss_utils.models.blocks import remove_blocks
 
 PROMPTS = ["d:", "abcd abcd a", "a b", "cab\nb:", "bad cab bad cab:", "b", "dd d\nd:", "ca ab"]
