@@ -25,7 +25,7 @@ def calibration_batches(
     length: int,
     batch_tokens: int,
 ) -> tuple[list[dict], dict]:
-    """Batches of the calibration part of a text set, ``length`` tokens a text, and its identity."""
+    """Batches of a text set's calibration part, ``length`` tokens per text, and its identity."""
     corpus = load_texts(name)
     rows = standard_split(corpus)["calibration"]
     if len(rows) < n_texts:
@@ -104,8 +104,8 @@ def calibration_rows(
 
 def row_batches(rows: Sequence[Sequence[int]], *, batch_size: int) -> list[dict]:
     """Rows of token ids as right-padded batches, in their order."""
-    parts = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    padded = [pad(part, side="right") for part in parts]
+    starts = range(0, len(rows), batch_size)
+    padded = [pad(rows[i : i + batch_size], side="right") for i in starts]
     return [{"input_ids": ids, "attention_mask": mask} for ids, mask in padded]
 
 

@@ -40,7 +40,7 @@ def read_json(path: Path) -> list[dict]:
 
 
 def read_jsonl(path: Path) -> Iterator[dict]:
-    """A JSON record a line."""
+    """One JSON record per line."""
     for number, line in enumerate(_lines(path), 1):
         yield _decode(line, f"{path}, row {number}")
 
@@ -57,7 +57,7 @@ def read_csv(path: Path) -> Iterator[dict]:
 
 
 def read_jsonl_and_labels(path: Path, labels: Path) -> Iterator[dict]:
-    """A JSON record a line, and its ``label`` on the same line of a second file."""
+    """One JSON record per line, and its ``label`` on the same line of a second file."""
     records, answers = list(read_jsonl(path)), _lines(labels)
     if len(records) != len(answers):
         raise UsageError(f"{path} has {len(records)} rows, but {labels} has {len(answers)}")
@@ -97,7 +97,7 @@ def read_stories(path: Path) -> Iterator[dict]:
 
 
 def read_pages(path: Path) -> Iterator[dict]:
-    """A text a line."""
+    """One text per line."""
     for line in _lines(path):
         yield {"text": line}
 

@@ -8,6 +8,7 @@ content does. Open questions need no distractors, and may have aliases: columns 
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from avss_utils.data import formats
@@ -20,7 +21,7 @@ from avss_utils.data.rows import (
     digest,
     shuffled_question,
 )
-from avss_utils.data.sources import parse_records
+from avss_utils.data.sources import named_corpus, parse_records
 from avss_utils.errors import UsageError
 from avss_utils.store.files import file_sha256
 
@@ -55,16 +56,9 @@ def own_corpus(name: str, use: str) -> Corpus:
     if not path.is_file():
         raise UsageError(f"there is no file {name!r} to read {what} from: correct the path")
     rows = parse_records(_named_once(use), _READERS[path.suffix.lower()](path), name)
-    identity = {
-        "name": path.name,
-        "source": SOURCE,
-        "path": path.name,
-        "split": "all",
-        "revision": None,
-        "sha256": file_sha256(path),
-        "n": len(rows),
-    }
-    return Corpus(name, rows, identity)
+    where = dict(source=SOURCE, path=path.name, split="all", revision=None)
+    corpus = named_corpus(path.name, rows, **where, sha256=file_sha256(path))
+    return replace(corpus, name=name)
 
 
 def _paragraphs(path: Path) -> Iterator[dict]:
@@ -120,8 +114,8 @@ def _open_question(record: dict) -> OpenQuestion:
 def _texts(cell: object, column: str, what: str) -> list[str]:
     if isinstance(cell, str):
         cell = f" {cell} ".split(" | ")  # spaces outside, so that a bar at an end parts too
-    found = cell if isinstance(cell, list) else []
-    texts = [text.strip() if isinstance(text, str) else "" for text in found]
+    cells = cell if isinstance(cell, list) else []
+    texts = [text.strip() if isinstance(text, str) else "" for text in cells]
     if not texts or not all(texts):
         raise ValueError(
             f"column {column!r} must hold one {what} or more, none empty: a list of texts, "

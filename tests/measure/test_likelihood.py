@@ -1,13 +1,12 @@
 """Token likelihoods and choice scores against plain computations."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from tiny import FAMILIES, tiny_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from avss_utils.data.rows import Text
 from avss_utils.data.token_rows import choice_units
 from avss_utils.data.windows import text_windows
 from avss_utils.errors import UsageError
@@ -17,8 +16,8 @@ from avss_utils.measure.passes import forward_logits
 from avss_utils.measure.texts import perplexity, window_likelihoods
 
 TEXTS = [
-    SimpleNamespace(row_id="a", text="The quick brown fox jumps over the lazy dog, twice. " * 3),
-    SimpleNamespace(row_id="b", text="Ein kurzer Satz mit Umlaut: über."),
+    Text("a", "The quick brown fox jumps over the lazy dog, twice. " * 3),
+    Text("b", "Ein kurzer Satz mit Umlaut: über."),
 ]
 PROMPTS = ["Question: which animal barks?\nAnswer:", "Why?\nAnswer:"]
 CHOICES = [[" a dog", " the cat", " x"], [" because", " no"]]
@@ -136,13 +135,6 @@ def test_texts_are_tokenised_once_for_all_plans():
     assert calls == [2, 5, 2, 5]
 
 
-def test_an_empty_choice_is_refused():
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES["llama"](vocab_size=len(tokenizer))
-    with pytest.raises(UsageError, match="choice"):
-        score_choices(model, tokenizer, ["Why?"], [["", " no"]])
-
-
 def test_prompts_longer_than_the_context_lose_their_beginning_and_are_counted():
     tokenizer = tiny_tokenizer()
     model = FAMILIES["gpt2"](vocab_size=len(tokenizer), n_positions=24)
@@ -173,11 +165,8 @@ def test_windows_score_every_token_but_the_first_once_and_all_its_bytes():
         first = len(tokenizer.decode(ids[:1]).encode())
         assert sum(w.n_bytes for w in own) == len(text.text.encode()) - first
         assert all(len(w.ids) <= 16 for w in own)
-
-
-def test_max_tokens_is_exact():
-    windows = text_windows(tiny_tokenizer(), TEXTS, context=16, max_tokens=37)
-    assert sum(len(w.ids) - 1 for w in windows) == 37
+    some = text_windows(tokenizer, TEXTS, context=16, max_tokens=37)
+    assert sum(len(w.ids) - 1 for w in some) == 37
 
 
 def test_likelihoods_equal_cross_entropy_whatever_the_batch():
@@ -204,9 +193,13 @@ def test_perplexity_of_a_uniform_model_is_the_vocabulary():
     )
 
 
-def test_no_text_is_refused():
+def test_an_empty_choice_and_no_text_are_refused():
+    tokenizer = tiny_tokenizer()
     with pytest.raises(UsageError, match="two tokens"):
-        text_windows(tiny_tokenizer(), [SimpleNamespace(row_id="x", text="")], context=8)
+        text_windows(tokenizer, [Text("x", "")], context=8)
+    model = FAMILIES["llama"](vocab_size=len(tokenizer))
+    with pytest.raises(UsageError, match="choice"):
+        score_choices(model, tokenizer, ["Why?"], [["", " no"]])
 
 
 class Largest(TorchDispatchMode):
