@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.loading import load_open, standard_split
 from avss_utils.data.own import set_name
@@ -81,9 +81,7 @@ class Events:
         )
 
 
-def prompted(
-    events: Events, tokenizer: PreTrainedTokenizerBase, prompt: str, examples: Events
-) -> Events:
+def prompted(events: Events, tokenizer: Tokenizer, prompt: str, examples: Events) -> Events:
     """The same questions in another prompt, see PROMPTS; ``examples``: calibration questions.
 
     plain: as they are; few-shot: after N_EXAMPLES questions with their true answers, as open
@@ -103,7 +101,7 @@ def prompted(
     return replace(events, asked=asked)
 
 
-def check_prompts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
+def check_prompts(prompts: Sequence[str], tokenizer: Tokenizer) -> None:
     """Raise UsageError unless questions can be asked in every one of these ways."""
     _check(prompts, getattr(tokenizer, "chat_template", None))
 
@@ -130,7 +128,7 @@ def usable_prompts(prompts: Sequence[str], template: object) -> list[str]:
     return left
 
 
-def _in_chat(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
+def _in_chat(tokenizer: Tokenizer, question: str) -> str:
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": f"{INSTRUCTION}\n\n{question}"}],
         tokenize=False,

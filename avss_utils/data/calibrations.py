@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.loading import check_set, load_questions, load_texts, standard_split
 from avss_utils.data.registry import SPECS
@@ -18,12 +18,7 @@ RANDOM_TOKENS = "random tokens"
 
 
 def calibration_batches(
-    tokenizer: PreTrainedTokenizerBase,
-    name: str,
-    *,
-    n_texts: int,
-    length: int,
-    batch_tokens: int,
+    tokenizer: Tokenizer, name: str, *, n_texts: int, length: int, batch_tokens: int
 ) -> tuple[list[dict], dict]:
     """Batches of a text set's calibration part, ``length`` tokens per text, and its identity."""
     corpus = load_texts(name)
@@ -38,12 +33,7 @@ def calibration_batches(
 
 
 def part_windows(
-    tokenizer: PreTrainedTokenizerBase,
-    name: str,
-    *,
-    part: str,
-    context: int,
-    n_tokens: int | None = None,
+    tokenizer: Tokenizer, name: str, *, part: str, context: int, n_tokens: int | None = None
 ) -> tuple[list[Window], dict]:
     """Windows of one part of a text set, at most ``n_tokens`` scored, and the set's identity."""
     corpus = load_texts(name)
@@ -52,7 +42,7 @@ def part_windows(
 
 
 def scored_texts(
-    tokenizer: PreTrainedTokenizerBase, name: str, *, part: str, n_tokens: int, context: int
+    tokenizer: Tokenizer, name: str, *, part: str, n_tokens: int, context: int
 ) -> tuple[list[Scored], dict]:
     """``part_windows`` for ``sensitivity``, and the set's identity."""
     windows, identity = part_windows(tokenizer, name, part=part, context=context, n_tokens=n_tokens)
@@ -60,7 +50,7 @@ def scored_texts(
 
 
 def scored_choices(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, task: str, *, n_questions: int
+    model: nn.Module, tokenizer: Tokenizer, task: str, *, n_questions: int
 ) -> tuple[ChoiceRows, dict]:
     """Choices of a task's calibration questions for ``sensitivity``, and the task's identity."""
     corpus = load_questions(task)
@@ -76,7 +66,7 @@ def check_calibration_set(name: str) -> None:
 
 
 def calibration_rows(
-    tokenizer: PreTrainedTokenizerBase, name: str, *, n_texts: int, length: int, seed: int
+    tokenizer: Tokenizer, name: str, *, n_texts: int, length: int, seed: int
 ) -> list[Sequence[int]]:
     """At most ``n_texts`` rows of at most ``length`` token ids to take statistics on.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.calibrations import calibration_batches, part_windows
 from avss_utils.data.loading import check_set, load_questions, load_texts, standard_split
@@ -97,7 +97,7 @@ class Inputs:
 
 
 def build_suite(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     *,
     tasks: Sequence[str],
     text_sets: Sequence[str],
@@ -128,7 +128,7 @@ def build_suite(
 
 
 def build_inputs(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     *,
     calibration: str,
     n_calibration: int,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.rows import Text
 from avss_utils.data.windows import Window
@@ -61,10 +61,7 @@ class ChoiceUnit:
 
 
 def choice_units(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    choices: Sequence[Sequence[str]],
+    model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[str], choices: Sequence[Sequence[str]]
 ) -> Sequence[ChoiceUnit]:
     """Every choice in tokens, the beginning of a prompt cut where the model's context is full."""
     texts = tuple(prompts), tuple(map(tuple, choices))
@@ -73,9 +70,7 @@ def choice_units(
 
 @lru_cache(maxsize=16)
 def _units(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: tuple[str, ...],
-    choices: tuple[tuple[str, ...], ...],
+    tokenizer: Tokenizer, prompts: tuple[str, ...], choices: tuple[tuple[str, ...], ...]
 ) -> tuple[ChoiceUnit, ...]:
     """Tokens of each prompt and of each choice as they stand in their joint text.
 
@@ -130,7 +125,7 @@ class ChoiceRows:
 
 def choice_rows(
     model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     asked: Sequence[tuple[str, Sequence[str]]],
     answers: Sequence[int],
 ) -> ChoiceRows:
@@ -144,7 +139,7 @@ def choice_rows(
 
 
 def text_batches(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], *, length: int, batch_size: int
+    tokenizer: Tokenizer, texts: Sequence[Text], *, length: int, batch_size: int
 ) -> list[dict]:
     """Texts as padded batches of at most ``length`` tokens each.
 

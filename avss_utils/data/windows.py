@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.rows import Text
 from avss_utils.errors import UsageError
@@ -20,11 +20,7 @@ class Window:
 
 
 def text_windows(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Iterable[Text],
-    *,
-    context: int,
-    max_tokens: int | None = None,
+    tokenizer: Tokenizer, texts: Iterable[Text], *, context: int, max_tokens: int | None = None
 ) -> list[Window]:
     """Cut texts into windows of at most ``context`` tokens.
 

@@ -36,8 +36,8 @@ def collect_block_stats(
     """Run ``model`` over ``batches`` once and return the statistics of every block.
 
     ``batches``: tokenizer outputs with ``input_ids`` and ``attention_mask``, each (B, T), left- or
-    right-padded. Padding never counts; ``token_mask`` (a function of the batch, or a (B, T) mask for
-    each) narrows it further, ``skip_first_token`` leaves out the first real token of each text,
+    right-padded. Padding never counts; ``token_mask`` (a function of the batch, or one (B, T) mask
+    for each) narrows it further, ``skip_first_token`` leaves out the first real token of a text,
     where massive activations sit. ``sites``: residual (state after the block), update (state after
     minus state before), mlp (input of the MLP's last projection), attention (its output). ``eps``:
     absolute thresholds, counted exactly, strictly below. ``per_sequence`` keeps a row per text;
@@ -45,8 +45,7 @@ def collect_block_stats(
     eps needs, ``spans`` the angular distance across that many blocks. ``in_processes``: those of
     torchrun share the batches, and each gets the statistics of all.
 
-    Raises UsageError for an unknown site, an empty selection, or non-finite activations, naming
-    the block.
+    Raises UsageError for an unknown site, an empty selection, or a block that is not finite.
     """
     check_sites(sites)
     n_blocks = len(families.decoder_blocks(model))
@@ -60,13 +59,8 @@ def collect_block_stats(
         for number, batch in enumerate(progress(batches, "statistics")):
             inputs = families.forward_inputs(model, batch)
             families.check_length(model, inputs["input_ids"].shape[1])
-            mask = inputs["attention_mask"].bool()
-            if skip_first_token:
-                mask = mask & (mask.cumsum(-1) > 1)
-            if token_mask is not None:
-                extra = token_mask(batch) if callable(token_mask) else token_mask[number]
-                mask = mask & extra.to(mask.device).bool()
-            reducer.start(mask)
+            real = inputs["attention_mask"]
+            reducer.start(_mask(batch, real, token_mask, number, skip_first_token))
             body(**inputs, use_cache=False)
             part = reducer.finish()
             part = part if per_sequence else part.merged()
@@ -75,6 +69,18 @@ def collect_block_stats(
     if total is None or total.n_tokens.sum() == 0:
         raise UsageError("no token was left to take statistics from: the texts or masks are empty")
     return total
+
+
+def _mask(
+    batch: dict, real: torch.Tensor, token_mask: TokenMask | None, number: int, skip_first: bool
+) -> torch.Tensor:
+    mask = real.bool()
+    if skip_first:
+        mask = mask & (mask.cumsum(-1) > 1)
+    if token_mask is None:
+        return mask
+    extra = token_mask(batch) if callable(token_mask) else token_mask[number]
+    return mask & extra.to(mask.device).bool()
 
 
 def check_sites(sites: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.token_rows import choice_units, pad
 from avss_utils.measure.activations import check_sites, site_hooks
@@ -59,7 +59,7 @@ class AnswerTokens:
 
 def collect_answers(
     model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     asked: Sequence[tuple[str, Sequence[str]]],
     *,
     sites: Sequence[str] = ("residual", "update"),

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from torch import nn
-from transformers import Cache, PreTrainedTokenizerBase
+from transformers import Cache
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.token_rows import ChoiceUnit, choice_units, pad
 from avss_utils.errors import UsageError
@@ -24,7 +25,7 @@ from avss_utils.store.progress import progress
 
 def score_choices(
     model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     prompts: Sequence[str],
     choices: Sequence[Sequence[str]],
     *,

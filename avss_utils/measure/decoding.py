@@ -7,13 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-)
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, StoppingCriteria
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.token_rows import pad
 from avss_utils.errors import UsageError
@@ -29,8 +24,7 @@ class Generated:
     ``ids`` are the fewest of the generated tokens that spell ``text``, none where it is empty.
     ``log_probability`` (nats, 0 or below) is their sum, without the token that ended the answer: 0
     for an empty answer. ``entropy`` (nats, 0 to log of the vocabulary) is the mean entropy of the
-    distributions that these tokens were taken from, NaN for an empty answer; ``first_entropy`` is
-    that of the first generated token, whether it was kept or not.
+    distributions that these tokens were taken from, NaN for an empty answer.
     """
 
     prefix: tuple[int, ...]
@@ -38,12 +32,11 @@ class Generated:
     text: str
     log_probability: float
     entropy: float
-    first_entropy: float
 
 
 def greedy_answers(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
     max_new_tokens: int,
@@ -71,7 +64,7 @@ def greedy_answers(
 
 
 def _prefixes(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], n_new: int
+    model: PreTrainedModel, tokenizer: Tokenizer, prompts: Sequence[str], n_new: int
 ) -> list[tuple[int, ...]]:
     """Tokens of each prompt, the beginning cut where no room for ``n_new`` more would be left."""
     prefixes = [tuple(ids) for ids in tokenizer(list(prompts))["input_ids"]] if prompts else []
@@ -94,10 +87,7 @@ def _prefixes(
 
 
 def _answer(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prefixes: list[tuple[int, ...]],
-    n_new: int,
+    model: PreTrainedModel, tokenizer: Tokenizer, prefixes: list[tuple[int, ...]], n_new: int
 ) -> list[Generated]:
     ids, mask = pad(prefixes, side="left")
     named = model.generation_config.eos_token_id  # none, one or several
@@ -152,7 +142,7 @@ class _Sureness(LogitsProcessor):
 class _LineEnded(StoppingCriteria):
     """A row is done once its new tokens hold a newline after text that is not blank."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, n_prefix: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, n_prefix: int) -> None:
         self.tokenizer, self.n_prefix = tokenizer, n_prefix
 
     def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:
@@ -160,17 +150,17 @@ class _LineEnded(StoppingCriteria):
         return torch.tensor(["\n" in text.lstrip() for text in texts], device=input_ids.device)
 
 
-def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+def _decoded(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     # some tokenizers would otherwise take spaces away before punctuation
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _first_line(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+def _first_line(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     return _decoded(tokenizer, ids).lstrip().partition("\n")[0].rstrip()
 
 
 def _generated(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     prefix: tuple[int, ...],
     row: list[int],
     ends: list[int],
@@ -190,5 +180,4 @@ def _generated(
         text=text,
         log_probability=math.fsum(best[:n]),
         entropy=math.fsum(entropies[:n]) / n if n else math.nan,
-        first_entropy=entropies[0],
     )

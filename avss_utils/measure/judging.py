@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.rows import Question
 from avss_utils.data.suites import Suite
@@ -23,7 +23,7 @@ from avss_utils.models.load import LoadedModel
 
 def answer_questions(
     model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     name: str,
     questions: Sequence[Question],
     *,

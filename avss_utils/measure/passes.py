@@ -27,11 +27,7 @@ def within_logits(model: nn.Module, batch_tokens: int) -> int:
 
 
 def forward_logits(
-    model: nn.Module,
-    batch: dict,
-    *,
-    last: int | None = None,
-    past_key_values: Cache | None = None,
+    model: nn.Module, batch: dict, *, last: int | None = None, past_key_values: Cache | None = None
 ) -> torch.Tensor:
     """Logits of one pass over ``batch``, (B, T, V); of the ``last`` positions only where given."""
     inputs = families.forward_inputs(model, batch)

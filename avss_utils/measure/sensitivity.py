@@ -18,6 +18,8 @@ from avss_utils.measure.passes import last_only, left_padded, log_probabilities,
 from avss_utils.models import blocks as families
 from avss_utils.store.progress import progress
 
+N_GRADIENTS = 32
+
 
 def gate_gradients(model: nn.Module, rows: Sequence[Scored], *, batch_tokens: int) -> np.ndarray:
     """d loss / d gate at gate 1, (n_rows, n_blocks), where a gate multiplies a block's update.
@@ -92,7 +94,7 @@ class Sensitivity:
     """How a model's loss on ``rows`` reacts to its blocks, each figure computed once.
 
     ``choices``: questions for the leave-one-out on a task; ``n_greedy``: how many blocks the greedy
-    search removes; ``n_gradients``: how many rows the gradients are taken on.
+    search removes. Gradients are taken on the first N_GRADIENTS rows.
     """
 
     def __init__(
@@ -103,11 +105,10 @@ class Sensitivity:
         n_greedy: int,
         batch_tokens: int,
         choices: ChoiceRows | None = None,
-        n_gradients: int = 32,
     ) -> None:
         self.model, self.rows, self.choices = model, list(rows), choices
         self.n_greedy = min(n_greedy, self.n_blocks - 1)  # a model keeps one block
-        self.batch_tokens, self.n_gradients = batch_tokens, n_gradients
+        self.batch_tokens = batch_tokens
         self.seconds: dict[str, float] = {}
 
     @property
@@ -148,7 +149,7 @@ class Sensitivity:
     @cached_property
     def gradients(self) -> np.ndarray:
         """Slopes of the loss in the blocks' gates, (n_rows, n_blocks)."""
-        rows = self.rows[: self.n_gradients]
+        rows = self.rows[:N_GRADIENTS]
         with self._clocked("taylor"):
             return gate_gradients(self.model, rows, batch_tokens=max(1, self.batch_tokens // 8))
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.rows import Text
 from avss_utils.data.token_rows import pad
@@ -39,7 +39,7 @@ def window_likelihoods(
 
 def perplexity(
     model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     texts: Iterable[Text],
     *,
     context: int,

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import string
 from collections import Counter
 
 import huggingface_hub
@@ -19,7 +18,7 @@ from avss_utils.data.loading import (
 )
 from avss_utils.data.registry import SPECS
 from avss_utils.data.rows import Corpus, Question, Text, split_rows
-from avss_utils.data.wordings import WORDINGS, prompt
+from avss_utils.data.wordings import prompt
 from avss_utils.errors import UsageError
 from avss_utils.models.embedded import package_path
 
@@ -341,19 +340,6 @@ def test_another_seed_is_another_split():
 def test_impossible_fractions_are_refused(fractions):
     with pytest.raises(UsageError, match="sum is below 1"):
         split_rows(made_up(3), calibration=fractions[0], development=fractions[1], seed=0)
-
-
-def test_every_kind_of_question_has_the_three_wordings():
-    kinds = {spec.kind for spec in SPECS.values()} - {"text"}
-    assert set(WORDINGS) == kinds
-    for templates in WORDINGS.values():
-        assert set(templates) == {"plain", "second", "answer-only"}
-        assert len(set(templates.values())) == 3
-        fields = {
-            wording: {field for _, field, _, _ in string.Formatter().parse(template) if field}
-            for wording, template in templates.items()
-        }
-        assert fields == {"plain": {"question"}, "second": {"question"}, "answer-only": set()}
 
 
 def test_prompts_word_by_word():

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from tiny import FAMILIES, tiny_tokenizer
+from tiny import speaking
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from avss_utils.chapters.pruning.costs import checkpoint_table, cost_row
@@ -48,8 +48,7 @@ def questions(n: int) -> tuple[Question, ...]:
 
 @pytest.fixture(scope="module")
 def loaded():
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES["llama"](n_blocks=6, vocab_size=len(tokenizer))
+    model, tokenizer = speaking("llama", n_blocks=6)
     identity = {"name": "tiny", "short": "tiny", "n_blocks": 6, "weights_sha256": "0" * 64}
     return LoadedModel(model, tokenizer, identity)
 

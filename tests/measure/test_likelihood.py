@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny import FAMILIES, tiny_tokenizer
+from tiny import FAMILIES, speaking, tiny_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from avss_utils.data.rows import Text
@@ -36,8 +36,7 @@ def plain_score(model, tokenizer, prompt: str, choice: str) -> float:
     ["llama", "gpt2", "gpt_neox", "gpt_neo", "opt", "bloom", "mpt", "gemma3", "qwen2", "mistral"],
 )
 def test_choice_scores_equal_one_plain_pass_a_choice(family):
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES[family](vocab_size=len(tokenizer))
+    model, tokenizer = speaking(family)
     expected = [
         [plain_score(model, tokenizer, p, c) for c in own]
         for p, own in zip(PROMPTS, CHOICES, strict=True)
@@ -49,8 +48,7 @@ def test_choice_scores_equal_one_plain_pass_a_choice(family):
 
 
 def test_choice_scores_do_not_depend_on_batching_or_order():
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES["llama"](vocab_size=len(tokenizer))
+    model, tokenizer = speaking("llama")
     together = score_choices(model, tokenizer, PROMPTS * 3, CHOICES * 3)
     alone = score_choices(model, tokenizer, PROMPTS[::-1], CHOICES[::-1], batch_tokens=1)
     for i in range(2):
@@ -59,8 +57,7 @@ def test_choice_scores_do_not_depend_on_batching_or_order():
 
 
 def test_only_tokens_with_logits_count_against_what_a_pass_may_hold(monkeypatch):
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES["llama"](vocab_size=len(tokenizer))
+    model, tokenizer = speaking("llama")
     prompts, choices = PROMPTS[:1] * 12, [[" yes"]] * 12
     units = choice_units(model, tokenizer, prompts, choices)
     n_choice = sum(len(u.ids) for u in units)
@@ -81,8 +78,7 @@ def test_only_tokens_with_logits_count_against_what_a_pass_may_hold(monkeypatch)
 
 
 def test_choices_behind_their_prompts_keep_within_the_logits_that_a_pass_may_hold(monkeypatch):
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES["llama"](vocab_size=len(tokenizer))
+    model, tokenizer = speaking("llama")
     choices = [[f" {word}" * n for n in (1, 2, 3, 5, 9)] for word in ("yes", "no", "it is")]
     prompts, sizes = [*PROMPTS, "Is it?"], []
     plain = score_choices(model, tokenizer, prompts, choices, batch_tokens=10_000)
@@ -136,8 +132,7 @@ def test_texts_are_tokenised_once_for_all_plans():
 
 
 def test_prompts_longer_than_the_context_lose_their_beginning_and_are_counted():
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES["gpt2"](vocab_size=len(tokenizer), n_positions=24)
+    model, tokenizer = speaking("gpt2", n_positions=24)
     long = "The quick brown fox jumps over the lazy dog. " * 4 + "Which is it?"
     with pytest.warns(UserWarning, match="2 of 3 prompts .* 24 tokens"):
         scores = score_choices(model, tokenizer, [long, "Why?"], [[" a dog", " no"], [" no"]])
@@ -170,8 +165,7 @@ def test_windows_score_every_token_but_the_first_once_and_all_its_bytes():
 
 
 def test_likelihoods_equal_cross_entropy_whatever_the_batch():
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES["gpt2"](vocab_size=len(tokenizer))
+    model, tokenizer = speaking("gpt2")
     windows = text_windows(tokenizer, TEXTS, context=16)
     table = window_likelihoods(model, windows, batch_tokens=40)
     single = window_likelihoods(model, windows, batch_tokens=1)
@@ -185,8 +179,7 @@ def test_likelihoods_equal_cross_entropy_whatever_the_batch():
 
 
 def test_perplexity_of_a_uniform_model_is_the_vocabulary():
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES["gpt_neox"](vocab_size=len(tokenizer))
+    model, tokenizer = speaking("gpt_neox")
     model.get_output_embeddings().weight.data.zero_()
     assert perplexity(model, tokenizer, TEXTS, context=32) == pytest.approx(
         model.get_output_embeddings().weight.shape[0], rel=1e-5
