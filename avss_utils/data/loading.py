@@ -76,9 +76,8 @@ def _checked(name: str, use: str) -> Corpus | None:
     """The rows of a file of one's own; None for a data set, whose name and use are right."""
     if is_own(name):
         return own_corpus(name, use)
-    kinds = {"text": ["text"], "open": ["open"]}
-    other = ["question", "continuation", "sentiment"]
-    names = [known for known, spec in SPECS.items() if spec.kind in kinds.get(use, other)]
+    uses = {"text": "text", "open": "open"}  # all other kinds are questions
+    names = [known for known, spec in SPECS.items() if uses.get(spec.kind, "question") == use]
     if name not in names:
         what = {"open": "open question"}.get(use, use)
         raise UsageError(

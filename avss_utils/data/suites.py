@@ -74,9 +74,11 @@ def _check_distinct(names: Sequence[str]) -> None:
 
 def _check_apart(calibration: str, text_sets: Sequence[str]) -> None:
     """Files of one's own are not split, so that one of them cannot serve both uses."""
-    own = [name for name in (calibration, *text_sets) if is_own(calibration) and is_own(name)]
-    first, *others = [load_texts(name).identity["sha256"] for name in own] or [""]
-    if first in others:  # under whatever name or link
+    if not is_own(calibration):
+        return
+    files = (calibration, *filter(is_own, text_sets))  # under whatever name or link
+    first, *others = (load_texts(name).identity["sha256"] for name in files)
+    if first in others:
         raise UsageError(
             f"{calibration!r} cannot serve both calibration and evaluation: give one file for each"
         )
