@@ -10,6 +10,14 @@ import huggingface_hub
 from avss_utils.data import sources
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SCIQ = {
+    "question": "What falls as snow?",
+    "correct_answer": "water",
+    "distractor1": "iron",
+    "distractor2": "salt",
+    "distractor3": "sand",
+    "support": "Snow is frozen water.",
+}
 
 
 def stand_in_hub(monkeypatch) -> SimpleNamespace:

@@ -172,6 +172,12 @@ def tiny_tokenizer() -> tf.PreTrainedTokenizerFast:
     )
 
 
+def speaking(family: str, n_blocks: int = 4, **overrides):
+    """A tiny model that has the tiny tokenizer's vocabulary, and that tokenizer."""
+    tokenizer = tiny_tokenizer()
+    return tiny_model(family, n_blocks, vocab_size=len(tokenizer), **overrides), tokenizer
+
+
 def save_tiny(folder: Path) -> Path:
     """A tiny Llama with the tiny tokenizer in ``folder``, as a user's own model."""
     FAMILIES["llama"](vocab_size=300).save_pretrained(folder)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.loading import load_open, standard_split
 from avss_utils.data.own import set_name
@@ -31,7 +32,9 @@ class Pairs:
     false: np.ndarray
     n_answers: int
 
-    def weights(self, counts: np.ndarray | None = None, swapped: np.ndarray | None = None):
+    def weights(
+        self, counts: np.ndarray | None = None, swapped: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(false, true): how often each answer is in the group, (n_groups, n_answers) each.
 
         ``counts``, (n_groups, n_pairs): how often each pair enters, once if None; ``swapped``, of
@@ -78,7 +81,7 @@ class Events:
         )
 
 
-def prompted(events: Events, tokenizer, prompt: str, examples: Events) -> Events:
+def prompted(events: Events, tokenizer: Tokenizer, prompt: str, examples: Events) -> Events:
     """The same questions in another prompt, see PROMPTS; ``examples``: calibration questions.
 
     plain: as they are; few-shot: after N_EXAMPLES questions with their true answers, as open
@@ -98,7 +101,7 @@ def prompted(events: Events, tokenizer, prompt: str, examples: Events) -> Events
     return replace(events, asked=asked)
 
 
-def check_prompts(prompts: Sequence[str], tokenizer) -> None:
+def check_prompts(prompts: Sequence[str], tokenizer: Tokenizer) -> None:
     """Raise UsageError unless questions can be asked in every one of these ways."""
     _check(prompts, getattr(tokenizer, "chat_template", None))
 
@@ -125,7 +128,7 @@ def usable_prompts(prompts: Sequence[str], template: object) -> list[str]:
     return left
 
 
-def _in_chat(tokenizer, question: str) -> str:
+def _in_chat(tokenizer: Tokenizer, question: str) -> str:
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": f"{INSTRUCTION}\n\n{question}"}],
         tokenize=False,

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
+from torch import nn
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.loading import check_set, load_questions, load_texts, standard_split
 from avss_utils.data.registry import SPECS
@@ -16,9 +18,9 @@ RANDOM_TOKENS = "random tokens"
 
 
 def calibration_batches(
-    tokenizer, name: str, *, n_texts: int, length: int, batch_tokens: int
+    tokenizer: Tokenizer, name: str, *, n_texts: int, length: int, batch_tokens: int
 ) -> tuple[list[dict], dict]:
-    """Batches of the calibration part of a text set, ``length`` tokens a text, and its identity."""
+    """Batches of a text set's calibration part, ``length`` tokens per text, and its identity."""
     corpus = load_texts(name)
     rows = standard_split(corpus)["calibration"]
     if len(rows) < n_texts:
@@ -31,7 +33,7 @@ def calibration_batches(
 
 
 def part_windows(
-    tokenizer, name: str, *, part: str, context: int, n_tokens: int | None = None
+    tokenizer: Tokenizer, name: str, *, part: str, context: int, n_tokens: int | None = None
 ) -> tuple[list[Window], dict]:
     """Windows of one part of a text set, at most ``n_tokens`` scored, and the set's identity."""
     corpus = load_texts(name)
@@ -40,14 +42,16 @@ def part_windows(
 
 
 def scored_texts(
-    tokenizer, name: str, *, part: str, n_tokens: int, context: int
+    tokenizer: Tokenizer, name: str, *, part: str, n_tokens: int, context: int
 ) -> tuple[list[Scored], dict]:
     """``part_windows`` for ``sensitivity``, and the set's identity."""
     windows, identity = part_windows(tokenizer, name, part=part, context=context, n_tokens=n_tokens)
     return [Scored.window(window) for window in windows], identity
 
 
-def scored_choices(model, tokenizer, task: str, *, n_questions: int) -> tuple[ChoiceRows, dict]:
+def scored_choices(
+    model: nn.Module, tokenizer: Tokenizer, task: str, *, n_questions: int
+) -> tuple[ChoiceRows, dict]:
     """Choices of a task's calibration questions for ``sensitivity``, and the task's identity."""
     corpus = load_questions(task)
     questions = standard_split(corpus)["calibration"][:n_questions]
@@ -62,7 +66,7 @@ def check_calibration_set(name: str) -> None:
 
 
 def calibration_rows(
-    tokenizer, name: str, *, n_texts: int, length: int, seed: int
+    tokenizer: Tokenizer, name: str, *, n_texts: int, length: int, seed: int
 ) -> list[Sequence[int]]:
     """At most ``n_texts`` rows of at most ``length`` token ids to take statistics on.
 
@@ -71,10 +75,16 @@ def calibration_rows(
     that holds fewer gives what it has. Raises UsageError for an unknown set.
     """
     if name == RANDOM_TOKENS:
-        return _random_rows(tokenizer, n_texts, length, seed)
+        special = set(tokenizer.all_special_ids)
+        usable = [i for i in range(len(tokenizer)) if i not in special]
+        ids = np.random.default_rng(seed).choice(usable, size=(n_texts, length))
+        if bos := automatic_bos(tokenizer):
+            ids[:, 0] = bos
+        return ids.tolist()
     if _is_text(name):
-        options = dict(part="calibration", context=length, n_tokens=n_texts * length)
-        windows, _ = part_windows(tokenizer, name, **options)
+        windows, _ = part_windows(
+            tokenizer, name, part="calibration", context=length, n_tokens=n_texts * length
+        )
         return [window.ids for window in windows[:n_texts]]
     rows = standard_split(load_questions(name))["calibration"][:n_texts]
     asked = [(q, *prompt(q, name, "plain")) for q in rows]
@@ -84,19 +94,10 @@ def calibration_rows(
 
 def row_batches(rows: Sequence[Sequence[int]], *, batch_size: int) -> list[dict]:
     """Rows of token ids as right-padded batches, in their order."""
-    parts = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    padded = [pad(part, side="right") for part in parts]
+    starts = range(0, len(rows), batch_size)
+    padded = [pad(rows[i : i + batch_size], side="right") for i in starts]
     return [{"input_ids": ids, "attention_mask": mask} for ids, mask in padded]
 
 
 def _is_text(name: str) -> bool:
     return name.endswith(".txt") or (name in SPECS and SPECS[name].kind == "text")
-
-
-def _random_rows(tokenizer, n_texts: int, length: int, seed: int) -> list[Sequence[int]]:
-    special = set(tokenizer.all_special_ids)
-    usable = [i for i in range(len(tokenizer)) if i not in special]
-    ids = np.random.default_rng(seed).choice(usable, size=(n_texts, length))
-    if bos := automatic_bos(tokenizer):
-        ids[:, 0] = bos
-    return ids.tolist()

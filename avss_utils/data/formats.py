@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from avss_utils.data.rows import Question, Text, digest, shuffled_question
 from avss_utils.errors import UsageError
@@ -39,7 +40,7 @@ def read_json(path: Path) -> list[dict]:
 
 
 def read_jsonl(path: Path) -> Iterator[dict]:
-    """A JSON record a line."""
+    """One JSON record per line."""
     for number, line in enumerate(_lines(path), 1):
         yield _decode(line, f"{path}, row {number}")
 
@@ -56,7 +57,7 @@ def read_csv(path: Path) -> Iterator[dict]:
 
 
 def read_jsonl_and_labels(path: Path, labels: Path) -> Iterator[dict]:
-    """A JSON record a line, and its ``label`` on the same line of a second file."""
+    """One JSON record per line, and its ``label`` on the same line of a second file."""
     records, answers = list(read_jsonl(path)), _lines(labels)
     if len(records) != len(answers):
         raise UsageError(f"{path} has {len(records)} rows, but {labels} has {len(answers)}")
@@ -96,7 +97,7 @@ def read_stories(path: Path) -> Iterator[dict]:
 
 
 def read_pages(path: Path) -> Iterator[dict]:
-    """A text a line."""
+    """One text per line."""
     for line in _lines(path):
         yield {"text": line}
 
@@ -185,7 +186,7 @@ def _lines(path: Path) -> list[str]:
     return [line for line in read_text(path).split("\n") if line.strip()]
 
 
-def _decode(text: str, where: str):
+def _decode(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -200,7 +201,7 @@ def text_column(record: dict, column: str) -> str:
     return value.strip()
 
 
-def _index(allowed: list[str], value, column: str) -> int:
+def _index(allowed: list[str], value: object, column: str) -> int:
     if str(value) not in allowed:
         raise ValueError(f"column {column!r} must be one of {', '.join(allowed)}, not {value!r}")
     return allowed.index(str(value))

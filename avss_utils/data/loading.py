@@ -3,7 +3,7 @@
 from avss_utils.data.own import SOURCE, SUFFIXES, is_own, own_corpus
 from avss_utils.data.registry import SPECS
 from avss_utils.data.rows import Corpus, split_rows
-from avss_utils.data.sources import Spec, load_corpus
+from avss_utils.data.sources import load_corpus
 from avss_utils.errors import UsageError
 
 STANDARD_SEED = 0
@@ -60,35 +60,28 @@ def check_set(name: str, *, text: bool) -> None:
 
     A file of one's own is read to its end, so that its broken rows are found at once too.
     """
-    _check(name, "text" if text else "question")
+    _checked(name, "text" if text else "question")
 
 
 def check_open(name: str) -> None:
     """Raise UsageError unless there is a set of open questions of this name, likewise."""
-    _check(name, "open")
-
-
-def _check(name: str, use: str) -> None:
-    if is_own(name):
-        own_corpus(name, use)
-    else:
-        _spec(name, use)
+    _checked(name, "open")
 
 
 def _load(name: str, use: str) -> Corpus:
-    return own_corpus(name, use) if is_own(name) else load_corpus(name, _spec(name, use))
+    return _checked(name, use) or load_corpus(name, SPECS[name])
 
 
-def _spec(name: str, use: str) -> Spec:
-    names = [known for known, spec in SPECS.items() if _use(spec) == use]
+def _checked(name: str, use: str) -> Corpus | None:
+    """The rows of a file of one's own; None for a data set, whose name and use are right."""
+    if is_own(name):
+        return own_corpus(name, use)
+    uses = {"text": "text", "open": "open"}  # all other kinds are questions
+    names = [known for known, spec in SPECS.items() if uses.get(spec.kind, "question") == use]
     if name not in names:
         what = {"open": "open question"}.get(use, use)
         raise UsageError(
             f"there is no {what} set {name!r}: choose from {', '.join(names)}, or name a file with "
             f"one of the endings {', '.join(SUFFIXES[use])}"
         )
-    return SPECS[name]
-
-
-def _use(spec: Spec) -> str:
-    return spec.kind if spec.kind in ("text", "open") else "question"
+    return None

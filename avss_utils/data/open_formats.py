@@ -18,7 +18,7 @@ CUT = re.compile(r"(^|\s)(St|Mr|Mrs|Ms|Dr|Jr|Sr|Lt|Col|Gen|Sgt|[A-Z]\.[A-Z])$|\S
 
 
 def read_candidates(*paths: Path) -> Iterator[dict]:
-    """WikiQA's files, a candidate sentence a line, as one record a question (``by_question``)."""
+    """WikiQA's files, a candidate sentence per line, as records of ``by_question``."""
     for path in paths:
         yield from by_question(_candidates(path))
 

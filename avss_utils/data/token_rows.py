@@ -9,7 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from avss_utils.data.rows import Text
 from avss_utils.data.windows import Window
 from avss_utils.errors import UsageError
 from avss_utils.models import blocks as families
@@ -59,7 +61,7 @@ class ChoiceUnit:
 
 
 def choice_units(
-    model: nn.Module, tokenizer, prompts: Sequence[str], choices: Sequence[Sequence[str]]
+    model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[str], choices: Sequence[Sequence[str]]
 ) -> Sequence[ChoiceUnit]:
     """Every choice in tokens, the beginning of a prompt cut where the model's context is full."""
     texts = tuple(prompts), tuple(map(tuple, choices))
@@ -68,7 +70,7 @@ def choice_units(
 
 @lru_cache(maxsize=16)
 def _units(
-    tokenizer, prompts: tuple[str, ...], choices: tuple[tuple[str, ...], ...]
+    tokenizer: Tokenizer, prompts: tuple[str, ...], choices: tuple[tuple[str, ...], ...]
 ) -> tuple[ChoiceUnit, ...]:
     """Tokens of each prompt and of each choice as they stand in their joint text.
 
@@ -123,7 +125,7 @@ class ChoiceRows:
 
 def choice_rows(
     model: nn.Module,
-    tokenizer,
+    tokenizer: Tokenizer,
     asked: Sequence[tuple[str, Sequence[str]]],
     answers: Sequence[int],
 ) -> ChoiceRows:
@@ -136,16 +138,18 @@ def choice_rows(
     )
 
 
-def text_batches(tokenizer, texts: Iterable, *, length: int, batch_size: int) -> list[dict]:
-    """Texts (with ``row_id`` and ``text``) as padded batches of at most ``length`` tokens each.
+def text_batches(
+    tokenizer: Tokenizer, texts: Sequence[Text], *, length: int, batch_size: int
+) -> list[dict]:
+    """Texts as padded batches of at most ``length`` tokens each.
 
     What is longer is cut. Raises UsageError for a text without a token, naming its row.
     """
-    rows, batches = list(texts), []
-    for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
-        texts_of_part = [row.text for row in part]
-        encoded = tokenizer(texts_of_part, truncation=True, max_length=length)["input_ids"]
+    batches = []
+    for start in range(0, len(texts), batch_size):
+        part = texts[start : start + batch_size]
+        own = [row.text for row in part]
+        encoded = tokenizer(own, truncation=True, max_length=length)["input_ids"]
         if [] in encoded:
             raise UsageError(f"text {part[encoded.index([])].row_id!r} is empty: leave it out")
         batches.append(dict(tokenizer.pad({"input_ids": encoded}, return_tensors="pt")))

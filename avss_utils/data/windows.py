@@ -1,8 +1,11 @@
 """Texts -> windows of tokens to score, each token once."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from avss_utils.data.rows import Text
 from avss_utils.errors import UsageError
 from avss_utils.models.tokenizers import automatic_bos
 
@@ -17,9 +20,9 @@ class Window:
 
 
 def text_windows(
-    tokenizer, texts: Iterable, *, context: int, max_tokens: int | None = None
+    tokenizer: Tokenizer, texts: Iterable[Text], *, context: int, max_tokens: int | None = None
 ) -> list[Window]:
-    """Cut texts (with ``row_id`` and ``text``) into windows of at most ``context`` tokens.
+    """Cut texts into windows of at most ``context`` tokens.
 
     Windows do not overlap, and the last ``ids`` of one is the first of the next, so that every
     token but a text's first is scored exactly once. Where the tokenizer adds a BOS token, each
@@ -33,21 +36,15 @@ def text_windows(
         if left <= 0:
             break
         encoded = tokenizer(row.text, add_special_tokens=False, return_offsets_mapping=True)
-        for window in _cut(row, encoded, context, bos, left):
-            windows.append(window)
-            left -= len(window.ids) - 1
+        ids, spans = encoded["input_ids"], encoded["offset_mapping"]
+        start = 0 if bos else 1
+        while start < len(ids) and left > 0:
+            stop = int(min(start + context - 1, len(ids), start + left))
+            head = bos or [ids[start - 1]]
+            n_bytes = len(row.text[spans[start][0] : spans[stop - 1][1]].encode())
+            windows.append(Window(row.row_id, (*head, *ids[start:stop]), n_bytes))
+            left -= stop - start
+            start = stop
     if not windows:
         raise UsageError("no text long enough to score was given: pass texts of two tokens or more")
     return windows
-
-
-def _cut(row, encoded, context: int, bos: list[int], left: float) -> Iterator[Window]:
-    ids, spans = encoded["input_ids"], encoded["offset_mapping"]
-    start = 0 if bos else 1
-    while start < len(ids) and left > 0:
-        stop = int(min(start + context - 1, len(ids), start + left))
-        head = bos or [ids[start - 1]]
-        covered = row.text[spans[start][0] : spans[stop - 1][1]]
-        yield Window(row.row_id, (*head, *ids[start:stop]), len(covered.encode()))
-        left -= stop - start
-        start = stop

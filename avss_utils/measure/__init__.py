@@ -1,7 +1,4 @@
-"""Model x data -> tidy numbers: activations, likelihood, answers, sensitivity.
-
-All log-likelihoods are natural logarithms, taken from float32 logits whatever the model's dtype.
-"""
+"""Model x data -> tidy numbers: activations, likelihood, answers, sensitivity."""
 
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.measure.block_stats import BlockStats

@@ -1,10 +1,9 @@
-"""One masked streaming pass over a model: activation statistics for each block and site.
-
-Nothing but sums leaves the pass, so its memory does not grow with the number of texts.
-"""
+"""One masked streaming pass over a model, which leaves sums alone, by block and site."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +15,6 @@ from avss_utils.models import blocks as families
 from avss_utils.store.processes import merged_over_processes, own_share
 from avss_utils.store.progress import progress
 
-COLLECT_VERSION = 1
 SITES = ("residual", "update", "mlp", "attention")
 TokenMask = Callable[[dict], torch.Tensor] | Sequence[torch.Tensor]
 
@@ -39,7 +37,7 @@ def collect_block_stats(
 
     ``batches``: tokenizer outputs with ``input_ids`` and ``attention_mask``, each (B, T), left- or
     right-padded. Padding never counts; ``token_mask`` (a function of the batch, or one (B, T) mask
-    a batch) narrows it further, ``skip_first_token`` leaves out the first real token of each text,
+    for each) narrows it further, ``skip_first_token`` leaves out the first real token of a text,
     where massive activations sit. ``sites``: residual (state after the block), update (state after
     minus state before), mlp (input of the MLP's last projection), attention (its output). ``eps``:
     absolute thresholds, counted exactly, strictly below. ``per_sequence`` keeps a row per text;
@@ -47,8 +45,7 @@ def collect_block_stats(
     eps needs, ``spans`` the angular distance across that many blocks. ``in_processes``: those of
     torchrun share the batches, and each gets the statistics of all.
 
-    Raises UsageError for an unknown site, an empty selection, or non-finite activations, naming
-    the block.
+    Raises UsageError for an unknown site, an empty selection, or a block that is not finite.
     """
     check_sites(sites)
     n_blocks = len(families.decoder_blocks(model))
@@ -62,7 +59,8 @@ def collect_block_stats(
         for number, batch in enumerate(progress(batches, "statistics")):
             inputs = families.forward_inputs(model, batch)
             families.check_length(model, inputs["input_ids"].shape[1])
-            reducer.start(_token_mask(batch, inputs, token_mask, number, skip_first_token))
+            real = inputs["attention_mask"]
+            reducer.start(_mask(batch, real, token_mask, number, skip_first_token))
             body(**inputs, use_cache=False)
             part = reducer.finish()
             part = part if per_sequence else part.merged()
@@ -71,6 +69,18 @@ def collect_block_stats(
     if total is None or total.n_tokens.sum() == 0:
         raise UsageError("no token was left to take statistics from: the texts or masks are empty")
     return total
+
+
+def _mask(
+    batch: dict, real: torch.Tensor, token_mask: TokenMask | None, number: int, skip_first: bool
+) -> torch.Tensor:
+    mask = real.bool()
+    if skip_first:
+        mask = mask & (mask.cumsum(-1) > 1)
+    if token_mask is None:
+        return mask
+    extra = token_mask(batch) if callable(token_mask) else token_mask[number]
+    return mask & extra.to(mask.device).bool()
 
 
 def check_sites(sites: Sequence[str]) -> None:
@@ -82,29 +92,17 @@ def check_sites(sites: Sequence[str]) -> None:
 
 def available_sites(model: nn.Module) -> tuple[str, ...]:
     """The sites that all blocks have; fused experts, for one, show no inner activation."""
-    blocks, found = families.decoder_blocks(model), []
-    for site, finder in (
-        ("attention", families.attention_module),
-        ("mlp", families.mlp_down_projection),
-    ):
+    found = ["residual", "update"]
+    finders = {"mlp": families.mlp_down_projection, "attention": families.attention_module}
+    for site, finder in finders.items():
         with contextlib.suppress(UsageError):
-            list(map(finder, blocks))
+            list(map(finder, families.decoder_blocks(model)))
             found.append(site)
-    return tuple(site for site in SITES if site in ("residual", "update", *found))
-
-
-def _token_mask(batch, inputs, token_mask, number: int, skip_first_token: bool) -> torch.Tensor:
-    mask = inputs["attention_mask"].bool()
-    if skip_first_token:
-        mask = mask & (mask.cumsum(-1) > 1)
-    if token_mask is None:
-        return mask
-    extra = token_mask(batch) if callable(token_mask) else token_mask[number]
-    return mask & extra.to(mask.device).bool()
+    return tuple(found)
 
 
 @contextlib.contextmanager
-def site_hooks(model: nn.Module, sites: Sequence[str], reducer) -> Iterator[None]:
+def site_hooks(model: nn.Module, sites: Sequence[str], reducer: Any) -> Iterator[None]:
     """Read every block while the context is open; the hooks go even when the model raises.
 
     ``reducer`` has the mask of counted positions, (B, T), a method ``block(number, before, after,
@@ -118,20 +116,22 @@ def site_hooks(model: nn.Module, sites: Sequence[str], reducer) -> Iterator[None
         yield
 
 
-def _block_hooks(number: int, block: nn.Module, sites, reducer: "Reducer") -> Iterator:
+def _block_hooks(
+    number: int, block: nn.Module, sites: Sequence[str], reducer: Any
+) -> Iterator[AbstractContextManager]:
     """Registers hooks one by one, so that none is left behind where a site is not found."""
 
     def brought(x: torch.Tensor) -> torch.Tensor:
         return x.to(reducer.mask.device, torch.float32)
 
-    def after_block(_, args, kwargs, output):
+    def after_block(_: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         before, after = families.hidden_in(args, kwargs), families.hidden_out(output)
         reducer.block(number, brought(before), brought(after), sites)
 
-    def after_attention(_, args, output):
+    def after_attention(_: nn.Module, args: tuple, output: Any) -> None:
         reducer.site("attention", number, brought(families.hidden_out(output)))
 
-    def before_projection(_, args):
+    def before_projection(_: nn.Module, args: tuple) -> None:
         # OPT hands its projection the tokens of all texts in one row
         inner = args[0].reshape(*reducer.mask.shape, -1)
         reducer.site("mlp", number, brought(inner))

@@ -1,15 +1,16 @@
 """One pass over answers: what every block holds at every one of their tokens.
 
-A question's prompt runs once and serves its true and its false answer. All that is judged later, be
-it the whole answer, its last token or a permutation of labels, adds up rows of this table.
+All that is judged later, be it the whole answer, its last token or a permutation of labels, adds up
+rows of this table.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.token_rows import choice_units, pad
 from avss_utils.measure.activations import check_sites, site_hooks
@@ -24,7 +25,7 @@ Limits = dict[str, dict[str, np.ndarray]]  # name -> site -> (n_blocks,)
 
 @dataclass(frozen=True)
 class AnswerTokens:
-    """A row a token of an answer, answer by answer, in the order of the text.
+    """One row per token of an answer, answer by answer, in the order of the text.
 
     ``answer``: number of the token's answer, over all questions in their order; ``position``: from
     0; ``log_probability`` and ``entropy`` (nats): of the token, and of the distribution that the
@@ -58,7 +59,7 @@ class AnswerTokens:
 
 def collect_answers(
     model: nn.Module,
-    tokenizer,
+    tokenizer: Tokenizer,
     asked: Sequence[tuple[str, Sequence[str]]],
     *,
     sites: Sequence[str] = ("residual", "update"),
@@ -100,7 +101,7 @@ def relative_limits(tokens: AnswerTokens, ratio: float) -> dict[str, np.ndarray]
 
     Taken on other questions than those judged, they do not depend on the labels.
     """
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for site, mean in tokens.mean.items():
         n = np.broadcast_to(tokens.width[site], mean.shape)
         total = Moments(n, mean, tokens.m2[site]).merged()
@@ -123,7 +124,14 @@ def log_spread(states: torch.Tensor, mask: torch.Tensor, *, ridge: float = 1e-3)
     return (total / mask.sum(-1)).float()
 
 
-def _read(model, prompts: PromptPass, which, rows, reducer, sites) -> dict:
+def _read(
+    model: nn.Module,
+    prompts: PromptPass,
+    which: torch.Tensor,
+    rows: Sequence[Sequence[int]],
+    reducer: "_TokenReducer",
+    sites: Sequence[str],
+) -> dict:
     """One padded batch of answers after their prompts: the numbers of its tokens, row by row."""
     ids, mask = pad(rows, side="right")
     batch, cache = prompts.followed_by(which, ids, mask)
@@ -135,7 +143,9 @@ def _read(model, prompts: PromptPass, which, rows, reducer, sites) -> dict:
     for own, before, wanted in few_rows(logits, first, ids):
         before = torch.cat([before, own[:, :-1].to(before.device)], dim=1)
         log_probability.append(log_probabilities(before, wanted))
-        entropy.append(_entropies(before))
+        before = before.float()
+        total = before.logsumexp(-1)
+        entropy.append((total - (before.softmax(-1) * before).sum(-1)).double().cpu())
     real = mask.bool()
     return {
         "position": np.concatenate([np.arange(len(row)) for row in rows]),
@@ -145,25 +155,21 @@ def _read(model, prompts: PromptPass, which, rows, reducer, sites) -> dict:
     }
 
 
-def _entropies(logits: torch.Tensor) -> torch.Tensor:
-    """Of each position's distribution, (B, T), nats, float64 on the CPU."""
-    logits = logits.float()
-    total = logits.logsumexp(-1)
-    return (total - (logits.softmax(-1) * logits).sum(-1)).double().cpu()
-
-
 class _TokenReducer:
-    """What ``site_hooks`` hands over, as sums a token and block."""
+    """What ``site_hooks`` hands over, as sums per token and block."""
 
     def __init__(self, n_blocks: int, limits: Limits, keep_states: bool) -> None:
         self.n_blocks, self.limits, self.keep_states = n_blocks, limits, keep_states
         self.width: dict[str, np.ndarray] = {}
+        self.found: dict[tuple, list] = {}
 
     def start(self, mask: torch.Tensor) -> None:
-        self.mask, self.found = mask, {}
-        self.last = mask.sum(-1) - 1
+        self.mask, self.last = mask, mask.sum(-1) - 1
+        self.found = {}
 
-    def block(self, number: int, before: torch.Tensor, after: torch.Tensor, sites) -> None:
+    def block(
+        self, number: int, before: torch.Tensor, after: torch.Tensor, sites: Sequence[str]
+    ) -> None:
         if "residual" in sites:
             self.site("residual", number, after)
         if "update" in sites:
@@ -195,25 +201,19 @@ class _TokenReducer:
 
 def _joined(parts: list[dict], reducer: _TokenReducer) -> AnswerTokens:
     """All batches in the order of answers and positions."""
-    answer, position = _all(parts, "answer"), _all(parts, "position")
-    order = np.lexsort((position, answer))
+    names = ("answer", "position", "log_probability", "entropy", "last")
+    tokens = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    answers = np.argsort(tokens.pop("last"))
+    order = np.lexsort((tokens["position"], tokens["answer"]))
     by_answer = [key for key in parts[0]["reduced"] if key in (("states",), ("spread",))]
     keys = [key for key in parts[0]["reduced"] if key not in by_answer]
     reduced = {k: np.concatenate([p["reduced"][k] for p in parts])[order] for k in keys}
-    answers = np.argsort(_all(parts, "last"))
     kept = {k[0]: np.concatenate([p["reduced"][k] for p in parts])[answers] for k in by_answer}
     return AnswerTokens(
-        answer[order],
-        position[order],
-        _all(parts, "log_probability")[order],
-        _all(parts, "entropy")[order],
-        {key[1]: a for key, a in reduced.items() if key[0] == "mean"},
-        {key[1]: a for key, a in reduced.items() if key[0] == "m2"},
-        {key[1:]: a for key, a in reduced.items() if key[0] == "zeros"},
-        reducer.width,
+        **{name: values[order] for name, values in tokens.items()},
+        mean={key[1]: a for key, a in reduced.items() if key[0] == "mean"},
+        m2={key[1]: a for key, a in reduced.items() if key[0] == "m2"},
+        zeros={key[1:]: a for key, a in reduced.items() if key[0] == "zeros"},
+        width=reducer.width,
         **kept,
     )
-
-
-def _all(parts: Iterable[dict], name: str) -> np.ndarray:
-    return np.concatenate([part[name] for part in parts])

@@ -1,5 +1,6 @@
 """The mergeable statistics of every block that one streaming pass leaves behind."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,7 +21,9 @@ class Moments:
     m2: np.ndarray
 
     @classmethod
-    def from_sums(cls, n, first, second, shift) -> "Moments":
+    def from_sums(
+        cls, n: np.ndarray, first: np.ndarray, second: np.ndarray, shift: np.ndarray
+    ) -> "Moments":
         """From sums of (x - shift) and (x - shift)^2; rows with n = 0 hold zeros."""
         offset = first / np.maximum(n, 1)
         mean = np.where(n > 0, shift + offset, 0.0)
@@ -37,8 +40,9 @@ class Moments:
         return Moments(self.n[index], self.mean[index], self.m2[index])
 
     def stacked(self, other: "Moments") -> "Moments":
-        pairs = zip((self.n, self.mean, self.m2), (other.n, other.mean, other.m2), strict=True)
-        return Moments(*(np.concatenate(pair) for pair in pairs))
+        return Moments(
+            *map(np.concatenate, zip(vars(self).values(), vars(other).values(), strict=True))
+        )
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,9 @@ class BlockStats:
             raise ValueError(f"{key} was not collected; there are {sorted(map(str, self.sums))}")
         return self.sums[key].sum(0)
 
-    def _with(self, function, moments: dict[str, Moments], *, is_merged: bool) -> "BlockStats":
+    def _with(
+        self, function: Callable, moments: dict[str, Moments], *, is_merged: bool
+    ) -> "BlockStats":
         return replace(
             self,
             n_tokens=function(self.n_tokens),
@@ -178,7 +184,7 @@ def _count_below(histogram: np.ndarray, limit: float) -> float:
 
 
 def stats_table(stats: BlockStats, *, eps: float, ratio: float) -> pd.DataFrame:
-    """Tidy statistics, a row a site and block.
+    """Tidy statistics, one row per site and block.
 
     Columns: site, block, n_entries, mean, variance, zeros and sparsity (abs(a) < eps),
     relative_sparsity (abs(a) < ratio x standard deviation), pooled_variance, influence, angle.

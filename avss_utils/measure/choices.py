@@ -1,11 +1,13 @@
 """Log-probabilities of answer choices after their prompts."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import nn
+from transformers import Cache
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.token_rows import ChoiceUnit, choice_units, pad
 from avss_utils.errors import UsageError
@@ -23,20 +25,19 @@ from avss_utils.store.progress import progress
 
 def score_choices(
     model: nn.Module,
-    tokenizer,
+    tokenizer: Tokenizer,
     prompts: Sequence[str],
     choices: Sequence[Sequence[str]],
     *,
     batch_tokens: int = 4096,
     shared_prefix: bool = True,
 ) -> list[np.ndarray]:
-    """Summed log-probability (nats) of each choice after its prompt, one array a prompt.
+    """Summed log-probability (nats) of each choice after its prompt, one array per prompt.
 
     ``choices[i]`` are the continuations of ``prompts[i]``, leading space included. The prompt runs
-    once a question and its cache serves every choice; ``shared_prefix=False`` runs prompt and
-    choice together, for models without a cache. Both give the same scores within float tolerance.
-    A prompt that does not fit into the model's context with its choice loses its beginning, and a
-    warning counts these.
+    once per question and its cache serves every choice; ``shared_prefix=False`` runs both together,
+    for models without a cache: the same scores within float tolerance. A prompt that does not fit
+    into the context with its choice loses its beginning, and a warning counts these.
     """
     units = choice_units(model, tokenizer, prompts, choices)
     groups = grouped(units) if shared_prefix else [[unit] for unit in units]
@@ -80,7 +81,7 @@ def grouped(units: Sequence[ChoiceUnit]) -> list[list[ChoiceUnit]]:
     return list(groups.values())
 
 
-def _score_whole(model, groups: list[list[ChoiceUnit]]) -> np.ndarray:
+def _score_whole(model: nn.Module, groups: list[list[ChoiceUnit]]) -> np.ndarray:
     units = [u for g in groups for u in g]
     batch, targets, own = left_padded([(u.prefix + u.ids, len(u.ids)) for u in units])
     logits = forward_logits(model, batch, last=targets.shape[1] + 1)
@@ -88,7 +89,7 @@ def _score_whole(model, groups: list[list[ChoiceUnit]]) -> np.ndarray:
     return (scores * own).sum(-1).numpy()
 
 
-def _score_shared(model, groups: list[list[ChoiceUnit]]) -> np.ndarray:
+def _score_shared(model: nn.Module, groups: list[list[ChoiceUnit]]) -> np.ndarray:
     prompts = PromptPass(model, [g[0].prefix for g in groups])
     group_of = torch.tensor([i for i, g in enumerate(groups) for _ in g])
     units = [u for g in groups for u in g]
@@ -127,7 +128,9 @@ class PromptPass:
         is_spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
         self._device = torch.device("cpu") if is_spread else inputs["input_ids"].device
 
-    def followed_by(self, which: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor):
+    def followed_by(
+        self, which: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], Cache]:
         """(batch, cache) of tokens (B, T), right-padded, each row after prompt ``which[row]``.
 
         The cache is a copy: the prompts' own serves again.
@@ -138,7 +141,7 @@ class PromptPass:
         return {"input_ids": ids, "attention_mask": full}, cache
 
 
-def alike(model: nn.Module, rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+def alike(model: nn.Module, rows: Iterable[int], lengths: Sequence[int]) -> list[list[int]]:
     """Rows in parts of lengths that differ by less than a factor of two, to spare padding.
 
     A part has one row, or tokens, padding included, that ``within_logits`` allows.
@@ -146,7 +149,6 @@ def alike(model: nn.Module, rows: Sequence[int], lengths: Sequence[int]) -> list
     by_length: dict[int, list[int]] = {}
     for i in rows:
         by_length.setdefault(lengths[i].bit_length(), []).append(i)
-    most, parts = within_logits(model, sum(lengths)), []
-    for own in by_length.values():
-        parts += in_batches(sorted(own, key=lambda i: -lengths[i]), lengths, most)
-    return parts
+    most = within_logits(model, sum(lengths))
+    ordered = [sorted(own, key=lambda i: -lengths[i]) for own in by_length.values()]
+    return [part for own in ordered for part in in_batches(own, lengths, most)]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, StoppingCriteria
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.token_rows import pad
 from avss_utils.errors import UsageError
@@ -24,8 +24,7 @@ class Generated:
     ``ids`` are the fewest of the generated tokens that spell ``text``, none where it is empty.
     ``log_probability`` (nats, 0 or below) is their sum, without the token that ended the answer: 0
     for an empty answer. ``entropy`` (nats, 0 to log of the vocabulary) is the mean entropy of the
-    distributions that these tokens were taken from, NaN for an empty answer; ``first_entropy`` is
-    that of the first generated token, whether it was kept or not.
+    distributions that these tokens were taken from, NaN for an empty answer.
     """
 
     prefix: tuple[int, ...]
@@ -33,18 +32,17 @@ class Generated:
     text: str
     log_probability: float
     entropy: float
-    first_entropy: float
 
 
 def greedy_answers(
-    model: nn.Module,
-    tokenizer,
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
     max_new_tokens: int,
     batch_tokens: int = 4096,
 ) -> list[Generated]:
-    """The model's likeliest next tokens after each prompt, one answer a prompt, in their order.
+    """The model's likeliest next tokens after each prompt, one per prompt, in their order.
 
     An answer ends before an end-of-sequence token (the tokenizer's, or one that the model's
     generation settings name), at the first newline after text that is not blank, or after
@@ -65,13 +63,15 @@ def greedy_answers(
     return [answers[i] for i in range(len(prefixes))]
 
 
-def _prefixes(model, tokenizer, prompts: Sequence[str], n_new: int) -> list[tuple[int, ...]]:
+def _prefixes(
+    model: PreTrainedModel, tokenizer: Tokenizer, prompts: Sequence[str], n_new: int
+) -> list[tuple[int, ...]]:
     """Tokens of each prompt, the beginning cut where no room for ``n_new`` more would be left."""
     prefixes = [tuple(ids) for ids in tokenizer(list(prompts))["input_ids"]] if prompts else []
     if not all(prefixes):
         raise UsageError("a prompt is empty: nothing says what to answer")
     limit = families.context_length(model)
-    room = math.inf if limit is None else limit - n_new
+    room = max(map(len, prefixes), default=1) if limit is None else limit - n_new
     if room < 1:
         raise UsageError(
             f"max_new_tokens {n_new} leaves no room for a prompt: the model has positions for "
@@ -83,12 +83,16 @@ def _prefixes(model, tokenizer, prompts: Sequence[str], n_new: int) -> list[tupl
             f"model's {limit} tokens: their beginning was cut",
             stacklevel=3,
         )
-    return [prefix[-min(room, len(prefix)) :] for prefix in prefixes]
+    return [prefix[-room:] for prefix in prefixes]
 
 
-def _answer(model, tokenizer, prefixes: list[tuple[int, ...]], n_new: int) -> list[Generated]:
+def _answer(
+    model: PreTrainedModel, tokenizer: Tokenizer, prefixes: list[tuple[int, ...]], n_new: int
+) -> list[Generated]:
     ids, mask = pad(prefixes, side="left")
-    ends = _end_tokens(model, tokenizer)
+    named = model.generation_config.eos_token_id  # none, one or several
+    named = named if isinstance(named, list | tuple) else [named]
+    ends = sorted({i for i in (tokenizer.eos_token_id, *named) if i is not None})
     fallback = ends[0] if ends else 0  # what fills finished rows is cut off again
     settings = GenerationConfig(
         do_sample=False,
@@ -109,16 +113,11 @@ def _answer(model, tokenizer, prefixes: list[tuple[int, ...]], n_new: int) -> li
         stopping_criteria=[_LineEnded(tokenizer, ids.shape[1])],
     )
     rows = out[:, ids.shape[1] :].tolist()
+    best, entropies = (torch.stack(x, 1).tolist() for x in (sureness.best, sureness.entropies))
     return [
         _generated(tokenizer, prefix, row, ends, *values)
-        for prefix, row, *values in zip(prefixes, rows, *sureness.by_row(), strict=True)
+        for prefix, row, *values in zip(prefixes, rows, best, entropies, strict=True)
     ]
-
-
-def _end_tokens(model, tokenizer) -> list[int]:
-    own = model.generation_config.eos_token_id  # none, one or several
-    own = own if isinstance(own, list | tuple) else [own]
-    return sorted({i for i in (tokenizer.eos_token_id, *own) if i is not None})
 
 
 class _Sureness(LogitsProcessor):
@@ -128,8 +127,9 @@ class _Sureness(LogitsProcessor):
     one that greedy decoding takes, and the entropy.
     """
 
-    def __init__(self):
-        self.best, self.entropies = [], []
+    def __init__(self) -> None:
+        self.best: list[torch.Tensor] = []
+        self.entropies: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         likeliest = scores.argmax(-1, keepdim=True)
@@ -138,33 +138,34 @@ class _Sureness(LogitsProcessor):
         self.entropies.append(torch.special.entr(probabilities).sum(-1).double().cpu())
         return scores
 
-    def by_row(self) -> tuple[list[list[float]], list[list[float]]]:
-        """Log-probabilities and entropies, nats, a row for each prompt and a column a step."""
-        return torch.stack(self.best, 1).tolist(), torch.stack(self.entropies, 1).tolist()
-
 
 class _LineEnded(StoppingCriteria):
     """A row is done once its new tokens hold a newline after text that is not blank."""
 
-    def __init__(self, tokenizer, n_prefix: int):
+    def __init__(self, tokenizer: Tokenizer, n_prefix: int) -> None:
         self.tokenizer, self.n_prefix = tokenizer, n_prefix
 
-    def __call__(self, input_ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:
         texts = [_decoded(self.tokenizer, row) for row in input_ids[:, self.n_prefix :].tolist()]
         return torch.tensor(["\n" in text.lstrip() for text in texts], device=input_ids.device)
 
 
-def _decoded(tokenizer, ids: Sequence[int]) -> str:
+def _decoded(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     # some tokenizers would otherwise take spaces away before punctuation
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _first_line(tokenizer, ids: Sequence[int]) -> str:
+def _first_line(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     return _decoded(tokenizer, ids).lstrip().partition("\n")[0].rstrip()
 
 
 def _generated(
-    tokenizer, prefix, row: list[int], ends: list[int], best: list[float], entropies: list[float]
+    tokenizer: Tokenizer,
+    prefix: tuple[int, ...],
+    row: list[int],
+    ends: list[int],
+    best: list[float],
+    entropies: list[float],
 ) -> Generated:
     """The answer in the tokens of ``row``, up to its end and without what only stands after it.
 
@@ -179,5 +180,4 @@ def _generated(
         text=text,
         log_probability=math.fsum(best[:n]),
         entropy=math.fsum(entropies[:n]) / n if n else math.nan,
-        first_entropy=entropies[0],
     )

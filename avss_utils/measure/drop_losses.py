@@ -63,7 +63,9 @@ def drop_losses(
     return DropLosses(nll, np.array([row.n_scored for row in rows]), n_steps, n_alone)
 
 
-def _batch_losses(model, rows, sets, head_tokens: int) -> tuple[np.ndarray, int]:
+def _batch_losses(
+    model: nn.Module, rows: Sequence[Scored], sets: Sequence[frozenset[int]], head_tokens: int
+) -> tuple[np.ndarray, int]:
     """(n_sets, n_rows) losses of one batch, and the number of blocks that ran."""
     batch, targets, own = left_padded(rows)
     steps, last = families.BlockSteps(model, batch), targets.shape[1]
@@ -89,7 +91,7 @@ def _batch_losses(model, rows, sets, head_tokens: int) -> tuple[np.ndarray, int]
 
 
 def _walk(
-    steps, hidden: torch.Tensor, at: int, sets: dict[int, frozenset[int]]
+    steps: families.BlockSteps, hidden: torch.Tensor, at: int, sets: dict[int, frozenset[int]]
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
     """Sets by number, with the state that they leave after the last block, depth first.
 
@@ -131,18 +133,12 @@ def greedy_path(
     candidate: step, block, nll (nats a token without it and those chosen before), chosen, n_steps
     and n_steps_alone (blocks run in this step for one batch, shared and by separate passes).
     """
-    n_blocks, gone, parts = len(families.decoder_blocks(model)), (), []
+    left, gone, parts = list(range(len(families.decoder_blocks(model)))), list[int](), []
     for step in range(n_drop):
-        left = [i for i in range(n_blocks) if i not in gone]
         losses = drop_losses(model, rows, [(*gone, i) for i in left], batch_tokens=batch_tokens)
-        best = left[int(np.argmin(losses.mean))]
-        gone = (*gone, best)
+        gone.append(left[int(np.argmin(losses.mean))])
         table = pd.DataFrame({"step": step, "block": left, "nll": losses.mean})
-        parts.append(
-            table.assign(
-                chosen=table.block == best,
-                n_steps=losses.n_steps,
-                n_steps_alone=losses.n_steps_alone,
-            )
-        )
+        table["chosen"] = table.block == gone[-1]
+        parts.append(table.assign(n_steps=losses.n_steps, n_steps_alone=losses.n_steps_alone))
+        left.remove(gone[-1])
     return pd.concat(parts, ignore_index=True)

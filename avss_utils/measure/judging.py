@@ -3,10 +3,13 @@
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.rows import Question
 from avss_utils.data.suites import Suite
@@ -15,12 +18,19 @@ from avss_utils.measure.choices import score_choices
 from avss_utils.measure.texts import window_likelihoods
 from avss_utils.models.blocks import remove_blocks
 from avss_utils.models.devices import as_dtype
+from avss_utils.models.load import LoadedModel
 
 
 def answer_questions(
-    model, tokenizer, name: str, questions: Sequence[Question], *, wording: str, batch_tokens: int
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    name: str,
+    questions: Sequence[Question],
+    *,
+    wording: str,
+    batch_tokens: int,
 ) -> pd.DataFrame:
-    """Closed-book choice by summed log-probability: a row a question of the set ``name``.
+    """Closed-book choice by summed log-probability: one row per question of the set ``name``.
 
     Columns: set, wording, row_id, n_choices, label, prediction (highest score, earlier choice
     among equals), correct, p_true (softmax over the choices' scores, at the label), beaten (share
@@ -30,30 +40,25 @@ def answer_questions(
     scores = score_choices(
         model, tokenizer, [a[0] for a in asked], [a[1] for a in asked], batch_tokens=batch_tokens
     )
-    rows = [
-        (name, wording, q.row_id, len(s), q.answer, int(np.argmax(s)), *_standing(s, q.answer))
-        for q, s in zip(questions, scores, strict=True)
-    ]
+    rows = []
+    for q, s in zip(questions, scores, strict=True):
+        best, own, others = int(np.argmax(s)), s[q.answer], np.delete(s, q.answer)
+        beaten = float(((others < own) + 0.5 * (others == own)).mean())
+        weights = np.exp(s - s.max())
+        p_true = round(float(weights[q.answer] / weights.sum()), 5)
+        judged = (best, best == q.answer, p_true, beaten)
+        rows.append((name, wording, q.row_id, len(s), q.answer, *judged))
     columns = ["set", "wording", "row_id", "n_choices", "label", "prediction"]
     return pd.DataFrame(rows, columns=[*columns, "correct", "p_true", "beaten"])
 
 
-def _standing(scores: np.ndarray, label: int) -> tuple[bool, float, float]:
-    """correct, p_true and beaten of one question."""
-    own, others = scores[label], np.delete(scores, label)
-    beaten = float(((others < own) + 0.5 * (others == own)).mean())
-    weights = np.exp(scores - scores.max())
-    p_true = round(float(weights[label] / weights.sum()), 5)
-    return int(np.argmax(scores)) == label, p_true, beaten
-
-
 def judge_answers(
-    loaded, suite: Suite, arm: tuple[str, Iterable[int]], *, wording: str = "plain"
+    loaded: LoadedModel, suite: Suite, arm: tuple[str, Iterable[int]], *, wording: str = "plain"
 ) -> pd.DataFrame:
     """Rows of ``answer_questions`` for every set of the suite; ``arm`` is (name, dropped)."""
     name, drop = arm
     model = remove_blocks(loaded.model, drop, share_weights=True)
-    options = dict(wording=wording, batch_tokens=suite.batch_tokens)
+    options: dict[str, Any] = dict(wording=wording, batch_tokens=suite.batch_tokens)
     tables = [
         answer_questions(model, loaded.tokenizer, task, questions, **options)
         for task, questions in suite.questions.items()
@@ -63,7 +68,9 @@ def judge_answers(
     return table
 
 
-def judge_correct(loaded, suite: Suite, arm: tuple[str, Iterable[int]]) -> pd.DataFrame:
+def judge_correct(
+    loaded: LoadedModel, suite: Suite, arm: tuple[str, Iterable[int]]
+) -> pd.DataFrame:
     """Of ``judge_answers`` what hundreds of plans are compared by: arm, set, row_id, n_choices,
     correct.
     """
@@ -72,23 +79,21 @@ def judge_correct(loaded, suite: Suite, arm: tuple[str, Iterable[int]]) -> pd.Da
     return table[["arm", "set", "row_id", "n_choices", "correct"]]
 
 
-def judge_texts(loaded, suite: Suite, arm: tuple[str, Iterable[int]]) -> pd.DataFrame:
+def judge_texts(loaded: LoadedModel, suite: Suite, arm: tuple[str, Iterable[int]]) -> pd.DataFrame:
     """Rows of ``window_likelihoods`` for every text set; ``arm`` is (name, dropped).
 
     A pass holds half of ``batch_tokens``: here every position has logits, not only a few.
     """
     name, drop = arm
     model = remove_blocks(loaded.model, drop, share_weights=True)
-    tables = [
-        window_likelihoods(model, windows, batch_tokens=suite.batch_tokens // 2).assign(
-            text_set=key
-        )
-        for key, windows in suite.windows.items()
-    ]
+    tables = []
+    for key, windows in suite.windows.items():
+        table = window_likelihoods(model, windows, batch_tokens=suite.batch_tokens // 2)
+        tables.append(table.assign(text_set=key))
     return pd.concat(tables, ignore_index=True).assign(arm=name)
 
 
-def for_evaluation(loaded, dtype: str):
+def for_evaluation(loaded: LoadedModel, dtype: str) -> LoadedModel:
     """The loaded model in the number format it is judged in; the original is left as it is.
 
     "auto" is bfloat16 where the device computes it natively, float32 elsewhere.
@@ -101,14 +106,11 @@ def for_evaluation(loaded, dtype: str):
     return replace(loaded, model=type(model).to(model, wanted))
 
 
-def device_name(model) -> str:
+def device_name(model: nn.Module | torch.Tensor) -> str:
     """Kind of device and number format, as recorded with a run: "NVIDIA H200, bfloat16"."""
-    device = model.device
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else (f"{device.type}, {torch.get_num_threads()} threads")
-    )
+    name = f"{model.device.type}, {torch.get_num_threads()} threads"
+    if model.device.type == "cuda":
+        name = torch.cuda.get_device_name(model.device)
     return f"{name}, {str(model.dtype).removeprefix('torch.')}"
 
 

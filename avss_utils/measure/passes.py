@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from inspect import signature
 
 import torch
+from torch import nn
+from transformers import Cache
 
 from avss_utils.data.token_rows import pad
 from avss_utils.models import blocks as families
@@ -15,7 +17,7 @@ MOST_LOGITS = 2**30  # numbers in one tensor: 4 GB, and half of what 32 bits can
 AT_ONCE = 2**27  # logits that are taken to float32 together, of which some copies are made
 
 
-def within_logits(model, batch_tokens: int) -> int:
+def within_logits(model: nn.Module, batch_tokens: int) -> int:
     """``batch_tokens``, or fewer where the logits of so many would be more than MOST_LOGITS.
 
     A vocabulary of 262,144 gets there with 4,096 tokens.
@@ -25,7 +27,7 @@ def within_logits(model, batch_tokens: int) -> int:
 
 
 def forward_logits(
-    model, batch: dict, *, last: int | None = None, past_key_values=None
+    model: nn.Module, batch: dict, *, last: int | None = None, past_key_values: Cache | None = None
 ) -> torch.Tensor:
     """Logits of one pass over ``batch``, (B, T, V); of the ``last`` positions only where given."""
     inputs = families.forward_inputs(model, batch)
@@ -37,7 +39,7 @@ def forward_logits(
     return out.logits if last is None else out.logits[:, -last:]
 
 
-def last_only(model, n: int) -> dict:
+def last_only(model: nn.Module, n: int) -> dict[str, int]:
     """The keyword that spares logits of all but the last ``n`` positions, where there is one."""
     return {"logits_to_keep": n} if "logits_to_keep" in signature(model.forward).parameters else {}
 
@@ -59,19 +61,20 @@ def few_rows(logits: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torc
 
 
 def in_batches(
-    order: list[int], sizes: list[int], batch_tokens: int, *, summed: bool = False
+    order: Sequence[int], sizes: Sequence[float], batch_tokens: int, *, summed: bool = False
 ) -> Iterator[list[int]]:
     """Split ``order`` so that each part stays within the budget.
 
     A part's size is the sum of its sizes, or else its first size times its rows: then ``order``
     must begin with the longest.
     """
-    part, total = [], 0
+    part: list[int] = []
+    total = 0.0
     for i in order:
         size = total + sizes[i] if summed else sizes[(part or [i])[0]] * (len(part) + 1)
         if part and size > batch_tokens:
             yield part
-            part, total = [], 0
+            part, total = [], 0.0
         part.append(i)
         total += sizes[i]
     if part:
@@ -79,7 +82,7 @@ def in_batches(
 
 
 def longest_first(
-    model, lengths: Sequence[int], batch_tokens: int, *, last_alone: bool = False
+    model: nn.Module, lengths: Sequence[int], batch_tokens: int, *, last_alone: bool = False
 ) -> list[list[int]]:
     """Numbers of rows in batches of like lengths, the longest first.
 

@@ -5,7 +5,7 @@ that a large common offset or one massive activation does not wash out the varia
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -22,7 +22,14 @@ class Reducer:
     handles all blocks at once.
     """
 
-    def __init__(self, n_blocks, eps, pooled, histogram, spans):
+    def __init__(
+        self,
+        n_blocks: int,
+        eps: Sequence[float],
+        pooled: bool,
+        histogram: bool,
+        spans: Sequence[int],
+    ) -> None:
         self.n_blocks, self.eps, self.pooled = n_blocks, eps, pooled
         self.histogram, self.spans = histogram, spans
         self.shift: dict[tuple[str, int], float] = {}
@@ -36,10 +43,13 @@ class Reducer:
         self.per_text: dict[tuple, dict[int, torch.Tensor]] = {}
         self.bins: dict[str, dict[int, torch.Tensor]] = {}
         self.inputs: deque = deque(maxlen=max(self.spans, default=1))
-        self.last = (None, None)
+        self.last: tuple = (None, None)
 
-    def block(self, number: int, before: torch.Tensor, after: torch.Tensor, sites) -> None:
-        start = self._length_before(before)
+    def block(
+        self, number: int, before: torch.Tensor, after: torch.Tensor, sites: Sequence[str]
+    ) -> None:
+        # the input is as a rule the very tensor that the block before gave
+        start = self.last[1] if before is self.last[0] else _length(before)
         update = torch.sub(after, before, out=self._buffer("update", after))
         step = self.site("update", number, update) if "update" in sites else _length(update)
         end = self.site("residual", number, after) if "residual" in sites else _length(after)
@@ -52,20 +62,20 @@ class Reducer:
                 step = _length(torch.sub(after, state, out=self._buffer("update", after)))
                 self._keep(self.sides, span, number + 1 - span, (start, end, step))
 
-    def _length_before(self, before: torch.Tensor) -> torch.Tensor:
-        """Of a block's input, which as a rule is the very tensor that the block before gave."""
-        return self.last[1] if before is self.last[0] else _length(before)
-
     def site(self, site: str, number: int, x: torch.Tensor) -> torch.Tensor:
         """Take the statistics of ``x``, (B, T, width); returns its length a token, (B, T)."""
         self.width.setdefault(site, np.zeros(self.n_blocks, dtype=np.int64))[number] = x.shape[-1]
         magnitude = torch.abs(x, out=self._buffer("magnitude", x))
+        # counted in bytes on a GPU; on a CPU in float32, where a bool costs five times that and
+        # which is exact up to a width of 2^24
+        ones = torch.bool if x.device.type == "cuda" else torch.float32
         for eps in self.eps:
-            below = torch.lt(magnitude, eps, out=self._buffer("below", x, _ones(x.device)))
+            below = torch.lt(magnitude, eps, out=self._buffer("below", x, ones))
             self._keep(self.per_token, ("zeros", site, eps), number, below.sum(-1))
         if self.histogram:
-            bins = _magnitude_bins(magnitude[self.mask])
-            self._keep(self.bins, site, number, bins)
+            # by exponent and three mantissa bits: eight bins an octave, no logarithm
+            bins = magnitude[self.mask].flatten().view(torch.int32) >> 20
+            self._keep(self.bins, site, number, torch.bincount(bins, minlength=N_BINS)[:N_BINS])
         if self.pooled:
             self._keep(self.per_text, ("pooled", site), number, self._pooled_variance(x))
         first, length = x.sum(-1), _length(x)
@@ -95,7 +105,9 @@ class Reducer:
         mean = kept.sum(1, dtype=torch.float64) / self.weight.sum(1, keepdim=True).clamp(min=1)
         return mean.var(-1, correction=1)
 
-    def _buffer(self, name: str, like: torch.Tensor, dtype=torch.float32) -> torch.Tensor:
+    def _buffer(
+        self, name: str, like: torch.Tensor, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
         """Memory of this shape that every block writes anew: fresh pages cost more than sums."""
         key = (name, like.shape[-1])  # of one size a site, so that no buffer grows by turns
         size = like.numel()
@@ -104,11 +116,11 @@ class Reducer:
         return self.buffers[key][:size].view(like.shape)
 
     @staticmethod
-    def _keep(where: dict, key, number: int, values: torch.Tensor) -> None:
+    def _keep(where: dict, key: object, number: int, values: object) -> None:
         where.setdefault(key, {})[number] = values
 
     def finish(self) -> BlockStats:
-        """The batch's BlockStats with one row a text."""
+        """The batch's BlockStats with one row per text."""
         # where, not a product: a masked position may hold NaN
         sums = {
             key: torch.where(self.mask, values, 0.0).sum(-1).T for key, values in self._numbers()
@@ -134,11 +146,12 @@ class Reducer:
             else:
                 yield key, _stack(values).double()
         for span, sides in self.sides.items():
-            triangle = torch.stack([torch.stack(one) for one in _ordered(sides)], dim=1)
+            triangle = torch.stack([torch.stack(sides[i]) for i in sorted(sides)], dim=1)
             turn = _turn(*triangle)
             if span == 1:
                 yield ("influence",), turn
-                yield ("magnitude",), _share(triangle[2], triangle[1])
+                step, end = triangle[2].double(), triangle[1].double()
+                yield ("magnitude",), torch.where(step > 0, step / end, 0.0)
             if span in self.spans:
                 yield ("angle", span), torch.arccos(1 - turn) / torch.pi
 
@@ -160,12 +173,8 @@ class Reducer:
         return Moments.from_sums(n, first, second, shift)
 
 
-def _ordered(values: dict) -> list:
-    return [values[i] for i in sorted(values)]
-
-
 def _stack(values: dict[int, torch.Tensor]) -> torch.Tensor:
-    return torch.stack(_ordered(values))
+    return torch.stack([values[i] for i in sorted(values)])
 
 
 def _on_cpu(sums: dict[tuple, torch.Tensor]) -> dict[tuple, np.ndarray]:
@@ -190,23 +199,3 @@ def _turn(start: torch.Tensor, end: torch.Tensor, step: torch.Tensor) -> torch.T
     product = start * end
     turn = (step - (end - start)) * (step + (end - start)) / (2 * product)
     return torch.where(product > 0, turn, 1.0).clamp(0.0, 2.0)
-
-
-def _share(step: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
-    """step / end of two lengths; 0 where both are zero."""
-    step, end = step.double(), end.double()
-    return torch.where(step > 0, step / end, 0.0)
-
-
-def _ones(device: torch.device) -> torch.dtype:
-    """What to count ones in: bytes on a GPU; float32 on a CPU, where a bool costs five times that.
-
-    Exact up to a width of 2^24.
-    """
-    return torch.bool if device.type == "cuda" else torch.float32
-
-
-def _magnitude_bins(magnitude: torch.Tensor) -> torch.Tensor:
-    """Counts by exponent and first three mantissa bits: eight bins an octave, no logarithm."""
-    bins = magnitude.flatten().view(torch.int32) >> 20
-    return torch.bincount(bins, minlength=N_BINS)[:N_BINS]

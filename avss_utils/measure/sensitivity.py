@@ -2,18 +2,80 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from contextlib import ExitStack, contextmanager
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
 from avss_utils.data.token_rows import ChoiceRows, Scored
 from avss_utils.errors import UsageError
 from avss_utils.measure.drop_losses import DropLosses, greedy_path, leave_one_out
-from avss_utils.measure.gate_gradients import gate_gradients
+from avss_utils.measure.passes import last_only, left_padded, log_probabilities, longest_first
 from avss_utils.models import blocks as families
+from avss_utils.store.progress import progress
+
+N_GRADIENTS = 32
+
+
+def gate_gradients(model: nn.Module, rows: Sequence[Scored], *, batch_tokens: int) -> np.ndarray:
+    """d loss / d gate at gate 1, (n_rows, n_blocks), where a gate multiplies a block's update.
+
+    The loss is a row's nats a scored token. To first order, closing gate i (removing block i) adds
+    minus this to the loss.
+    """
+    gradients = np.zeros((len(rows), len(families.decoder_blocks(model))))
+    parts = longest_first(model, [len(row.ids) for row in rows], batch_tokens)
+    for part in progress(parts, "gradients"):
+        gradients[part] = _batch_gradients(model, [rows[i] for i in part])
+    return gradients
+
+
+def _batch_gradients(model: nn.Module, rows: Sequence[Scored]) -> np.ndarray:
+    batch, targets, own = left_padded(rows)
+    inputs, last = families.forward_inputs(model, batch), targets.shape[1]
+    n_blocks = len(families.decoder_blocks(model))
+    with torch.enable_grad(), _frozen(model):
+        gates = torch.ones(n_blocks, len(rows), 1, 1, device=model.device, requires_grad=True)
+        with _gated(model, gates):
+            out = model(**inputs, use_cache=False, **last_only(model, last + 1))
+        scores = log_probabilities(out.logits[:, -last - 1 : -1], targets)
+        losses = -(scores * own).sum(-1) / own.sum(-1)
+        (gradient,) = torch.autograd.grad(losses.sum(), gates)
+    return gradient[..., 0, 0].T.double().cpu().numpy()
+
+
+@contextmanager
+def _gated(model: nn.Module, gates: torch.Tensor) -> Iterator[None]:
+    """Every block's update multiplied by its gate, (n_blocks, B, 1, 1)."""
+
+    def after_block(
+        gate: torch.Tensor, _: nn.Module, args: tuple, kwargs: dict, output: Any
+    ) -> Any:
+        before, after = families.hidden_in(args, kwargs), families.hidden_out(output)
+        return families.with_output(output, before + gate.to(before.dtype) * (after - before))
+
+    with ExitStack() as hooks:
+        for gate, block in zip(gates, families.decoder_blocks(model), strict=True):
+            hook = partial(after_block, gate)
+            hooks.enter_context(block.register_forward_hook(hook, with_kwargs=True))
+        yield
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No gradient for the weights, which would keep every activation alive."""
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
 
 
 def question_losses(losses: DropLosses, choices: ChoiceRows) -> np.ndarray:
@@ -32,7 +94,7 @@ class Sensitivity:
     """How a model's loss on ``rows`` reacts to its blocks, each figure computed once.
 
     ``choices``: questions for the leave-one-out on a task; ``n_greedy``: how many blocks the greedy
-    search removes; ``n_gradients``: how many rows the gradients are taken on.
+    search removes. Gradients are taken on the first N_GRADIENTS rows.
     """
 
     def __init__(
@@ -43,11 +105,10 @@ class Sensitivity:
         n_greedy: int,
         batch_tokens: int,
         choices: ChoiceRows | None = None,
-        n_gradients: int = 32,
     ) -> None:
         self.model, self.rows, self.choices = model, list(rows), choices
         self.n_greedy = min(n_greedy, self.n_blocks - 1)  # a model keeps one block
-        self.batch_tokens, self.n_gradients = batch_tokens, n_gradients
+        self.batch_tokens = batch_tokens
         self.seconds: dict[str, float] = {}
 
     @property
@@ -63,15 +124,19 @@ class Sensitivity:
     @cached_property
     def choice_losses(self) -> DropLosses:
         """The same of every choice of the questions."""
-        if self.choices is None:
-            raise UsageError("leave-one-out-task needs questions: choose another criterion here")
+        rows = self._asked().rows
         with self._clocked("leave-one-out-task"):
-            return leave_one_out(self.model, self.choices.rows, batch_tokens=self.batch_tokens)
+            return leave_one_out(self.model, rows, batch_tokens=self.batch_tokens)
 
     @property
     def task_losses(self) -> np.ndarray:
         """Of the right choices beside the others: (1 + n_blocks, n_questions)."""
-        return question_losses(self.choice_losses, self.choices)
+        return question_losses(self.choice_losses, self._asked())
+
+    def _asked(self) -> ChoiceRows:
+        if self.choices is None:
+            raise UsageError("leave-one-out-task needs questions: choose another criterion here")
+        return self.choices
 
     @cached_property
     def greedy(self) -> pd.DataFrame:
@@ -84,7 +149,7 @@ class Sensitivity:
     @cached_property
     def gradients(self) -> np.ndarray:
         """Slopes of the loss in the blocks' gates, (n_rows, n_blocks)."""
-        rows = self.rows[: self.n_gradients]
+        rows = self.rows[:N_GRADIENTS]
         with self._clocked("taylor"):
             return gate_gradients(self.model, rows, batch_tokens=max(1, self.batch_tokens // 8))
 

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 from torch import nn
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from avss_utils.data.rows import Text
 from avss_utils.data.token_rows import pad
 from avss_utils.data.windows import Window, text_windows
 from avss_utils.measure.passes import forward_logits, log_probabilities, longest_first
@@ -16,7 +18,7 @@ from avss_utils.store.progress import progress
 def window_likelihoods(
     model: nn.Module, windows: Sequence[Window], *, batch_tokens: int
 ) -> pd.DataFrame:
-    """Score windows: a row each with row_id, window, nll (nats), n_tokens, n_bytes.
+    """Score windows: one row per window with row_id, window, nll (nats), n_tokens, n_bytes.
 
     ``batch_tokens`` bounds tokens (padding included) of one forward pass.
     """
@@ -37,8 +39,8 @@ def window_likelihoods(
 
 def perplexity(
     model: nn.Module,
-    tokenizer,
-    texts: Iterable,
+    tokenizer: Tokenizer,
+    texts: Iterable[Text],
     *,
     context: int,
     max_tokens: int | None = None,

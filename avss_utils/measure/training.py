@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import nn
@@ -79,7 +80,8 @@ def train_on(
 
     longest = max(len(row.ids) for row in rows)
     at_once = max(1, within_logits(model, batch_rows * longest) // longest)
-    n_parts = next(n for n in range(1, batch_rows + 1) if _fits(batch_rows, n, at_once))
+    sizes = range(min(at_once, batch_rows), 0, -1)
+    n_parts = batch_rows // next(size for size in sizes if batch_rows % size == 0)
     with TemporaryDirectory() as folder:
         arguments = training_arguments(
             folder,
@@ -103,10 +105,6 @@ def train_on(
         del model.forward, model._original_forward
 
 
-def _fits(batch_rows: int, n_parts: int, at_once: int) -> bool:
-    return batch_rows % n_parts == 0 and batch_rows // n_parts <= at_once
-
-
 def training_arguments(
     folder: str | Path,
     device: torch.device,
@@ -115,8 +113,8 @@ def training_arguments(
     batch_rows: int,
     learning_rate: float,
     seed: int,
-    **more,
-):
+    **more: Any,
+) -> Any:
     """TrainingArguments: AdamW, a tenth of warm-up, then down along a cosine; silent.
 
     Passes run in bfloat16 on a GPU that computes it natively. Nothing is saved or logged unless
@@ -124,7 +122,7 @@ def training_arguments(
     """
     from transformers import TrainingArguments
 
-    quiet = dict(save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True)
+    quiet: dict[str, Any] = dict(save_strategy="no", logging_strategy="no", report_to=[])
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -137,12 +135,13 @@ def training_arguments(
         bf16=trains_in_bfloat16(device),
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
+        disable_tqdm=True,
         **quiet | more,
     )
     return on_one_device(arguments)
 
 
-def on_one_device(arguments):
+def on_one_device(arguments: Any) -> Any:
     """The arguments for one GPU, however many are visible.
 
     Trainer would copy the model to all of them at every step and give each of them a whole batch:

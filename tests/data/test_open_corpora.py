@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from data_sources import as_jsonl, stand_in_hub, write
+from data_sources import SCIQ, as_jsonl, write
 
-from avss_utils.data.loading import check_open, load_open, load_questions, standard_split
+from avss_utils.data.loading import load_open, load_questions
 from avss_utils.data.registry import SPECS
 from avss_utils.data.rows import OpenQuestion, Question, normalised, overlaps
 from avss_utils.data.wordings import answer_prompt, prompt
@@ -16,26 +16,7 @@ TRUTHFUL = (
     "Type,Category,Question,Best Answer,Best Incorrect Answer,Correct Answers,Incorrect Answers\n"
 )
 WIKI = "QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel\n"
-SCIQ = {
-    "question": "What falls as snow?",
-    "correct_answer": "water",
-    "distractor1": "iron",
-    "distractor2": "salt",
-    "distractor3": "sand",
-    "support": "Snow is frozen water.",
-}
 HALU = {"knowledge": "K.", "question": "Who?", "right_answer": "Ann", "hallucinated_answer": "Eve"}
-
-
-@pytest.fixture
-def data_dir(tmp_path, monkeypatch):
-    monkeypatch.setenv("AVSS_DATA_DIR", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    return stand_in_hub(monkeypatch)
 
 
 def one(name: str) -> OpenQuestion:
@@ -56,9 +37,36 @@ def test_an_open_question_needs_answers_that_are_not_false_ones():
             OpenQuestion("x", "q", answers, false)
 
 
-def test_answers_are_compared_without_case_articles_and_punctuation():
-    assert normalised(" The  “Beatles”, U.S. ") == "beatles us"
-    assert normalised("A") == "a", "a letter is an answer too"
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("The  Eiffel\tTower!", "eiffel tower"),
+        ("A man, an apple; the end.", "man apple end"),
+        ("theatre and anthem", "theatre and anthem"),
+        ("The A", "the a"),
+        ("A", "a"),  # a letter is an answer too
+        (" The  “Beatles”, U.S. ", "beatles us"),
+        ("Ｐａｒｉｓ\u00a0１２", "paris 12"),
+        ("ﬁre", "fire"),
+        ("cafe\u0301", "café"),
+        ("«Łódź» — “Šibenik”…", "łódź šibenik"),
+        ("東京。", "東京"),
+        ("I don’t", "i dont"),
+        ("1,000.50", "100050"),
+        ("$5 + 5%", "5 5"),
+        ("−5", "−5"),
+        ("well-known", "wellknown"),
+        ("", ""),
+        (" \n", ""),
+        ("?!…«»", ""),
+    ],
+)
+def test_normalised_as_in_squad(text, normal):
+    assert normalised(text) == normal
+    assert normalised(normal) == normal
+
+
+def test_answers_overlap_by_words_in_a_row():
     assert overlaps("Paris, France", "paris")
     assert overlaps("Paris", "in the city of Paris")
     assert not overlaps("Parish", "Paris")
@@ -105,10 +113,7 @@ def test_sciq_is_asked_openly_under_the_same_name(data_dir):
     [
         ("Rudigore; RUDDIGORE; Ruddigore; Ruddigore (play)", "Ruddigore"),
         ("Religion in Oklahoma; Okla; OK; State of Oklahoma; Oklahoma; US-OK", "Oklahoma"),
-        (
-            "Visual illusion; Optical illusion; OPTICAL ILLUSIONS; Optical illusions",
-            "Optical illusions",
-        ),
+        ("Illusion; Optical illusion; OPTICAL ILLUSIONS; Optical illusions", "Optical illusions"),
         ("West, Mae; Mae west; Mae West", "Mae West"),
     ],
 )
@@ -208,31 +213,10 @@ def test_a_broken_file_is_named_with_its_row(data_dir, name, content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_open_and_closed_sets_are_kept_apart():
-    with pytest.raises(UsageError, match="no open question set 'sciq': choose from nq_open"):
-        load_open("sciq")
-    with pytest.raises(UsageError, match="no question set 'nq_open'"):
-        load_questions("nq_open")
-    with pytest.raises(UsageError, match="no open question set 'squad'"):
-        check_open("squad")
-
-
-def test_open_questions_are_split_like_others(data_dir):
-    lines = "".join(f"who is number {n},Ann,Eve\n" for n in range(1000))
-    write(data_dir, "nq_open/nq_false_answers.csv", NQ + lines)
-    parts = {part: len(rows) for part, rows in standard_split(load_open("nq_open")).items()}
-    assert sum(parts.values()) == 1000
-    # four standard deviations of a binomial share of 0.2 at n = 1000 are 0.05
-    assert abs(parts["calibration"] - 200) < 51
-    assert abs(parts["development"] - 200) < 51
-
-
 def test_the_open_prompt_word_by_word():
     row = OpenQuestion("x", "Who is {he}?", ("Ann",), ("Eve",), "Not shown.")
-    assert answer_prompt(row, ["Ann", "Eve"], "nq_open", "plain") == (
-        "Question: Who is {he}?\nAnswer:",
-        (" Ann", " Eve"),
-    )
+    both = ("Question: Who is {he}?\nAnswer:", (" Ann", " Eve"))
+    assert answer_prompt(row, ["Ann", "Eve"], "nq_open", "plain") == both
     assert answer_prompt(row, ["Ann"], "q.csv", "answer-only") == ("Answer:", (" Ann",))
     closed = Question("x", row.question, ("a", "b"), 0)
     assert prompt(closed, "sciq", "plain") == answer_prompt(row, ["a", "b"], "sciq_open", "plain")

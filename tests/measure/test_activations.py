@@ -24,10 +24,12 @@ def ids(n_rows: int, length: int, seed: int = 0, high: int = 90) -> torch.Tensor
 
 
 def batch(tokens: torch.Tensor, mask: torch.Tensor | None = None) -> dict:
-    return {
-        "input_ids": tokens,
-        "attention_mask": torch.ones_like(tokens) if mask is None else mask,
-    }
+    return dict(input_ids=tokens, attention_mask=torch.ones_like(tokens) if mask is None else mask)
+
+
+def cosines(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(before, axis=-1) * np.linalg.norm(after, axis=-1)
+    return np.clip((before * after).sum(-1) / lengths, -1, 1)
 
 
 def gather(model, inputs) -> dict[str, list[np.ndarray]]:
@@ -67,14 +69,38 @@ def test_statistics_equal_a_plain_float64_computation(family):
             assert stats.pooled_variance(site)[i] == pytest.approx(pooled, rel=1e-5)
             below = (np.abs(x) < 0.3 * x.std()).mean()
             assert stats.relative_sparsity(site, ratio=0.3)[i] == pytest.approx(below, abs=0.02)
-        cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
-        assert stats.influence[i] == pytest.approx((1 - cosine).mean(), abs=1e-6)
-    cosine = [
-        (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
-        for a, b in zip(seen["in"], seen["out"][1:], strict=False)
-    ]
-    angles = [np.arccos(np.clip(c, -1, 1)).mean() / np.pi for c in cosine]
+        assert stats.influence[i] == pytest.approx((1 - cosines(a, b)).mean(), abs=1e-6)
+    pairs = zip(seen["in"], seen["out"][1:], strict=False)
+    angles = [np.arccos(cosines(a, b)).mean() / np.pi for a, b in pairs]
     np.testing.assert_allclose(stats.angular_distance(2), angles, atol=1e-5)
+
+
+# family -> where its final norm is, whose output is the last of output_hidden_states
+NORMS = dict.fromkeys(("llama", "gemma3", "qwen3", "olmo2"), "norm")
+NORMS |= {"gpt2": "ln_f", "gpt_neox": "final_layer_norm"}
+
+
+@pytest.mark.parametrize("family", NORMS)
+def test_influence_and_angles_equal_a_computation_from_returned_states(family):
+    """From what transformers itself returns, but for the last state: as it enters the norm."""
+    model, inputs, entered = FAMILIES[family](n_blocks=5), batch(ids(1, 20, seed=1)), []
+    body = families.decoder_body(model)
+    norm = getattr(body, NORMS[family])
+    handle = norm.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+    with torch.no_grad():
+        forward = families.forward_inputs(model, inputs)
+        returned = body(**forward, output_hidden_states=True, use_cache=False).hidden_states
+    handle.remove()
+    assert not torch.equal(returned[-1], entered[0]), "the last state is behind the norm"
+    states = [state[0].double().numpy() for state in (*returned[:-1], entered[0])]
+    assert len(states) == 6
+    stats = collect_block_stats(model, [inputs], spans=(1, 3))
+    influence = [1 - cosines(states[i], states[i + 1]).mean() for i in range(5)]
+    np.testing.assert_allclose(stats.influence, influence, rtol=1e-4, atol=1e-7)
+    for span in (1, 3):
+        pairs = zip(states, states[span:], strict=False)
+        angles = [np.arccos(cosines(a, b)).mean() / np.pi for a, b in pairs]
+        np.testing.assert_allclose(stats.angular_distance(span), angles, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "qwen3", "opt"])
@@ -95,18 +121,19 @@ def test_inner_sites_are_the_projection_input_and_the_attention_output(family):
         assert stats.sparsity(site, eps=0.1)[i] == (np.abs(x) < 0.1).mean()
 
 
+@pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("family", SOME)
-def test_padding_side_does_not_matter(family):
+def test_padding_side_does_not_matter(family, skip):
     model, tokens = FAMILIES[family](), ids(1, 10)
     pad = torch.full((1, 4), 3)
     mask = torch.ones_like(tokens)
     none = torch.zeros_like(pad)
     left = batch(torch.cat([pad, tokens], 1), torch.cat([none, mask], 1))
     right = batch(torch.cat([tokens, pad], 1), torch.cat([mask, none], 1))
-    plain = collect_block_stats(model, [batch(tokens)], eps=EPS)
+    plain = collect_block_stats(model, [batch(tokens)], eps=EPS, skip_first_token=skip)
     for padded in (left, right):
-        stats = collect_block_stats(model, [padded], eps=EPS)
-        assert stats.n_tokens.sum() == 10
+        stats = collect_block_stats(model, [padded], eps=EPS, skip_first_token=skip)
+        assert stats.n_tokens.sum() == 10 - skip
         for site in ("residual", "update"):
             np.testing.assert_allclose(stats.variance(site), plain.variance(site), rtol=2e-4)
         np.testing.assert_allclose(stats.influence, plain.influence, atol=1e-5)
@@ -132,12 +159,11 @@ def test_one_batch_equals_many_in_any_order_and_parts_merge_to_the_whole():
     assert not joined.is_merged
 
 
-def test_batches_of_any_size_and_shape_share_one_pass():
+def test_batches_of_any_size_share_one_pass():
     model, tokens = FAMILIES["llama"](), ids(6, 8)
     options = dict(sites=SITES, eps=EPS, pooled=True, histogram=True)
     whole = collect_block_stats(model, [batch(tokens)], **options)
-    shapes = [batch(tokens[:1]), batch(tokens[1:5]), batch(tokens[5:])]
-    parts = collect_block_stats(model, shapes, **options)
+    parts = collect_block_stats(model, map(batch, tokens.split([1, 4, 1])), **options)
     for site in SITES:
         np.testing.assert_allclose(parts.variance(site), whole.variance(site), rtol=1e-5)
         np.testing.assert_array_equal(parts.zeros(site, eps=0.1), whole.zeros(site, eps=0.1))
@@ -160,37 +186,13 @@ def test_masks_limit_what_is_counted():
     answer = torch.zeros_like(tokens)
     answer[:, 5:] = 1
     inputs = batch(tokens)
-    seen = gather(model, inputs)
-    by_function = collect_block_stats(model, [inputs], token_mask=lambda b: answer)
-    by_list = collect_block_stats(model, [inputs], token_mask=[answer])
-    expected = seen["out"][1].reshape(2, 8, -1)[:, 5:].var()
-    for stats in (by_function, by_list):
-        assert stats.n_tokens.sum() == 6
+    states = gather(model, inputs)["out"][1].reshape(2, 8, -1)
+    masks = [dict(token_mask=lambda b: answer), dict(token_mask=[answer])]
+    for mask, first in [*((mask, 5) for mask in masks), (dict(skip_first_token=True), 1)]:
+        stats = collect_block_stats(model, [inputs], **mask)
+        assert stats.n_tokens.sum() == 2 * (8 - first)
+        expected = states[:, first:].var()
         assert stats.variance("residual")[1] == pytest.approx(expected, rel=1e-6)
-    skipped = collect_block_stats(model, [inputs], skip_first_token=True)
-    expected = seen["out"][1].reshape(2, 8, -1)[:, 1:].var()
-    assert skipped.variance("residual")[1] == pytest.approx(expected, rel=1e-6)
-
-
-def test_first_token_is_the_first_real_one_under_left_padding():
-    model, tokens = FAMILIES["llama"](), ids(1, 6)
-    pad = torch.full((1, 3), 3)
-    mask = torch.cat([torch.zeros_like(pad), torch.ones_like(tokens)], 1)
-    padded = batch(torch.cat([pad, tokens], 1), mask)
-    plain = collect_block_stats(model, [batch(tokens)], skip_first_token=True)
-    stats = collect_block_stats(model, [padded], skip_first_token=True)
-    assert stats.n_tokens.sum() == 5
-    np.testing.assert_allclose(stats.variance("residual"), plain.variance("residual"), rtol=1e-4)
-
-
-def planted(*, identity: int, vital: int):
-    """A Llama in which one block does exactly nothing and one does twenty times its share."""
-    model = FAMILIES["llama"](n_blocks=6)
-    for number, factor in ((identity, 0.0), (vital, 20.0)):
-        block = families.decoder_blocks(model)[number]
-        families.attention_module(block).weight.data *= factor
-        families.mlp_down_projection(block).weight.data *= factor
-    return model
 
 
 @pytest.mark.parametrize(
@@ -198,11 +200,14 @@ def planted(*, identity: int, vital: int):
     ["block-influence", "angular-distance", "update-variance", "relative-update-variance"],
 )
 def test_effect_criteria_rank_a_planted_identity_last_and_a_vital_block_first(criterion):
-    model = planted(identity=3, vital=1)
+    model = FAMILIES["llama"](n_blocks=6)
+    for number, factor in ((3, 0.0), (1, 20.0)):
+        block = families.decoder_blocks(model)[number]
+        families.attention_module(block).weight.data *= factor
+        families.mlp_down_projection(block).weight.data *= factor
     scores = score_blocks(criterion, collect_block_stats(model, [batch(ids(4, 16))]))
-    later = scores[1:]  # block 0 always moves the tiny embedding far
     assert scores.argmin() == 3
-    assert later.argmax() == 0
+    assert scores[1:].argmax() == 0  # block 0 always moves the tiny embedding far
 
 
 def test_non_finite_activations_name_the_block_and_leave_no_hook():
@@ -213,14 +218,21 @@ def test_non_finite_activations_name_the_block_and_leave_no_hook():
     assert not any(b._forward_hooks for b in families.decoder_blocks(model))
 
 
-def test_user_mistakes_are_refused():
-    model = FAMILIES["llama"]()
-    with pytest.raises(UsageError, match="unknown site 'hidden'"):
-        collect_block_stats(model, [batch(ids(1, 4))], sites=("hidden",))
-    with pytest.raises(UsageError, match="no token"):
-        collect_block_stats(model, [])
-    with pytest.raises(UsageError, match="spans"):
-        collect_block_stats(model, [batch(ids(1, 4))], spans=(9,))
+@pytest.mark.parametrize(
+    ("family", "batches", "options", "message"),
+    [
+        ("llama", [batch(ids(1, 4))], dict(sites=("hidden",)), "unknown site 'hidden'"),
+        ("llama", [], {}, "no token"),
+        ("llama", [batch(ids(1, 4))], dict(spans=(9,)), "spans"),
+        # its experts show no inner activation
+        ("mixtral", [batch(ids(1, 4))], dict(sites=("residual", "mlp")), "projections"),
+    ],
+)
+def test_user_mistakes_are_refused_and_leave_no_hook(family, batches, options, message):
+    model = FAMILIES[family](3)
+    with pytest.raises(UsageError, match=message):
+        collect_block_stats(model, batches, **options)
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_a_text_without_a_token_is_named_and_a_long_one_cut():
@@ -259,18 +271,10 @@ def test_statistics_on_the_real_model_equal_a_float64_computation():
     stats = collect_block_stats(loaded.model, [inputs], eps=(1e-3,))
     assert stats.n_blocks == 30
     for i, (a, b) in enumerate(zip(seen["in"], seen["out"], strict=True)):
-        cosine = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
         # lengths are float32: where the first token grows a hundredfold, digits of its angle
         # go, and how many depends on the order in which a processor adds
-        assert stats.influence[i] == pytest.approx((1 - cosine).mean(), rel=1e-4)
+        assert stats.influence[i] == pytest.approx((1 - cosines(a, b)).mean(), rel=1e-4)
         update = (b.astype(np.float32) - a.astype(np.float32)).astype(float)
         for site, x in (("residual", b), ("update", update)):
             assert stats.variance(site)[i] == pytest.approx(x.var(), rel=1e-6)
             assert stats.zeros(site, eps=1e-3)[i] == (np.abs(x) < 1e-3).sum()
-
-
-def test_a_site_that_is_not_found_leaves_no_hook_behind():
-    model = FAMILIES["mixtral"](3)  # its experts show no inner activation
-    with pytest.raises(UsageError, match="projections"):
-        collect_block_stats(model, [batch(ids(1, 4))], sites=("residual", "mlp"))
-    assert not any(module._forward_hooks for module in model.modules())

@@ -1,11 +1,11 @@
 """Arms judged on questions and text, from plan to saved checkpoint, on tiny models."""
 
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from tiny import FAMILIES, tiny_tokenizer
+from tiny import speaking
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from avss_utils.chapters.pruning.costs import checkpoint_table, cost_row
@@ -27,6 +27,7 @@ from avss_utils.measure.judging import (
 )
 from avss_utils.models import blocks as families
 from avss_utils.models.checkpoint import save_pruned
+from avss_utils.models.load import LoadedModel
 from avss_utils.models.plan import PruningPlan
 from avss_utils.scores.arms import Calibration, blocks_table, distinct, plan_arm, plans_table
 
@@ -45,19 +46,11 @@ def questions(n: int) -> tuple[Question, ...]:
     )
 
 
-@dataclass(frozen=True)
-class Loaded:
-    model: object
-    tokenizer: object
-    identity: dict
-
-
 @pytest.fixture(scope="module")
 def loaded():
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES["llama"](n_blocks=6, vocab_size=len(tokenizer))
+    model, tokenizer = speaking("llama", n_blocks=6)
     identity = {"name": "tiny", "short": "tiny", "n_blocks": 6, "weights_sha256": "0" * 64}
-    return Loaded(model, tokenizer, identity)
+    return LoadedModel(model, tokenizer, identity)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +63,9 @@ def suite(loaded):
     return Suite({"sciq": questions(6), "sst2": two_choices}, {"toy": windows}, 512)
 
 
-def test_a_row_a_question_with_the_argmax_and_the_within_question_auroc(loaded):
-    rows = answer_questions(
-        loaded.model, loaded.tokenizer, "sciq", questions(6), wording="plain", batch_tokens=256
-    )
+def test_one_row_per_question_with_the_argmax_and_the_within_question_auroc(loaded, suite):
+    options = dict(wording="plain", batch_tokens=256)
+    rows = answer_questions(loaded.model, loaded.tokenizer, "sciq", questions(6), **options)
     for q, row in zip(questions(6), rows.itertuples(), strict=True):
         text, choices = prompt(q, "sciq", "plain")
         scores = score_choices(loaded.model, loaded.tokenizer, [text], [choices])[0]
@@ -83,27 +75,16 @@ def test_a_row_a_question_with_the_argmax_and_the_within_question_auroc(loaded):
         assert row.prediction == scores.argmax()
         assert row.p_true == pytest.approx(probability[q.answer], abs=1e-4)
         assert row.beaten == (others < scores[q.answer]).mean()
-
-
-def test_the_empty_plan_goes_the_same_way_and_changes_nothing(loaded, suite):
-    plain = answer_questions(
-        loaded.model,
-        loaded.tokenizer,
-        "sciq",
-        suite.questions["sciq"],
-        wording="plain",
-        batch_tokens=512,
-    )
-    judged = judge_answers(loaded, suite, ("full", ()))
+    judged = judge_answers(loaded, suite, ("full", ()))  # the empty plan changes nothing
     own = judged[judged["set"] == "sciq"]
-    assert own.prediction.tolist() == plain.prediction.tolist()
-    assert own.p_true.tolist() == pytest.approx(plain.p_true.tolist(), abs=1e-5)
+    assert own.prediction.tolist() == rows.prediction.tolist()
+    assert own.p_true.tolist() == pytest.approx(rows.p_true.tolist(), abs=1e-5)
 
 
 def test_removed_blocks_are_judged_removed_and_the_model_is_left_whole(loaded, suite):
     before = {k: v.clone() for k, v in loaded.model.state_dict().items()}
     texts = judge_texts(loaded, suite, ("x", (1, 4)))
-    pruned = Loaded(families.remove_blocks(loaded.model, (1, 4)), loaded.tokenizer, {})
+    pruned = LoadedModel(families.remove_blocks(loaded.model, (1, 4)), loaded.tokenizer, {})
     again = judge_texts(pruned, suite, ("x", ()))
     assert texts.nll.tolist() == pytest.approx(again.nll.tolist(), rel=1e-6)
     full = judge_texts(loaded, suite, ("full", ()))
@@ -133,16 +114,15 @@ def test_arms_judged_already_are_read_for_the_null_and_equal_judging_again(loade
 
 
 def test_null_sets_are_seeded_of_one_size_and_protected_where_they_say():
-    sets = null_sets(12, n_drop=3, n=50, seed=1, marks=[("full", ())])
-    assert sets == null_sets(12, n_drop=3, n=50, seed=1, marks=[("full", ())])
-    assert sets != null_sets(12, n_drop=3, n=50, seed=2, marks=[("full", ())])
+    draw = partial(null_sets, 12, n_drop=3, n=50, marks=[("full", ())])
+    sets = draw(seed=1)
+    assert sets == draw(seed=1)
+    assert sets != draw(seed=2)
     assert sets[0] == ("full", ())
     assert all(len(set(drop)) == 3 for _, drop in sets[1:])
-    ends = {
-        kind: any({0, 11} & set(d) for k, d in sets if k == kind)
-        for kind in ("random", "random-protected")
-    }
-    assert ends == {"random": True, "random-protected": False}
+    ends = {kind for kind, drop in sets if {0, 11} & set(drop)}
+    assert "random" in ends
+    assert "random-protected" not in ends
 
 
 def test_smaller_suite_keeps_whole_windows_up_to_the_budget(suite):
@@ -165,15 +145,8 @@ OPTIONS = {"n_blocks": 6, "drop_ratio": 0.34, "options": {"eps": 1e-2, "ratio": 
 
 
 def test_every_rule_gives_a_plan(calibration):
-    arms = [
-        "avss",
-        "avss:iterative",
-        "avss-pooled:as-released",
-        "avss/skip-first",
-        "angular-distance:contiguous",
-        "tail",
-        "block-influence",
-    ]
+    arms = ["avss", "avss:iterative", "avss-pooled:as-released", "avss/skip-first", "tail"]
+    arms += ["angular-distance:contiguous", "block-influence"]
     plans = plans_table(arms, calibration, **OPTIONS).set_index("arm")
     assert plans["drop"]["tail"] == "4 5"
     first, second = map(int, plans["drop"]["angular-distance:contiguous"].split())

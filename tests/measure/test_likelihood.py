@@ -1,13 +1,12 @@
 """Token likelihoods and choice scores against plain computations."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
-from tiny import FAMILIES, tiny_tokenizer
+from tiny import FAMILIES, speaking, tiny_tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from avss_utils.data.rows import Text
 from avss_utils.data.token_rows import choice_units
 from avss_utils.data.windows import text_windows
 from avss_utils.errors import UsageError
@@ -17,8 +16,8 @@ from avss_utils.measure.passes import forward_logits
 from avss_utils.measure.texts import perplexity, window_likelihoods
 
 TEXTS = [
-    SimpleNamespace(row_id="a", text="The quick brown fox jumps over the lazy dog, twice. " * 3),
-    SimpleNamespace(row_id="b", text="Ein kurzer Satz mit Umlaut: über."),
+    Text("a", "The quick brown fox jumps over the lazy dog, twice. " * 3),
+    Text("b", "Ein kurzer Satz mit Umlaut: über."),
 ]
 PROMPTS = ["Question: which animal barks?\nAnswer:", "Why?\nAnswer:"]
 CHOICES = [[" a dog", " the cat", " x"], [" because", " no"]]
@@ -37,8 +36,7 @@ def plain_score(model, tokenizer, prompt: str, choice: str) -> float:
     ["llama", "gpt2", "gpt_neox", "gpt_neo", "opt", "bloom", "mpt", "gemma3", "qwen2", "mistral"],
 )
 def test_choice_scores_equal_one_plain_pass_a_choice(family):
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES[family](vocab_size=len(tokenizer))
+    model, tokenizer = speaking(family)
     expected = [
         [plain_score(model, tokenizer, p, c) for c in own]
         for p, own in zip(PROMPTS, CHOICES, strict=True)
@@ -50,8 +48,7 @@ def test_choice_scores_equal_one_plain_pass_a_choice(family):
 
 
 def test_choice_scores_do_not_depend_on_batching_or_order():
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES["llama"](vocab_size=len(tokenizer))
+    model, tokenizer = speaking("llama")
     together = score_choices(model, tokenizer, PROMPTS * 3, CHOICES * 3)
     alone = score_choices(model, tokenizer, PROMPTS[::-1], CHOICES[::-1], batch_tokens=1)
     for i in range(2):
@@ -60,8 +57,7 @@ def test_choice_scores_do_not_depend_on_batching_or_order():
 
 
 def test_only_tokens_with_logits_count_against_what_a_pass_may_hold(monkeypatch):
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES["llama"](vocab_size=len(tokenizer))
+    model, tokenizer = speaking("llama")
     prompts, choices = PROMPTS[:1] * 12, [[" yes"]] * 12
     units = choice_units(model, tokenizer, prompts, choices)
     n_choice = sum(len(u.ids) for u in units)
@@ -82,8 +78,7 @@ def test_only_tokens_with_logits_count_against_what_a_pass_may_hold(monkeypatch)
 
 
 def test_choices_behind_their_prompts_keep_within_the_logits_that_a_pass_may_hold(monkeypatch):
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES["llama"](vocab_size=len(tokenizer))
+    model, tokenizer = speaking("llama")
     choices = [[f" {word}" * n for n in (1, 2, 3, 5, 9)] for word in ("yes", "no", "it is")]
     prompts, sizes = [*PROMPTS, "Is it?"], []
     plain = score_choices(model, tokenizer, prompts, choices, batch_tokens=10_000)
@@ -136,16 +131,8 @@ def test_texts_are_tokenised_once_for_all_plans():
     assert calls == [2, 5, 2, 5]
 
 
-def test_an_empty_choice_is_refused():
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES["llama"](vocab_size=len(tokenizer))
-    with pytest.raises(UsageError, match="choice"):
-        score_choices(model, tokenizer, ["Why?"], [["", " no"]])
-
-
 def test_prompts_longer_than_the_context_lose_their_beginning_and_are_counted():
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES["gpt2"](vocab_size=len(tokenizer), n_positions=24)
+    model, tokenizer = speaking("gpt2", n_positions=24)
     long = "The quick brown fox jumps over the lazy dog. " * 4 + "Which is it?"
     with pytest.warns(UserWarning, match="2 of 3 prompts .* 24 tokens"):
         scores = score_choices(model, tokenizer, [long, "Why?"], [[" a dog", " no"], [" no"]])
@@ -173,16 +160,12 @@ def test_windows_score_every_token_but_the_first_once_and_all_its_bytes():
         first = len(tokenizer.decode(ids[:1]).encode())
         assert sum(w.n_bytes for w in own) == len(text.text.encode()) - first
         assert all(len(w.ids) <= 16 for w in own)
-
-
-def test_max_tokens_is_exact():
-    windows = text_windows(tiny_tokenizer(), TEXTS, context=16, max_tokens=37)
-    assert sum(len(w.ids) - 1 for w in windows) == 37
+    some = text_windows(tokenizer, TEXTS, context=16, max_tokens=37)
+    assert sum(len(w.ids) - 1 for w in some) == 37
 
 
 def test_likelihoods_equal_cross_entropy_whatever_the_batch():
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES["gpt2"](vocab_size=len(tokenizer))
+    model, tokenizer = speaking("gpt2")
     windows = text_windows(tokenizer, TEXTS, context=16)
     table = window_likelihoods(model, windows, batch_tokens=40)
     single = window_likelihoods(model, windows, batch_tokens=1)
@@ -196,17 +179,20 @@ def test_likelihoods_equal_cross_entropy_whatever_the_batch():
 
 
 def test_perplexity_of_a_uniform_model_is_the_vocabulary():
-    tokenizer = tiny_tokenizer()
-    model = FAMILIES["gpt_neox"](vocab_size=len(tokenizer))
+    model, tokenizer = speaking("gpt_neox")
     model.get_output_embeddings().weight.data.zero_()
     assert perplexity(model, tokenizer, TEXTS, context=32) == pytest.approx(
         model.get_output_embeddings().weight.shape[0], rel=1e-5
     )
 
 
-def test_no_text_is_refused():
+def test_an_empty_choice_and_no_text_are_refused():
+    tokenizer = tiny_tokenizer()
     with pytest.raises(UsageError, match="two tokens"):
-        text_windows(tiny_tokenizer(), [SimpleNamespace(row_id="x", text="")], context=8)
+        text_windows(tokenizer, [Text("x", "")], context=8)
+    model = FAMILIES["llama"](vocab_size=len(tokenizer))
+    with pytest.raises(UsageError, match="choice"):
+        score_choices(model, tokenizer, ["Why?"], [["", " no"]])
 
 
 class Largest(TorchDispatchMode):

@@ -12,7 +12,7 @@ from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
 from avss_utils.measure import passes
 from avss_utils.measure.drop_losses import drop_losses, greedy_path, leave_one_out, pair_losses
-from avss_utils.measure.gate_gradients import gate_gradients
+from avss_utils.measure.sensitivity import gate_gradients
 from avss_utils.models.blocks import BlockSteps, bypass_blocks, decoder_blocks, forward_inputs
 
 N = 5

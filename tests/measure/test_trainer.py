@@ -14,6 +14,7 @@ from avss_utils.measure.training import (
     training_arguments,
 )
 
+ROWS = [Scored((5, 9, 7 + i), 1) for i in range(8)]
 SIZES = dict(steps=20, batch_rows=4, learning_rate=1e-3, seed=7)
 
 
@@ -40,8 +41,7 @@ def test_the_rate_rises_for_a_tenth_and_falls_to_nothing():
         def on_step_end(self, args, state, control, lr_scheduler=None, **_):
             rates.append(lr_scheduler.get_last_lr()[0])
 
-    rows = [Scored((5, 9, 7 + i), 1) for i in range(8)]
-    train_on(tiny_model("llama"), rows, **SIZES, callbacks=[Rates()])
+    train_on(tiny_model("llama"), ROWS, **SIZES, callbacks=[Rates()])
     assert rates[:2] == pytest.approx([5e-4, 1e-3])
     assert rates[1:] == sorted(rates[1:], reverse=True)
     assert rates[-1] == pytest.approx(0, abs=1e-9)
@@ -50,13 +50,12 @@ def test_the_rate_rises_for_a_tenth_and_falls_to_nothing():
 def test_a_trained_model_computes_in_float32_again(monkeypatch):
     model = tiny_model("llama")
     monkeypatch.setattr("avss_utils.measure.training.trains_in_bfloat16", lambda device: True)
-    rows = [Scored((5, 9, 7 + i), 1) for i in range(8)]
     seen = []
     hook = model.lm_head.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
-    train_on(model, rows, **SIZES | dict(steps=2))
+    train_on(model, ROWS, **SIZES | dict(steps=2))
     assert set(seen) == {torch.bfloat16}
     seen.clear()
-    model(**collate(rows))
+    model(**collate(ROWS))
     assert seen == [torch.float32]
     hook.remove()
 
@@ -64,9 +63,8 @@ def test_a_trained_model_computes_in_float32_again(monkeypatch):
 def test_a_training_keeps_off_cudnn_attention_and_gives_it_back():
     model, seen = tiny_model("llama"), []
     model.register_forward_hook(lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled()))
-    rows = [Scored((5, 9, 7 + i), 1) for i in range(8)]
-    train_on(model, rows, **SIZES | dict(steps=2))
-    model(**collate(rows))
+    train_on(model, ROWS, **SIZES | dict(steps=2))
+    model(**collate(ROWS))
     assert seen == [False, False, True]
 
 

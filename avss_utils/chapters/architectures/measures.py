@@ -16,8 +16,7 @@ from avss_utils.data.answer_sets import PAIRED, PLAIN, Events, events_of
 from avss_utils.data.token_rows import Scored
 from avss_utils.measure.decoding import greedy_answers
 from avss_utils.measure.drop_losses import drop_losses
-from avss_utils.measure.matching import is_abstention
-from avss_utils.measure.own_answers import ABSTAINED, FALSE, RIGHT, judged
+from avss_utils.measure.own_answers import ABSTAINED, FALSE, RIGHT, is_abstention, judged
 from avss_utils.measure.sensitivity import Sensitivity
 from avss_utils.models.blocks import remove_blocks
 from avss_utils.scores.answer_study import PRIMARY, SetStudy

@@ -18,7 +18,7 @@ from avss_utils.chapters.architectures.facts import (
 )
 from avss_utils.data.loading import disjoint_parts, load_texts
 from avss_utils.data.rows import Corpus, Text
-from avss_utils.data.sources import NowhereError
+from avss_utils.data.sources import NotAvailableError
 from avss_utils.data.windows import Window, text_windows
 from avss_utils.errors import UsageError
 
@@ -66,7 +66,7 @@ def first_available(names: Sequence[str]) -> Corpus:
     for name in names:
         try:
             return load_texts(name)
-        except NowhereError as error:
+        except NotAvailableError as error:
             first = first or error
     raise first or UsageError("name a text set to train on, such as tinystories")
 
