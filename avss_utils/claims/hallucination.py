@@ -3,7 +3,7 @@
 import pandas as pd
 
 from avss_utils.chapters.hallucination.pruned import CHANCE, plan_table
-from avss_utils.claims.claim_limits import CLAIMED_ARM, KEPT, LEVEL, SMALL_EFFECT
+from avss_utils.claims.papers import CLAIMED_ARM, KEPT, LEVEL, SMALL_EFFECT
 from avss_utils.claims.verdicts import Finding, finding
 from avss_utils.data.answer_sets import PAIRED
 from avss_utils.data.own import set_name

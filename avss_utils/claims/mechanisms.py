@@ -1,7 +1,7 @@
 """C5 and C6: are high-variance and low-sparsity blocks the important ones (notebook 04)?"""
 
 from avss_utils.chapters.thresholds.loss_correlations import correlations
-from avss_utils.claims.claim_limits import FEWEST_BLOCKS
+from avss_utils.claims.papers import FEWEST_BLOCKS
 from avss_utils.claims.verdicts import Finding, finding
 from avss_utils.stats.retention import pick, plan_name, text_gap
 from avss_utils.store.run_folder import Run

@@ -70,34 +70,8 @@ def finding(
 
 
 def ledger(findings: Iterable[Finding]) -> pd.DataFrame:
-    """Tidy table, a row a finding: claim, measure, value, low, high, n, threshold, verdict, ..."""
-    rows = []
-    for f in findings:
-        e = f.estimate
-        rows.append(
-            [
-                f.claim,
-                f.measure,
-                e.value,
-                e.low,
-                e.high,
-                e.n,
-                f.threshold,
-                f.verdict,
-                f.primary,
-                f.note,
-            ]
-        )
-    columns = [
-        "claim",
-        "measure",
-        "value",
-        "low",
-        "high",
-        "n",
-        "threshold",
-        "verdict",
-        "primary",
-        "note",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    """One row per finding: what it says, without its direction, its estimate in columns."""
+    numbers = ["value", "low", "high", "n", "threshold"]
+    names = ["claim", "measure", *numbers, "verdict", "primary", "note"]
+    rows = [{**vars(f), **vars(f.estimate)} for f in findings]
+    return pd.DataFrame(rows, columns=names)

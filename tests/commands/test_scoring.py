@@ -24,8 +24,7 @@ from avss_utils.models import load as models
 from avss_utils.models.load import load_model
 from avss_utils.scores.answer_features import answer_features, baseline_scores
 from avss_utils.scores.answer_study import SetStudy
-from avss_utils.scores.eavss import ProneScores
-from avss_utils.scores.flagged import flagged_blocks
+from avss_utils.scores.eavss import ProneScores, flagged_blocks
 from avss_utils.stats.detection import auroc_estimate, detect, fit_detector
 
 SIZES = dict(eps=1e-5, ratio=1e-3, batch_tokens=2048)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from avss_utils.scores.split_half import half_agreement, half_excess
 from scipy import stats
 from tiny import tiny_model, tiny_tokenizer
 
@@ -21,7 +22,6 @@ from avss_utils.scores.contrasts import (
     hss,
     hss_of_counts,
 )
-from avss_utils.scores.split_half import half_agreement, half_excess
 
 WIDTH, EPS = 16, 0.2
 

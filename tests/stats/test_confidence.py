@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from avss_utils.stats.calibration_intervals import calibration_estimate
+from avss_utils.stats.choice_confidence import choice_confidence, temperature
 from scipy.stats import binomtest
 
 from avss_utils.stats.calibration import (
@@ -10,8 +12,6 @@ from avss_utils.stats.calibration import (
     expected_calibration_error,
     reliability_bins,
 )
-from avss_utils.stats.calibration_intervals import calibration_estimate
-from avss_utils.stats.choice_confidence import choice_confidence, temperature
 
 
 def test_by_hand():
