@@ -30,13 +30,13 @@ import torch
 import transformers as tf
 import yaml
 import zoo
-from avss_utils.chapters.mitigation.adapters import with_adapters
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from status_tables import finished_runs
 from test_models import tiny_llama, write_gguf
 from tiny import FAMILIES, save_tiny, tiny_tokenizer
 
+from avss_utils.chapters.mitigation.adapters import with_adapters
 from avss_utils.chapters.mitigation.arms import Arm, Recipe
 from avss_utils.commands import cli
 from avss_utils.commands import mitigate as product
