@@ -3,7 +3,7 @@
 import pandas as pd
 
 from avss_utils.claims.papers import BYTE_ENTROPY, CLAIMED_ARM, KEPT, LEVEL, PRIMARY_TASK
-from avss_utils.claims.verdicts import Finding, finding
+from avss_utils.claims.verdicts import Finding
 from avss_utils.stats.resampling import against_null
 from avss_utils.stats.retention import BASELINE, SENTIMENT, pick, question_estimates, text_estimates
 from avss_utils.store.run_folder import Run
@@ -28,7 +28,7 @@ def retention_findings(
         above = pick(plain, set=task, arm=BASELINE, measure="above chance")
         for measure in ("raw retention", "corrected retention"):
             found.append(
-                finding(
+                Finding(
                     claim,
                     f"{measure}, {task}",
                     pick(plain, set=task, arm=CLAIMED_ARM, measure=measure),
@@ -41,7 +41,7 @@ def retention_findings(
         before = pick(texts, text_set=text_set, arm=BASELINE, measure="bits per byte")
         estimate = pick(texts, text_set=text_set, arm=CLAIMED_ARM, measure="bits retention")
         found.append(
-            finding(
+            Finding(
                 "C2",
                 f"bits retention, {text_set}",
                 estimate,
@@ -68,7 +68,7 @@ def null_findings(null: pd.DataFrame, *, arm: str = CLAIMED_ARM) -> list[Finding
         for measure, sign in measures.items():
             place = against_null(sign * own[measure], sign * sets[measure].to_numpy())
             found.append(
-                finding(
+                Finding(
                     "C4",
                     f"share of {_KIND[kind]} sets at least as good, {measure}",
                     place.at_least_as_good,

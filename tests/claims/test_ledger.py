@@ -23,7 +23,7 @@ from avss_utils.chapters.architectures import effects
 from avss_utils.chapters.architectures.family import read_family
 from avss_utils.claims import ledger_figure, questions
 from avss_utils.claims import ledger_tables as ledger
-from avss_utils.claims.verdicts import finding
+from avss_utils.claims.verdicts import Finding
 from avss_utils.errors import UsageError
 from avss_utils.show import tables as report
 from avss_utils.stats.resampling import Estimate
@@ -324,7 +324,7 @@ def judged(**models: tuple) -> dict[str, ledger.Judged]:
     found = {}
     for name, rows in models.items():
         own = [
-            finding(
+            Finding(
                 claim,
                 "m",
                 Estimate((low + high) / 2, low, high, 9),

@@ -15,7 +15,7 @@ from avss_utils.claims.verdicts import (
     NOT_REPRODUCED,
     REPRODUCED,
     UNDECIDED,
-    finding,
+    Finding,
     ledger,
     verdict,
     verdict_below,
@@ -63,8 +63,8 @@ def test_nothing_is_tested_without_rows_or_when_said_so(judge):
 
 
 def test_ledger_has_a_row_a_finding_with_every_number():
-    first = finding("C1", "a", estimate(0.92, 0.96), threshold=0.9, primary=True, note="x")
-    second = finding("C4", "p", estimate(0.1, 0.2, n=7), threshold=0.9, primary=False, below=True)
+    first = Finding("C1", "a", estimate(0.92, 0.96), threshold=0.9, primary=True, note="x")
+    second = Finding("C4", "p", estimate(0.1, 0.2, n=7), threshold=0.9, primary=False, below=True)
     table = ledger([first, second])
     numbers = ["value", "low", "high", "n", "threshold"]
     assert table.columns.tolist() == ["claim", "measure", *numbers, "verdict", "primary", "note"]
