@@ -78,3 +78,12 @@ def stats_with(variance, sparsity, *, n=10_000_000) -> BlockStats:
         ("zeros", "residual", EPS): zeros[None].astype(np.int64),
     }
     return BlockStats(np.ones(1), np.ones(1), {"residual": moments}, sums, is_merged=True)
+
+
+def flat(states: np.ndarray) -> np.ndarray:
+    """All entries of each block's residual, (n_blocks, entries)."""
+    return np.moveaxis(states[:, 1:], 1, 0).reshape(states.shape[1] - 1, -1)
+
+
+def updates(states: np.ndarray) -> np.ndarray:
+    return np.moveaxis(np.diff(states, axis=1), 1, 0).reshape(states.shape[1] - 1, -1)

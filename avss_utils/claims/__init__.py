@@ -5,18 +5,6 @@ Each claim has one primary measurement, declared here before it is run; the othe
 
 from collections.abc import Callable
 
-from avss_utils.claims.claim_limits import (
-    CLAIMED_ARM,
-    DROPPED,
-    ERROR_BINS,
-    ERROR_FALL,
-    GUIDED,
-    KEPT,
-    LEVEL,
-    PRIMARY_TASK,
-    RATE_FALL,
-    SMALL_EFFECT,
-)
 from avss_utils.claims.hallucination import (
     answer_findings,
     flag_findings,
@@ -24,19 +12,18 @@ from avss_utils.claims.hallucination import (
     pattern_findings,
 )
 from avss_utils.claims.mechanisms import mechanism_findings
-from avss_utils.claims.mitigation import (
-    choice_findings,
-    error_findings,
-    few_draws,
-    mitigation_findings,
-    rate_findings,
-    signature,
+from avss_utils.claims.mitigation import few_draws, mitigation_findings, signature
+from avss_utils.claims.papers import (
+    CLAIMED_ARM,
+    CLAIMS,
+    ERROR_BINS,
+    ERROR_FALL,
+    GUIDED,
+    KEPT,
+    SMALL_EFFECT,
 )
-from avss_utils.claims.papers import CLAIMS, Claim
-from avss_utils.claims.pruning import null_findings, pruning_findings, retention_findings
-from avss_utils.claims.questions import ANSWERS, QUESTIONS, Answer, Question
-from avss_utils.claims.records import read_records, recorded_models
-from avss_utils.claims.verdicts import Finding, ledger
+from avss_utils.claims.pruning import null_findings, pruning_findings
+from avss_utils.claims.verdicts import Finding
 from avss_utils.store.run_folder import Run
 
 FINDINGS: dict[str, Callable[[Run], list[Finding]]] = {
@@ -47,38 +34,21 @@ FINDINGS: dict[str, Callable[[Run], list[Finding]]] = {
 }
 
 __all__ = [
-    "ANSWERS",
     "CLAIMED_ARM",
     "CLAIMS",
-    "DROPPED",
     "ERROR_BINS",
     "ERROR_FALL",
     "FINDINGS",
     "GUIDED",
     "KEPT",
-    "LEVEL",
-    "PRIMARY_TASK",
-    "QUESTIONS",
-    "RATE_FALL",
     "SMALL_EFFECT",
-    "Answer",
-    "Claim",
-    "Question",
     "answer_findings",
-    "choice_findings",
-    "error_findings",
     "few_draws",
     "flag_findings",
-    "hallucination_findings",
-    "ledger",
     "mechanism_findings",
     "mitigation_findings",
     "null_findings",
     "pattern_findings",
     "pruning_findings",
-    "rate_findings",
-    "read_records",
-    "recorded_models",
-    "retention_findings",
     "signature",
 ]

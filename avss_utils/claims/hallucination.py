@@ -3,8 +3,8 @@
 import pandas as pd
 
 from avss_utils.chapters.hallucination.pruned import CHANCE, plan_table
-from avss_utils.claims.claim_limits import CLAIMED_ARM, KEPT, LEVEL, SMALL_EFFECT
-from avss_utils.claims.verdicts import Finding, finding
+from avss_utils.claims.papers import CLAIMED_ARM, KEPT, LEVEL, SMALL_EFFECT
+from avss_utils.claims.verdicts import Finding
 from avss_utils.data.answer_sets import PAIRED
 from avss_utils.data.own import set_name
 from avss_utils.stats.resampling import Estimate
@@ -26,7 +26,7 @@ def pattern_findings(cross_fit: pd.DataFrame, *, primary_set: str) -> list[Findi
         estimate = Estimate(row.value, row.low, row.high, int(row.n))
         placebos = ", ".join(f"{kind} {value:.2f}" for kind, value in other.items())
         found.append(
-            finding(
+            Finding(
                 "C7",
                 f"effect on log variance, {name}",
                 estimate,
@@ -49,7 +49,7 @@ def flag_findings(
     flagged blocks in common with the set left out, below LEVEL.
     """
     found = [
-        finding(
+        Finding(
             "C8",
             f"flags shared by halves, {row.set}",
             Estimate(row.value, row.low, row.high, row.n),
@@ -60,7 +60,7 @@ def flag_findings(
     ]
     for row in transfer[transfer.reading == "contrast"].itertuples():
         found.append(
-            finding(
+            Finding(
                 "C8",
                 f"chance of sharing as many with {row.target}",
                 Estimate(row.as_good, row.low, row.high, row.n),
@@ -88,7 +88,7 @@ def answer_findings(plans: pd.DataFrame, *, arm: str) -> list[Finding]:
     for name in plans.set.unique():
         for measure, (level, chance) in base.items():
             found.append(
-                finding(
+                Finding(
                     "C1",
                     f"{measure}, {name}",
                     pick(plans, set=name, arm=arm, measure=measure),

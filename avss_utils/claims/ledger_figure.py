@@ -1,5 +1,7 @@
 """The ledger in one figure: every claim's primary estimate against its threshold."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -30,14 +32,14 @@ def figure_height(table: pd.DataFrame) -> float:
 
 
 def forest(ax: Axes, table: pd.DataFrame) -> Axes:
-    """A line a row of ``tables.distances``, claims in bands: estimate less threshold, turned so
-    that a claim holds to the right of 0.
+    """A line for each row of ``ledger_tables.distances``, claims in bands: estimate less threshold,
+    turned so that a claim holds to the right of 0.
 
     Marker and colour say the verdict; beside the scale stand the claim, the model, the estimate as
     it is and what the claim needs. Where there is one model its name is left out.
     """
     columns = SEVERAL if table.model[table.model != ""].nunique() > 1 else ALONE
-    options = dict(va="center", fontsize=SMALL, color=INK)
+    options: dict[str, Any] = dict(va="center", fontsize=SMALL, color=INK)
     y = 0.0
     for number, (_, own) in enumerate(table.groupby("claim", sort=False)):
         ax.text(CLAIM, y, own.claim.iloc[0], **options)
@@ -45,9 +47,11 @@ def forest(ax: Axes, table: pd.DataFrame) -> Axes:
         top = y - 0.5 - GAP / 2
         for row in own.itertuples():
             _interval(ax, y, row)
-            told = {"model": _cut(row.model), "estimate [95 %]": row.text, "needed": row.needed}
-            for name in columns.keys() & told.keys():
-                ax.text(columns[name], y, told[name], **options)
+            name = row.model
+            name = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+            told = {"model": name, "estimate [95 %]": row.text, "needed": row.needed}
+            for column in columns.keys() & told.keys():
+                ax.text(columns[column], y, told[column], **options)
             y += 1
         if number % 2 == 0:
             ax.axhspan(top, y - 0.5 + GAP / 2, color=INK, alpha=0.06, lw=0)
@@ -58,7 +62,7 @@ def forest(ax: Axes, table: pd.DataFrame) -> Axes:
     return _scale(ax, bottom=y - 0.5)
 
 
-def _interval(ax: Axes, y: float, row) -> None:
+def _interval(ax: Axes, y: float, row: Any) -> None:
     """Point and limits; a limit beyond the scale is an arrow at its end."""
     if not np.isfinite(row.value):
         return
@@ -97,7 +101,3 @@ def _scale(ax: Axes, *, bottom: float) -> Axes:
         handles=handles, loc="outside lower center", ncols=len(handles), fontsize=SMALL
     )
     return ax
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

@@ -1,6 +1,6 @@
-"""What the runs of models say to every claim and question, as tables."""
+"""A folder of records -> what its models say to every claim and question, as tables."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,16 +9,19 @@ import pandas as pd
 from avss_utils.claims import FINDINGS
 from avss_utils.claims.papers import CLAIMS, Claim
 from avss_utils.claims.questions import ANSWERS, QUESTIONS, Answer, Question
-from avss_utils.claims.records import read_records
 from avss_utils.claims.verdicts import Finding
+from avss_utils.errors import UsageError
 from avss_utils.show.tables import interval
 from avss_utils.stats.resampling import Estimate
-from avss_utils.store.run_folder import Run
+from avss_utils.store.files import project_root
+from avss_utils.store.run_folder import Run, renew_command
+from avss_utils.store.runs import open_record, record_folders
 
 MEASURED, NOT_MEASURED = "measured", "not yet measured"
 MADE_FOR_IT = {"Q3"}  # asked of models that are trained for it, whatever model a book is about
 OTHER_MODELS = "asked of models made for it"
 LINK = "shown in"
+DECLARED: dict[str, Claim | Question] = {**CLAIMS, **QUESTIONS}
 
 
 @dataclass(frozen=True)
@@ -42,21 +45,42 @@ def judge(runs: dict[str, Run]) -> Judged:
     return Judged(runs, findings, {a.question: a for a in answers if a is not None})
 
 
-def judge_records(records: str | Path, *, primary: str) -> dict[str, Judged]:
-    """``judge`` of every model with a record under ``records``, ``primary`` first.
+def read_records(
+    records: str | Path, notebooks: Collection[str], *, primary: str
+) -> dict[str, dict[str, Run]]:
+    """The finished runs under ``records``, by model, ``primary`` first, and by notebook.
 
-    Raises UsageError where the primary model has none.
+    ``records``: a folder with a folder per model, in it one per notebook; a run in progress lies
+    under a hidden name and is no record. Raises UsageError if the primary model has no record of
+    any notebook, and if a table of a record was edited.
     """
+    root = project_root() / records
+    found = [folder for folder in record_folders(root) if folder.name in notebooks]
+    models = sorted({folder.parent.name for folder in found}, key=lambda m: (m != primary, m))
+    if primary not in models:
+        wanted = {"notebook": min(notebooks), "profile": root.name, "model": {"short": primary}}
+        raise UsageError(
+            f"no chapter of {primary!r} has a record in {root}: {renew_command(wanted)}"
+        )
+    return {
+        model: {
+            name: open_record(name, records=records, model=model)
+            for name in sorted(folder.name for folder in found if folder.parent.name == model)
+        }
+        for model in models
+    }
+
+
+def judge_records(records: str | Path, *, primary: str) -> dict[str, Judged]:
+    """``judge`` of every model of ``read_records``, with its errors."""
     models = read_records(records, {*FINDINGS, *ANSWERS}, primary=primary)
     return {model: judge(runs) for model, runs in models.items()}
 
 
 def by_model(models: Mapping[str, Judged]) -> pd.DataFrame:
-    """A row a claim and question, and under each model's name what its primary measurement ends in:
-    the verdict, or what the answer says.
-    """
+    """One row per claim and question; by model the verdict, or what the answer says."""
     rows = []
-    for name, declared in {**CLAIMS, **QUESTIONS}.items():
+    for name, declared in DECLARED.items():
         ends = {model: _end(name, own) for model, own in models.items()}
         if name in MADE_FOR_IT and set(ends.values()) != {NOT_MEASURED}:
             ends = {m: OTHER_MODELS if end == NOT_MEASURED else end for m, end in ends.items()}
@@ -71,9 +95,9 @@ def _end(name: str, own: Judged) -> str:
 
 
 def beside_papers(own: Judged) -> pd.DataFrame:
-    """A row a claim: what the papers report, our primary measurement beside it, and its verdict.
+    """One row per claim: what the papers report, our primary measurement, and its verdict.
 
-    The column LINK holds roles to the chapter and its figure (``report.as_markdown``), empty where
+    The column LINK holds roles to the chapter and its figure (``tables.as_markdown``), empty where
     the chapter has no record and so is not in the book.
     """
     rows = []
@@ -111,13 +135,11 @@ def _link(declared: Claim | Question, own: Judged) -> str:
 
 
 def answers_table(own: Judged) -> pd.DataFrame:
-    """A row a question: its measurement, the estimate, what that says, LINK and the status."""
+    """One row per question: its measurement, the estimate, what that says, LINK and the status."""
     rows = []
     for name, question in QUESTIONS.items():
         answer = own.answers.get(name)
-        here = ""
-        if answer:
-            here = f"{_sized(answer.estimate)}: {answer.says} ({answer.note})."
+        here = f"{_sized(answer.estimate)}: {answer.says} ({answer.note})." if answer else ""
         rows.append(
             {
                 "open question": f"{name}. {question.text}",
@@ -131,21 +153,19 @@ def answers_table(own: Judged) -> pd.DataFrame:
 
 
 def turns() -> pd.DataFrame:
-    """What would change our mind, a row a claim and question."""
-    rows = [(f"{name}. {d.short}", d.turn) for name, d in {**CLAIMS, **QUESTIONS}.items()]
+    """What would change our mind, one row per claim and question."""
+    rows = [(f"{name}. {d.short}", d.turn) for name, d in DECLARED.items()]
     return pd.DataFrame(rows, columns=["claim or question", "what would change our mind"])
 
 
 def glued(own: Judged) -> Iterator[tuple[str, str]]:
     """Name and text for the book's prose: verdict_C1 to verdict_C11, status_Q1 to status_Q3."""
-    for name in CLAIMS:
-        yield f"verdict_{name}", _end(name, own)
-    for name in QUESTIONS:
-        yield f"status_{name}", _end(name, own)
+    for name in DECLARED:
+        yield f"{'verdict' if name in CLAIMS else 'status'}_{name}", _end(name, own)
 
 
 def distances(models: Mapping[str, Judged]) -> pd.DataFrame:
-    """What the figure draws, a row a claim and model that has measured it.
+    """What the figure draws, one row per claim and model that has measured it.
 
     Columns: claim, short, model, value, low, high (less the threshold, turned so that a claim holds
     above 0), text (the estimate as it is), needed, verdict. A claim that no model has measured has

@@ -1,8 +1,8 @@
 """C5 and C6: are high-variance and low-sparsity blocks the important ones (notebook 04)?"""
 
 from avss_utils.chapters.thresholds.loss_correlations import correlations
-from avss_utils.claims.claim_limits import FEWEST_BLOCKS
-from avss_utils.claims.verdicts import Finding, finding
+from avss_utils.claims.papers import FEWEST_BLOCKS
+from avss_utils.claims.verdicts import Finding
 from avss_utils.stats.retention import pick, plan_name, text_gap
 from avss_utils.store.run_folder import Run
 
@@ -24,7 +24,7 @@ def mechanism_findings(run: Run) -> list[Finding]:
         row = table[table.criterion == name].iloc[0]
         sign = "minus " * (name == "sparsity")
         found.append(
-            finding(
+            Finding(
                 claim,
                 f"rank correlation of {sign}{name} with leave-one-out loss",
                 pick(table, criterion=name),
@@ -36,7 +36,7 @@ def mechanism_findings(run: Run) -> list[Finding]:
         )
         gap = text_gap(texts, opposite[f"{name}:highest"], opposite[name], seed=seed)
         found.append(
-            finding(
+            Finding(
                 claim,
                 f"bits per byte, blocks {name} calls important less those it does not",
                 gap,

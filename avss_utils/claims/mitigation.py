@@ -14,8 +14,8 @@ from avss_utils.chapters.mitigation.training_effects import (
     rank_among,
     rate_fall,
 )
-from avss_utils.claims.claim_limits import ERROR_BINS, ERROR_FALL, GUIDED, LEVEL, RATE_FALL, ROOM
-from avss_utils.claims.verdicts import Finding, finding
+from avss_utils.claims.papers import ERROR_BINS, ERROR_FALL, GUIDED, LEVEL, RATE_FALL, ROOM
+from avss_utils.claims.verdicts import Finding
 from avss_utils.data.own import set_name
 from avss_utils.stats.outcomes import OutcomeTable
 from avss_utils.stats.resampling import Estimate, against_null, proportion
@@ -48,8 +48,9 @@ def _rate(what: str, name: str, fall: Estimate, *, primary: bool, room: bool = T
     """Where the interval leaves the threshold open, it must be narrow enough to have told."""
     told = not fall.low <= RATE_FALL <= fall.high or detectable(fall) <= RATE_FALL
     testable = room and told
-    options = dict(threshold=RATE_FALL, testable=testable, primary=primary)
-    return finding("C9", f"{what}, {name}", fall, **options)
+    return Finding(
+        "C9", f"{what}, {name}", fall, threshold=RATE_FALL, testable=testable, primary=primary
+    )
 
 
 def signature(fall: Estimate, *, before: float) -> str:
@@ -81,8 +82,8 @@ def error_findings(
     found = []
     for name in sets:
         fall = error_fall(outcomes, GUIDED, name, n_bins=ERROR_BINS, seed=seed)
-        options = dict(threshold=ERROR_FALL, primary=name == primary_set)
-        found.append(finding("C10", f"fall of ECE, {name}", fall, **options))
+        measure, primary = f"fall of ECE, {name}", name == primary_set
+        found.append(Finding("C10", measure, fall, threshold=ERROR_FALL, primary=primary))
     return found
 
 
@@ -99,7 +100,7 @@ def choice_findings(
     for name in sets:
         place = against_null(*rank_among(outcomes, GUIDED, name))
         found.append(
-            finding(
+            Finding(
                 "C11",
                 f"random blocks at least as good, {name}",
                 place.at_least_as_good,
@@ -112,7 +113,7 @@ def choice_findings(
         for what, reference in (("uniform training", "uniform"), ("a random set", TYPICAL)):
             gain = change(outcomes, GUIDED, name, reference=reference, seed=seed)
             measure = f"gain over {what}, {name}"
-            found.append(finding("C11", measure, gain, threshold=0.0, primary=False))
+            found.append(Finding("C11", measure, gain, threshold=0.0, primary=False))
     return found
 
 

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from avss_utils.claims.claim_limits import BYTE_ENTROPY, CLAIMED_ARM, KEPT, LEVEL, PRIMARY_TASK
-from avss_utils.claims.verdicts import Finding, finding
+from avss_utils.claims.papers import BYTE_ENTROPY, CLAIMED_ARM, KEPT, LEVEL, PRIMARY_TASK
+from avss_utils.claims.verdicts import Finding
 from avss_utils.stats.resampling import against_null
 from avss_utils.stats.retention import BASELINE, SENTIMENT, pick, question_estimates, text_estimates
 from avss_utils.store.run_folder import Run
@@ -12,9 +12,9 @@ _KIND = {"random": "uniform random", "random-protected": "end-protected random"}
 
 
 def retention_findings(
-    questions: pd.DataFrame, texts: pd.DataFrame, *, primary_text: str, arm: str = CLAIMED_ARM
+    questions: pd.DataFrame, texts: pd.DataFrame, *, primary_text: str
 ) -> list[Finding]:
-    """C1-C3 for one arm from the tidy estimates of ``retention``, plain wording.
+    """C1-C3 for AVSS from the tidy estimates of ``stats.retention``, plain wording.
 
     Primary: raw retention of SciQ, bits retention of ``primary_text``, raw retention of SST-2.
     A task on which the full model's interval reaches chance cannot test anything (sentiment: chance
@@ -28,10 +28,10 @@ def retention_findings(
         above = pick(plain, set=task, arm=BASELINE, measure="above chance")
         for measure in ("raw retention", "corrected retention"):
             found.append(
-                finding(
+                Finding(
                     claim,
                     f"{measure}, {task}",
-                    pick(plain, set=task, arm=arm, measure=measure),
+                    pick(plain, set=task, arm=CLAIMED_ARM, measure=measure),
                     threshold=KEPT,
                     testable=above.low > 0,
                     primary=task in (PRIMARY_TASK, SENTIMENT) and measure == "raw retention",
@@ -39,9 +39,9 @@ def retention_findings(
             )
     for text_set in texts.text_set.unique():
         before = pick(texts, text_set=text_set, arm=BASELINE, measure="bits per byte")
-        estimate = pick(texts, text_set=text_set, arm=arm, measure="bits retention")
+        estimate = pick(texts, text_set=text_set, arm=CLAIMED_ARM, measure="bits retention")
         found.append(
-            finding(
+            Finding(
                 "C2",
                 f"bits retention, {text_set}",
                 estimate,
@@ -59,13 +59,16 @@ def null_findings(null: pd.DataFrame, *, arm: str = CLAIMED_ARM) -> list[Finding
     The claim needs that share below 5 %. Primary: bits per byte against uniform random sets.
     """
     own = null[null.null == arm].iloc[0]
+    accuracies = [c for c in null.columns if c.startswith("accuracy_")]
+    # +1 where higher is better, -1 where lower is
+    measures = {"bits_per_byte": -1, **dict.fromkeys(accuracies, 1)}
     found = []
     for kind in ("random", "random-protected"):
         sets = null[null.null == kind]
-        for measure, sign in _null_measures(null).items():
+        for measure, sign in measures.items():
             place = against_null(sign * own[measure], sign * sets[measure].to_numpy())
             found.append(
-                finding(
+                Finding(
                     "C4",
                     f"share of {_KIND[kind]} sets at least as good, {measure}",
                     place.at_least_as_good,
@@ -92,9 +95,3 @@ def pruning_findings(run: Run) -> list[Finding]:
         ),
         *null_findings(run.read("null")),
     ]
-
-
-def _null_measures(null: pd.DataFrame) -> dict[str, int]:
-    """Column -> +1 where higher is better, -1 where lower is."""
-    accuracies = [c for c in null.columns if c.startswith("accuracy_")]
-    return {"bits_per_byte": -1, **dict.fromkeys(accuracies, 1)}

@@ -5,18 +5,17 @@ The measurements of Q2 and Q3 were decided before their runs, in notebooks 05 an
 named after notebook 04's, as C1's measure.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from avss_utils.chapters.architectures import effects
 from avss_utils.chapters.architectures.family import read_family
 from avss_utils.chapters.dynamics import freezing
 from avss_utils.chapters.thresholds.keep_curves import crossings
-from avss_utils.claims.claim_limits import DROPPED, KEPT, PRIMARY_TASK
+from avss_utils.claims import verdicts
+from avss_utils.claims.papers import DROPPED, KEPT, PRIMARY_TASK
 from avss_utils.errors import UsageError
 from avss_utils.models.plan import n_to_drop
 from avss_utils.stats.outcomes import OutcomeTable
@@ -109,11 +108,13 @@ def direction(estimate: Estimate, *, reference: float, testable: bool = True) ->
 
     UNTOLD without rows, with limits that are not finite, or where it could not have been measured.
     """
-    if not testable or estimate.n == 0 or not math.isfinite(estimate.low + estimate.high):
-        return UNTOLD
-    if estimate.low > reference:
-        return ABOVE
-    return BELOW if estimate.high < reference else UNDECIDED
+    judged = verdicts.verdict(estimate, threshold=reference, testable=testable)
+    return {
+        verdicts.REPRODUCED: ABOVE,
+        verdicts.NOT_REPRODUCED: BELOW,
+        verdicts.UNDECIDED: UNDECIDED,
+        verdicts.CANNOT_BE_TESTED: UNTOLD,
+    }[judged]
 
 
 def answer(question: str, estimate: Estimate, *, testable: bool = True, note: str) -> Answer:
@@ -144,8 +145,10 @@ def threshold_answer(run: Run) -> Answer | None:
         f"{by.value['corrected', PRIMARY_TASK]:.3g} corrected for chance; one block is "
         f"{1 / n_blocks:.3g}"
     )
-    kept = _kept_at(plans, outcomes, n_to_drop(n_blocks, ratio=DROPPED), seed=seed)
-    if kept:
+    own = plans[plans.n_dropped == n_to_drop(n_blocks, ratio=DROPPED)]
+    if len(own):
+        table = retention_rows(own, outcomes, sets=[PRIMARY_TASK], seed=seed)
+        kept = pick(table, measure="raw retention")
         note += f"; without a quarter {kept.value:.3g} [{kept.low:.3g}, {kept.high:.3g}] is kept"
     if row.open:
         note += "; never lost: at least this"
@@ -154,22 +157,10 @@ def threshold_answer(run: Run) -> Answer | None:
     return answer("Q1", estimate, testable=testable, note=note)
 
 
-def _kept_at(
-    plans: pd.DataFrame, outcomes: OutcomeTable, n_drop: int, *, seed: int
-) -> Estimate | None:
-    """Raw retention of the primary task without ``n_drop`` blocks; None where it was not tried."""
-    own = plans[plans.n_dropped == n_drop]
-    if own.empty:
-        return None
-    table = retention_rows(own, outcomes, sets=[PRIMARY_TASK], seed=seed)
-    return pick(table, measure="raw retention")
-
-
 def movement_answer(run: Run) -> Answer:
     """Q2 of a run of notebook 05."""
     parameters = run.record["parameters"]
-    frozen = freezing.Frozen(run.read("frozen"))
-    rng = np.random.default_rng(parameters["seed"])
+    frozen, rng = freezing.Frozen(run.read("frozen")), np.random.default_rng(parameters["seed"])
     need = frozen.difference(freezing.MOST, freezing.LEAST, rng=rng)
     return answer("Q2", need, note=f"movement of the {parameters['moved_by']}")
 
@@ -183,7 +174,8 @@ def architecture_answer(run: Run) -> Answer | None:
         table = effects.slope_table(taught, family, [effects.PRIMARY], effects.WIDTH)
     except UsageError:
         return None
-    return answer("Q3", effects.slope_of(table, effects.DEPTH), note="n counts architectures")
+    slope = effects.slope_of(table, effects.DEPTH)
+    return None if slope is None else answer("Q3", slope, note="n counts architectures")
 
 
 ANSWERS: dict[str, Callable[[Run], Answer | None]] = {

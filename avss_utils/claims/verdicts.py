@@ -37,67 +37,30 @@ def verdict_below(estimate: Estimate, *, threshold: float, testable: bool = True
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of the ledger: a claim, what was measured, and the verdict by the rule.
+    """One row of the ledger: a claim and what was measured, judged by the rule.
 
-    ``below``: the claim says that the quantity lies below the threshold.
+    ``testable``: whether the measurement could have shown it either way; ``below``: the claim says
+    that the quantity lies below the threshold, as a p-value is to be small.
     """
 
     claim: str
     measure: str
     estimate: Estimate
     threshold: float
-    verdict: str
     primary: bool
-    note: str = ""
+    testable: bool = True
     below: bool = False
+    note: str = ""
 
-
-def finding(
-    claim: str,
-    measure: str,
-    estimate: Estimate,
-    *,
-    threshold: float,
-    primary: bool,
-    testable: bool = True,
-    below: bool = False,
-    note: str = "",
-) -> Finding:
-    """Judge one measurement; ``below`` turns the claim around (a p-value is to be small)."""
-    judge = verdict_below if below else verdict
-    decided = judge(estimate, threshold=threshold, testable=testable)
-    return Finding(claim, measure, estimate, threshold, decided, primary, note, below)
+    @property
+    def verdict(self) -> str:
+        judge = verdict_below if self.below else verdict
+        return judge(self.estimate, threshold=self.threshold, testable=self.testable)
 
 
 def ledger(findings: Iterable[Finding]) -> pd.DataFrame:
-    """Tidy table, a row a finding: claim, measure, value, low, high, n, threshold, verdict, ..."""
-    rows = []
-    for f in findings:
-        e = f.estimate
-        rows.append(
-            [
-                f.claim,
-                f.measure,
-                e.value,
-                e.low,
-                e.high,
-                e.n,
-                f.threshold,
-                f.verdict,
-                f.primary,
-                f.note,
-            ]
-        )
-    columns = [
-        "claim",
-        "measure",
-        "value",
-        "low",
-        "high",
-        "n",
-        "threshold",
-        "verdict",
-        "primary",
-        "note",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    """One row per finding: what it says, without its direction, its estimate in columns."""
+    numbers = ["value", "low", "high", "n", "threshold"]
+    names = ["claim", "measure", *numbers, "verdict", "primary", "note"]
+    rows = [{**vars(f), **vars(f.estimate), "verdict": f.verdict} for f in findings]
+    return pd.DataFrame(rows, columns=names)

@@ -13,9 +13,9 @@ from avss_utils.data.wordings import answer_prompt
 from avss_utils.errors import UsageError
 from avss_utils.measure.answer_tokens import AnswerTokens, collect_answers
 from avss_utils.models.load import LoadedModel
-from avss_utils.scores.answer_features import answer_features, baseline_scores
+from avss_utils.scores.answer_features import Labels, answer_features, baseline_scores
 from avss_utils.scores.answer_study import RELATIVE, SetStudy
-from avss_utils.scores.flagged import Labels, flagged_blocks
+from avss_utils.scores.eavss import flagged_blocks
 from avss_utils.stats.detection import detect, detection_table, fit_detector
 
 SITE = "residual"

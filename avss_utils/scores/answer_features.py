@@ -1,12 +1,32 @@
-"""What a detector reads of an answer: features of blocks, and plain scores."""
+"""What a detector reads of an answer: its label, features of blocks, and plain scores."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
+from avss_utils.data.answer_sets import PAIRED
+from avss_utils.data.rows import normalised
 from avss_utils.measure.answer_tokens import AnswerTokens
+from avss_utils.scores.answer_study import SetStudy
 from avss_utils.scores.contrasts import answer_sums, each_answer, log_variance
+
+
+class Labels:
+    """The true and the false answers of a study's pairs, questions side by side.
+
+    ``rows``: numbers of the answers; ``is_false``, ``question`` and ``text`` (the normalised
+    answer, by which borrowed ones are recognised): (n_answers,) each.
+    """
+
+    def __init__(self, study: SetStudy) -> None:
+        pairs = study.evaluation.pairs(PAIRED)
+        self.rows = np.stack([pairs.true, pairs.false], 1).ravel()
+        n = len(pairs.true)
+        self.is_false = np.tile([False, True], n)
+        self.question = np.repeat(np.arange(n), 2)
+        answers = [normalised(text) for _, asked in study.evaluation.asked for text in asked]
+        self.text = np.array(answers)[self.rows]
 
 
 def answer_features(
@@ -23,7 +43,7 @@ def answer_features(
 
 
 def baseline_scores(tokens: AnswerTokens) -> pd.DataFrame:
-    """What a detector has to beat, a row an answer; nats but for the length.
+    """What a detector has to beat, one row per answer; nats but for the length.
 
     Columns: "summed surprise" (minus the answer's log-probability), "mean surprise" (a token; the
     log of the perplexity), "mean entropy" and "first entropy" (of the distributions before its

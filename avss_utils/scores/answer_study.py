@@ -1,7 +1,8 @@
 """The tables of a study of true and false answers, each set's statistics taken once and kept."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,8 @@ from avss_utils.measure.answer_tokens import (
     relative_limits,
 )
 from avss_utils.models.blocks import decoder_blocks
-from avss_utils.scores.contrast_tests import contrast_intervals, contrast_test
+from avss_utils.models.load import LoadedModel
+from avss_utils.scores import contrast_tests
 from avss_utils.scores.contrasts import (
     READINGS,
     TOKENS,
@@ -25,7 +27,6 @@ from avss_utils.scores.contrasts import (
     every_eavss,
     log_variance,
 )
-from avss_utils.scores.split_half import half_agreement, half_excess
 
 ABSOLUTE, RELATIVE = "absolute", "relative"
 # (tokens, site, limit) of the primary analysis: the whole answer is what the papers look at, its
@@ -43,7 +44,7 @@ class SetStudy:
 
     def __init__(
         self,
-        loaded,
+        loaded: LoadedModel,
         calibration: Events,
         evaluation: Events,
         *,
@@ -55,12 +56,9 @@ class SetStudy:
         keep_states: bool = False,
     ) -> None:
         self.loaded, self.calibration, self.evaluation = loaded, calibration, evaluation
+        self.name = evaluation.name
         self.sites, self.eps, self.ratio, self.seed = tuple(sites), eps, ratio, seed
         self.batch_tokens, self.keep_states = batch_tokens, keep_states
-
-    @property
-    def name(self) -> str:
-        return self.evaluation.name
 
     @cached_property
     def before(self) -> AnswerTokens:
@@ -122,11 +120,16 @@ class SetStudy:
         effect, n.
         """
         parts = []
-        for kind, which, site, limit in self._variants():
+        variants = [(PAIRED, *own) for own in product(TOKENS, self.sites, (ABSOLUTE, RELATIVE))] + [
+            (kind, *PRIMARY) for kind in (FALSE_FALSE, IRRELEVANT)
+        ]
+        for kind, which, site, limit in variants:
             sums, pairs = self.sums(self.tokens, self.evaluation, kind, which, site, limit)
             rng = np.random.default_rng(self.seed)
-            test = contrast_test(sums, pairs, n_permutations=n_permutations, rng=rng)
-            spread = contrast_intervals(sums, pairs, n_resamples=n_resamples, rng=rng)
+            test = contrast_tests.contrast_test(sums, pairs, n_permutations=n_permutations, rng=rng)
+            spread = contrast_tests.contrast_intervals(
+                sums, pairs, n_resamples=n_resamples, rng=rng
+            )
             own = test.merge(spread.drop(columns="value"), on=["score", "block"])
             names = {"set": self.name, "kind": kind, "tokens": which, "site": site, "limit": limit}
             parts.append(own.assign(**names))
@@ -156,21 +159,23 @@ class SetStudy:
         return pd.DataFrame(rows, columns=["set", "kind", "block", "value", "low", "high", "n"])
 
     def halves(self, *, n_seeds: int, top: int) -> pd.DataFrame:
-        """``half_agreement`` of every reading on the primary statistics: set, reading, ..."""
+        """``contrast_tests.half_agreement`` of every reading: set, reading, ..."""
         sums, pairs = self.sums(self.tokens, self.evaluation, PAIRED, *PRIMARY)
-        parts = [
-            half_agreement(
+        parts = []
+        for reading in READINGS:
+            own = contrast_tests.half_agreement(
                 sums, pairs, reading, n_seeds=n_seeds, top=top, rng=np.random.default_rng(self.seed)
-            ).assign(set=self.name, reading=reading)
-            for reading in READINGS
-        ]
+            )
+            parts.append(own.assign(set=self.name, reading=reading))
         return pd.concat(parts, ignore_index=True)
 
     def half_excess(self, *, n_splits: int, top: int, n_resamples: int) -> pd.DataFrame:
-        """``split_half.half_excess`` of every reading: set, reading, value, low, high, n."""
+        """``contrast_tests.half_excess`` of every reading: set, reading, value, low, high, n."""
         sums, pairs = self.sums(self.tokens, self.evaluation, PAIRED, *PRIMARY)
-        options = dict(n_splits=n_splits, top=top, n_resamples=n_resamples)
-        found = half_excess(sums, pairs, rng=np.random.default_rng(self.seed), **options)
+        rng = np.random.default_rng(self.seed)
+        found = contrast_tests.half_excess(
+            sums, pairs, n_splits=n_splits, top=top, n_resamples=n_resamples, rng=rng
+        )
         rows = [(self.name, reading, e.value, e.low, e.high, e.n) for reading, e in found.items()]
         return pd.DataFrame(rows, columns=["set", "reading", "value", "low", "high", "n"])
 
@@ -186,18 +191,9 @@ class SetStudy:
         swapped[0] = 0
         parts = []
         for reading, found in every_eavss(sums, *pairs.weights(swapped=swapped)).items():
-            n_draws, n_blocks = found.shape
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "set": self.name,
-                        "reading": reading,
-                        "draw": np.repeat(np.arange(n_draws) - 1, n_blocks),
-                        "block": np.tile(np.arange(n_blocks), n_draws),
-                        "score": found.ravel(),
-                    }
-                )
-            )
+            draw, block = np.indices(found.shape)
+            table = {"draw": draw.ravel() - 1, "block": block.ravel(), "score": found.ravel()}
+            parts.append(pd.DataFrame({"set": self.name, "reading": reading, **table}))
         return pd.concat(parts, ignore_index=True)
 
     def counts(self) -> pd.DataFrame:
@@ -212,14 +208,6 @@ class SetStudy:
             table = {"block": np.arange(len(zeros)), "zeros": zeros, "entries": entries}
             parts.append(pd.DataFrame(table).assign(set=self.name, label=label))
         return pd.concat(parts, ignore_index=True)
-
-    def _variants(self) -> Iterator[tuple[str, str, str, str]]:
-        for which in TOKENS:
-            for site in self.sites:
-                for limit in (ABSOLUTE, RELATIVE):
-                    yield PAIRED, which, site, limit
-        for kind in (FALSE_FALSE, IRRELEVANT):
-            yield kind, *PRIMARY
 
     def _differences(self, tokens: AnswerTokens, events: Events, kind: str) -> np.ndarray:
         """Log variance of each false answer less that of its true one, (n_pairs, n_blocks)."""

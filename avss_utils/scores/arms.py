@@ -7,9 +7,11 @@ opposite, a control), iterative, as-released, contiguous.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from transformers import PreTrainedModel
 
 from avss_utils.errors import UsageError
 from avss_utils.measure.activations import SITES, available_sites, collect_block_stats
@@ -76,7 +78,7 @@ def plan_arm(
     *,
     n_blocks: int,
     drop_ratio: float,
-    options: dict,
+    options: dict[str, Any],
 ) -> PruningPlan:
     """The plan of ``arm``.
 
@@ -112,11 +114,11 @@ class Calibration:
 
     def __init__(
         self,
-        model,
+        model: PreTrainedModel,
         batches: Iterable[dict],
         *,
         eps: Iterable[float],
-        spans=(1,),
+        spans: Iterable[int] = (1,),
         in_processes: bool = False,
     ) -> None:
         self.model, self.batches, self.in_processes = model, list(batches), in_processes
@@ -157,8 +159,8 @@ def usable_criteria(stats: BlockStats, given: Iterable[str] = ("eps", "ratio")) 
     return [name for name, options in wanted.items() if options <= set(given)]
 
 
-def scores_table(stats: BlockStats, criteria: Iterable[str], **options) -> pd.DataFrame:
-    """Tidy scores, a row a criterion and block: criterion, block, score."""
+def scores_table(stats: BlockStats, criteria: Iterable[str], **options: Any) -> pd.DataFrame:
+    """Tidy scores, one row per criterion and block: criterion, block, score."""
     rows = [
         (name, block, score)
         for name in criteria
@@ -181,7 +183,7 @@ def blocks_table(collect: Calibration, *, eps: float, ratio: float) -> pd.DataFr
 def plans_table(
     arms: Iterable[str], collect: Calibration, *, n_blocks: int, drop_ratio: float, options: dict
 ) -> pd.DataFrame:
-    """A row an arm: arm, rule, n_dropped, drop, judged_as (the first arm with the same blocks).
+    """One row per arm: arm, rule, n_dropped, drop, judged_as (the first arm with the same blocks).
 
     AVSS as printed, which the claims are about, is always among the arms and comes first.
     """
@@ -207,11 +209,11 @@ def curve_plans(
     *,
     n_blocks: int,
     n_drops: Iterable[int],
-    options: dict,
+    options: dict[str, Any],
     n_random: int,
     seed: int,
 ) -> pd.DataFrame:
-    """A row an arm and number of removed blocks: arm, n_dropped, drop.
+    """One row per arm and number of removed blocks: arm, n_dropped, drop.
 
     Arms "random 0", "random 1", ... are end-protected random sets.
     """

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from avss_utils.measure.answer_tokens import AnswerTokens
 from avss_utils.scores.importance import normalised
-from avss_utils.stats.resampling import Estimate
+from avss_utils.stats.resampling import LEVEL, Estimate
 
 TOKENS = ("all", "last", "skip-first", "matched")
 
@@ -123,9 +123,7 @@ def hss(false: GroupStats, true: GroupStats) -> np.ndarray:
     return false.sparsity / true.sparsity - 1
 
 
-def hss_of_counts(
-    zeros: tuple[int, int], entries: tuple[int, int], *, level: float = 0.95
-) -> Estimate:
+def hss_of_counts(zeros: tuple[int, int], entries: tuple[int, int]) -> Estimate:
     """HSS of two counts, (false, true), with its exact interval where both are Poisson.
 
     Given the sum of the counts the false one is binomial (Przyborowski and Wilenski 1940), whose
@@ -133,7 +131,7 @@ def hss_of_counts(
     """
     false, true = map(int, zeros)
     exposure = entries[1] / entries[0]
-    share = binomtest(false, false + true).proportion_ci(level) if false + true else (0.0, 1.0)
+    share = binomtest(false, false + true).proportion_ci(LEVEL) if false + true else (0.0, 1.0)
     low, high = (x / (1 - x) * exposure - 1 if x < 1 else np.inf for x in share)
     value = false / true * exposure - 1 if true else np.inf if false else np.nan
     return Estimate(value, low, high, false + true)
@@ -155,29 +153,20 @@ def hss_intervals(counts: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["set", "block", "false", "true", "value", "low", "high"])
 
 
-def _contrast(false: GroupStats, true: GroupStats, both: GroupStats) -> np.ndarray:
-    return np.abs(hsav(false, true)) / (1 + np.abs(hss(false, true)))
-
-
-def _contrast_product(false: GroupStats, true: GroupStats, both: GroupStats) -> np.ndarray:
-    return np.abs(hsav(false, true)) * (1 + np.abs(hss(false, true)))
-
-
-def _restricted(false: GroupStats, true: GroupStats, both: GroupStats) -> np.ndarray:
-    return false.variance / false.sparsity
-
-
-def _multiplied(false: GroupStats, true: GroupStats, both: GroupStats) -> np.ndarray:
-    avss = both.variance / both.sparsity
-    return avss * (false.variance / true.variance) * (true.sparsity / false.sparsity)
-
-
-Reading = Callable[[GroupStats, GroupStats, GroupStats], np.ndarray]
-READINGS: dict[str, Reading] = {
-    "contrast": _contrast,
-    "contrast-product": _contrast_product,
-    "restricted": _restricted,
-    "multiplied": _multiplied,
+# reading -> its score of groups of false, of true and of both kinds of answers
+READINGS: dict[str, Callable[[GroupStats, GroupStats, GroupStats], np.ndarray]] = {
+    "contrast": lambda false, true, both: (
+        np.abs(hsav(false, true)) / (1 + np.abs(hss(false, true)))
+    ),
+    "contrast-product": lambda false, true, both: (
+        np.abs(hsav(false, true)) * (1 + np.abs(hss(false, true)))
+    ),
+    "restricted": lambda false, true, both: false.variance / false.sparsity,
+    "multiplied": lambda false, true, both: (
+        (both.variance / both.sparsity)
+        * (false.variance / true.variance)
+        * (true.sparsity / false.sparsity)
+    ),
 }
 
 

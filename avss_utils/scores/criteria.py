@@ -11,6 +11,7 @@ import inspect
 import warnings
 from collections.abc import Callable
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def criterion(name: str) -> Callable:
     return register
 
 
-def score_blocks(name: str, stats: BlockStats, **options) -> np.ndarray:
+def score_blocks(name: str, stats: BlockStats, **options: Any) -> np.ndarray:
     """Scores of criterion ``name``, shape (n_blocks,), passing it only the options it takes.
 
     Raises UsageError for an unknown name or a score that is not finite.

@@ -1,30 +1,42 @@
-"""EAVSS as a criterion: from questions with a true and a false answer to one score a block."""
+"""Which blocks are prone to hallucination: EAVSS as a criterion, and the blocks that it flags.
+
+Flagged, in the whole project: the blocks of highest EAVSS by the primary analysis (``PRIMARY``:
+residual, answers of equal length, a threshold relative to the block's own scale; the reading
+"contrast"), a quarter of all as a rule, on calibration questions.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from avss_utils.data.answer_sets import Events
-from avss_utils.scores.answer_study import SetStudy
-from avss_utils.scores.contrasts import READINGS
+from avss_utils.data.answer_sets import PAIRED, Events
+from avss_utils.models.load import LoadedModel
+from avss_utils.scores.answer_study import PRIMARY, SetStudy
+from avss_utils.scores.contrasts import READINGS, eavss
 
 
 class ProneScores(Mapping):
     """EAVSS by reading, (n_blocks,), the mean over sets; read from the model when first asked for.
 
     ``sets``: questions to rank blocks on, never those that judge a plan. Statistics and threshold
-    are those of the primary analysis (``answer_study.PRIMARY``): residual, answers of equal length,
-    ``ratio`` of each block's standard deviation.
+    are those of the primary analysis, ``ratio`` of each block's standard deviation.
     """
 
     def __init__(
-        self, loaded, sets: Sequence[Events], *, eps: float, ratio: float, batch_tokens: int
+        self,
+        loaded: LoadedModel,
+        sets: Sequence[Events],
+        *,
+        eps: float,
+        ratio: float,
+        batch_tokens: int,
     ) -> None:
         self.loaded, self.sets = loaded, tuple(sets)
         # The seed draws nothing but shuffled labels, of which there are none.
-        self._options = dict(
+        self._options: dict[str, Any] = dict(
             sites=("residual",), eps=eps, ratio=ratio, seed=0, batch_tokens=batch_tokens
         )
 
@@ -50,3 +62,10 @@ class ProneScores(Mapping):
 
     def __len__(self) -> int:
         return len(READINGS)
+
+
+def flagged_blocks(study: SetStudy, *, top: int) -> list[int]:
+    """Numbers of the ``top`` flagged blocks of a study, ascending."""
+    sums, pairs = study.sums(study.calibrated, study.calibration, PAIRED, *PRIMARY)
+    scores = eavss("contrast", sums, *pairs.weights())[0]
+    return sorted(np.argsort(-scores, kind="stable")[:top].tolist())

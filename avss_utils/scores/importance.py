@@ -4,7 +4,7 @@ Every criterion of this book, registered under its name; ``score_blocks`` gives 
 needs. Criteria of installed packages join them when ``avss_utils.scores`` is imported.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -67,22 +67,14 @@ def avss(stats: BlockStats, *, eps: float) -> np.ndarray:
     return avss_at(stats, site="residual", eps=eps)
 
 
-@criterion("avss-update")
-def avss_update(stats: BlockStats, *, eps: float) -> np.ndarray:
-    """AVSS of what a block adds to the residual."""
-    return avss_at(stats, site="update", eps=eps)
+def _avss_of(site: str) -> Callable[..., np.ndarray]:
+    return lambda stats, *, eps: avss_at(stats, site=site, eps=eps)
 
 
-@criterion("avss-mlp")
-def avss_mlp(stats: BlockStats, *, eps: float) -> np.ndarray:
-    """AVSS of the MLP's inner activation, where sparsity has its usual meaning."""
-    return avss_at(stats, site="mlp", eps=eps)
-
-
-@criterion("avss-attention")
-def avss_attention(stats: BlockStats, *, eps: float) -> np.ndarray:
-    """AVSS of the attention output."""
-    return avss_at(stats, site="attention", eps=eps)
+# AVSS of what a block adds to the residual, of the attention output, and of the MLP's inner
+# activation, where sparsity has its usual meaning
+for _site in ("update", "mlp", "attention"):
+    criterion(f"avss-{_site}")(_avss_of(_site))
 
 
 @criterion("avss-pooled")
@@ -208,31 +200,16 @@ def weight_magnitude(stats: BlockStats, *, sensitivity: Sensitivity) -> np.ndarr
     return sensitivity.weight_magnitude
 
 
-@criterion("eavss")
-def eavss(stats: BlockStats, *, answers: Mapping[str, np.ndarray]) -> np.ndarray:
-    """How prone to falsehood a block is: EAVSS (arXiv 2411.10069) read as a contrast.
-
-    The equation was never published; ``hallucination.contrasts`` says what each reading is.
-    """
-    return answers["contrast"]
+def _eavss_as(reading: str) -> Callable[..., np.ndarray]:
+    return lambda stats, *, answers: answers[reading]
 
 
-@criterion("eavss-product")
-def eavss_product(stats: BlockStats, *, answers: Mapping[str, np.ndarray]) -> np.ndarray:
-    """EAVSS read as the product of both contrasts."""
-    return answers["contrast-product"]
-
-
-@criterion("eavss-restricted")
-def eavss_restricted(stats: BlockStats, *, answers: Mapping[str, np.ndarray]) -> np.ndarray:
-    """EAVSS read as AVSS of the false answers alone."""
-    return answers["restricted"]
-
-
-@criterion("eavss-multiplied")
-def eavss_multiplied(stats: BlockStats, *, answers: Mapping[str, np.ndarray]) -> np.ndarray:
-    """EAVSS read as AVSS times the ratios of false to true answers."""
-    return answers["multiplied"]
+# how prone to falsehood a block is: the readings of EAVSS (arXiv 2411.10069), whose equation was
+# never published; ``scores.contrasts`` says what each is
+criterion("eavss")(_eavss_as("contrast"))
+criterion("eavss-product")(_eavss_as("contrast-product"))
+criterion("eavss-restricted")(_eavss_as("restricted"))
+criterion("eavss-multiplied")(_eavss_as("multiplied"))
 
 
 @criterion("random")

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from avss_utils.scores.answer_features import Labels
 from avss_utils.scores.answer_study import SetStudy
-from avss_utils.scores.flagged import Labels
 from avss_utils.stats.block_profiles import autoregressive_p, rank_correlation
 from avss_utils.stats.detection import auroc_estimate
 
@@ -38,13 +38,11 @@ def probe_auroc(
     Raises ValueError for fewer questions than folds, a fold without both labels, unequal lengths or
     states that are not finite.
 
-    The probe is ridge regression on the labels, states standardised on the training folds: up to
-    the threshold, which an AUROC does not see, it is Fisher's discriminant with its covariance
-    shrunk half-way to the identity (Friedman 1989; Hastie, Tibshirani and Friedman 2009, sections
-    4.3 and 18.3). The penalty is fixed beforehand, and strong because a block has about as many
-    units as there are answers. Logistic regression with C = 0.01 had the same AUROC to 0.01 (every
-    third block of SmolLM2-135M, TruthfulQA and TriviaQA) at four times the time. Probes of layers:
-    Alain and Bengio 2016 (arXiv 1610.01644); for truth: Azaria and Mitchell 2023 (arXiv
+    The probe is ridge regression on the labels, states standardised on the training folds: Fisher's
+    discriminant with its covariance shrunk half-way to the identity (Friedman 1989). The penalty is
+    fixed beforehand, and strong because a block has about as many units as there are answers.
+    Logistic regression with C = 0.01 had the same AUROC to 0.01 at four times the time. Probes of
+    layers: Alain and Bengio 2016 (arXiv 1610.01644); for truth: Azaria and Mitchell 2023 (arXiv
     2304.13734).
     """
     labels, groups = np.asarray(labels, bool), np.asarray(groups)
@@ -87,10 +85,7 @@ def training_rows(fold: np.ndarray, held_out: int, texts: np.ndarray | None) -> 
 
 
 def held_out_scores(
-    x: np.ndarray,
-    labels: np.ndarray,
-    fold: np.ndarray,
-    texts: np.ndarray | None,
+    x: np.ndarray, labels: np.ndarray, fold: np.ndarray, texts: np.ndarray | None
 ) -> np.ndarray:
     """Score of every answer by the probe of the other folds, (n_answers,); ``x``: (n, width)."""
     from sklearn.linear_model import Ridge  # a second, and few commands need it
@@ -109,7 +104,7 @@ def held_out_scores(
 def probe_agreement(
     auroc_by_block: np.ndarray, scores_by_block: Mapping[str, np.ndarray], *, seed: int
 ) -> pd.DataFrame:
-    """Are the blocks that a score flags those where probes tell false from true? A row a score.
+    """Are the blocks that a score flags those where probes tell false from true? One row per score.
 
     ``auroc_by_block``: (n_blocks,), as of ``probe_auroc``; ``scores_by_block``: by name, the same
     shape. Columns: score, rho (Spearman over blocks), p_shift (of ``rank_correlation``, which turns
@@ -126,9 +121,11 @@ def probe_agreement(
 
 def probe_table(study: SetStudy, *, n_folds: int) -> pd.DataFrame:
     """``probe_auroc`` of the study's true and false answers: set, block, auroc, low, high, n."""
-    own = Labels(study)
+    own, states = Labels(study), study.tokens.states
+    if states is None:
+        raise ValueError("probes need states: make the study with keep_states=True")
     table = probe_auroc(
-        study.tokens.states[own.rows],
+        states[own.rows],
         own.is_false,
         own.question,
         n_folds=n_folds,

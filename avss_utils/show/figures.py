@@ -49,7 +49,7 @@ def panels(
 def block_profile(
     ax: Axes, profiles: dict[str, np.ndarray], *, ylabel: str, log: bool = True
 ) -> Axes:
-    """One line a profile over block number; a value of 0 on a log axis leaves a gap."""
+    """One line per profile over block number; a value of 0 on a log axis leaves a gap."""
     for colour, (name, values) in zip(COLOURS, profiles.items(), strict=False):
         values = np.where(values > 0, values, np.nan) if log else values
         ax.plot(range(len(values)), values, marker="o", ms=2.5, lw=1.2, color=colour, label=name)
@@ -60,7 +60,7 @@ def block_profile(
 
 
 def dropped_blocks(ax: Axes, plans: pd.DataFrame, *, n_blocks: int) -> Axes:
-    """A row a plan, a filled cell a removed block; ``plans`` has arm and drop (tuples)."""
+    """One row per plan, a filled cell per removed block; ``plans`` has arm and drop (tuples)."""
     for row, drop in enumerate(plans["drop"]):
         ax.scatter(range(n_blocks), [row] * n_blocks, marker="s", s=26, c="#e6e6e6", lw=0)
         ax.scatter(drop, [row] * len(drop), marker="s", s=30, color=COLOURS[3], lw=0)
@@ -73,7 +73,7 @@ def dropped_blocks(ax: Axes, plans: pd.DataFrame, *, n_blocks: int) -> Axes:
 def intervals(
     ax: Axes, estimates: pd.DataFrame, *, threshold: float, xlabel: str, highlight: str
 ) -> Axes:
-    """A point and its interval a row (arm, value, low, high), with the claim's threshold."""
+    """A point and its interval per row (arm, value, low, high), with the claim's threshold."""
     for row, e in enumerate(estimates.itertuples()):
         colour = COLOURS[3] if e.arm == highlight else COLOURS[0]
         low, high = _drawable(e.low), _drawable(e.high)
@@ -85,7 +85,7 @@ def intervals(
 def intervals_by(
     ax: Axes, estimates: pd.DataFrame, *, by: str, threshold: float, xlabel: str
 ) -> Axes:
-    """A row an arm, in it an interval each value of column ``by`` (arm, value, low, high)."""
+    """One row per arm, in it an interval per value of column ``by`` (arm, value, low, high)."""
     arms, groups = list(estimates.arm.unique()), list(estimates.groupby(by, sort=False))
     for number, (name, own) in enumerate(groups):
         rows = np.array([arms.index(arm) for arm in own.arm])
@@ -109,7 +109,7 @@ def _drawable(bound):
 
 
 def curves(ax: Axes, estimates: pd.DataFrame, *, threshold: float) -> Axes:
-    """A line an arm over ratio, with its interval as a band (arm, ratio, value, low, high)."""
+    """One line per arm over ratio, with its interval as a band (arm, ratio, value, low, high)."""
     for colour, (arm, own) in zip(COLOURS, estimates.groupby("arm", sort=False), strict=False):
         own = own.sort_values("ratio")
         ax.plot(own.ratio, own.value, marker="o", ms=3, lw=1.3, color=colour, label=arm)
@@ -151,7 +151,7 @@ def step_map(ax: Axes, values: pd.DataFrame, *, highest: float, label: str) -> A
 
 
 def need(ax: Axes, estimates: pd.DataFrame, *, xlabel: str, ylabel: str) -> Axes:
-    """A mark an arm at (moved, value) with its interval (low, high), a shape for each arm."""
+    """A mark per arm at (moved, value) with its interval (low, high), a shape for each arm."""
     for number, (arm, own) in enumerate(estimates.groupby("arm", sort=False)):
         colour, shape = COLOURS[number % len(COLOURS)], "osD^vP*X"[number % 8]
         ax.vlines(own.moved, _drawable(own.low), _drawable(own.high), color=colour, lw=1.5)
@@ -183,7 +183,9 @@ def null_distribution(
     everything = np.concatenate([np.asarray(null, float), list(marks.values())])
     low, high = everything.min(), everything.max()
     edges = np.geomspace(low, high, 31) if log else np.linspace(low, high, 31)
-    ax.hist(null, bins=edges, color="#c9c9c9", edgecolor="white", lw=0.4, label="random sets")
+    ax.hist(
+        null, bins=edges.tolist(), color="#c9c9c9", edgecolor="white", lw=0.4, label="random sets"
+    )
     looks = cycle([(INK, "--"), (COLOURS[0], "-."), (COLOURS[2], ":"), (COLOURS[4], "--")])
     for name, value in marks.items():
         colour, style = (COLOURS[3], "-") if name == highlight else next(looks)
@@ -195,7 +197,7 @@ def null_distribution(
 
 
 def reliability(ax: Axes, bins: dict[str, pd.DataFrame]) -> Axes:
-    """Accuracy over confidence by name, of ``confidence.reliability_bins``, with Wilson intervals.
+    """Accuracy over confidence by name, of ``stats.reliability_bins``, with Wilson intervals.
 
     A point's area grows with the answers in its bin; the dashed line is perfect calibration.
     """

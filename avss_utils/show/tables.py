@@ -91,7 +91,7 @@ def with_interval(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def wide(table: pd.DataFrame, *, rows: str, columns: str) -> pd.DataFrame:
-    """Tidy estimates as one row a ``rows``, one column a ``columns``, in order of appearance."""
+    """Tidy estimates, one row per ``rows``, one column per ``columns``, in order of appearance."""
     text = with_interval(table).pivot(index=rows, columns=columns, values="estimate")
     text = text.loc[table[rows].unique(), table[columns].unique()].fillna("")
     return text.rename_axis(columns=None).reset_index()
@@ -133,7 +133,7 @@ def as_markdown(table: pd.DataFrame, *, links: Sequence[str] = ()) -> Markdown:
 
 def _plain(cell: object) -> str:
     """A cell's text in one line, with no character that would be markup."""
-    text = number(cell) if isinstance(cell, float) else _unbroken(str(cell))
+    text = number(cell) if isinstance(cell, float) else str(_unbroken(str(cell)))
     return _MARKUP.sub(r"\\\1", " ".join(text.splitlines()))
 
 

@@ -6,24 +6,21 @@ A confidence is the probability, in [0, 1], that the answer given is right.
 from avss_utils.stats.block_profiles import rank_correlation
 from avss_utils.stats.calibration import (
     calibration_floor,
+    choice_confidence,
     debiased_calibration_error,
     expected_calibration_error,
     reliability_bins,
+    temperature,
 )
-from avss_utils.stats.calibration_intervals import calibration_estimate
-from avss_utils.stats.choice_confidence import choice_confidence, temperature
-from avss_utils.stats.resampling import Estimate, against_null, bootstrap, mean
+from avss_utils.stats.resampling import Estimate, against_null
 
 __all__ = [
     "Estimate",
     "against_null",
-    "bootstrap",
-    "calibration_estimate",
     "calibration_floor",
     "choice_confidence",
     "debiased_calibration_error",
     "expected_calibration_error",
-    "mean",
     "rank_correlation",
     "reliability_bins",
     "temperature",

@@ -1,17 +1,64 @@
-"""Expected calibration error, its floor, its debiased form, and the bins behind it.
+"""Calibration of confidence: its error, the bins behind it, and one temperature that corrects it.
 
 Bins are equal in width, or with ``equal_mass`` in answers, up to ties, which stay together in one.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr
+from numpy.typing import ArrayLike
+from scipy.special import log_softmax, ndtr
 
-from avss_utils.stats.binning import bin_edges, bin_numbers, binned_errors, checked
+
+def _checked(
+    confidence: ArrayLike, correct: ArrayLike, n_bins: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float arrays, (n,). Raises ValueError for what no calibration can be told from."""
+    confidence, correct = np.asarray(confidence, float), np.asarray(correct, float)
+    if not 0 < len(confidence) == len(correct):
+        raise ValueError(f"{len(confidence)} confidences and {len(correct)} answers")
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise ValueError("a confidence lies between 0 and 1")
+    if not ((correct >= 0) & (correct <= 1)).all():
+        raise ValueError("an answer is right (1), wrong (0) or between, as a tie is")
+    if n_bins < 1:
+        raise ValueError(f"{n_bins} bins hold nothing")
+    return confidence, correct
+
+
+def bin_edges(confidence: np.ndarray, n_bins: int, equal_mass: bool) -> np.ndarray:
+    """From 0 to 1, (n_bins + 1,): evenly, or at the confidences that part the answers evenly.
+
+    Edges of equal mass are confidences that occur, not points between two of them, so that only the
+    confidences' order decides which answers are together.
+    """
+    if not equal_mass:
+        return np.linspace(0, 1, n_bins + 1)
+    last = -(-len(confidence) * np.arange(1, n_bins) // n_bins) - 1  # of each bin but the last
+    return np.concatenate([[0.0], np.sort(confidence)[last], [1.0]])
+
+
+def bin_numbers(confidence: np.ndarray, n_bins: int, equal_mass: bool) -> np.ndarray:
+    """The bin of each answer, (n,), from 0; one on an edge is in the lower bin, 0 in the first."""
+    if equal_mass:  # equal confidences meet the same edge first, and so stay together
+        return np.searchsorted(bin_edges(confidence, n_bins, True)[1:-1], confidence)
+    return np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
+
+
+def binned_errors(gap: np.ndarray, bins: np.ndarray, n_bins: int) -> np.ndarray:
+    """Calibration error of every row of ``gap`` (correct - confidence), (n_rows, n): (n_rows,).
+
+    ``bins``: those of ``gap``, or (n,) where all rows share them.
+    """
+    n_rows, n = gap.shape
+    cells = np.arange(n_rows)[:, None] * n_bins + bins
+    sums = np.bincount(cells.ravel(), gap.ravel(), n_rows * n_bins)
+    return np.abs(sums.reshape(n_rows, n_bins)).sum(1) / n
 
 
 def expected_calibration_error(
-    confidence: np.ndarray, correct: np.ndarray, *, n_bins: int, equal_mass: bool = False
+    confidence: ArrayLike, correct: ArrayLike, *, n_bins: int, equal_mass: bool = False
 ) -> float:
     """Mean over ``n_bins`` bins of [0, 1], by their size, of |accuracy - mean confidence|.
 
@@ -20,7 +67,7 @@ def expected_calibration_error(
     2017 (arXiv 1706.04599); equal mass: Nixon et al. 2019 (arXiv 1904.01685). Raises ValueError
     for confidences or answers outside [0, 1], no rows, or unequal lengths.
     """
-    confidence, correct = checked(confidence, correct, n_bins)
+    confidence, correct = _checked(confidence, correct, n_bins)
     bins = bin_numbers(confidence, n_bins, equal_mass)
     return float(binned_errors((correct - confidence)[None], bins, n_bins)[0])
 
@@ -38,14 +85,14 @@ def calibration_floor(
     It is above 0 because each bin's accuracy is that of a few answers; an error at the floor is
     perfect calibration.
     """
-    confidence, _ = checked(confidence, np.zeros(len(confidence)), n_bins)
+    confidence, _ = _checked(confidence, np.zeros(len(confidence)), n_bins)
     bins = bin_numbers(confidence, n_bins, equal_mass)
     drawn = rng.random((n_draws, len(confidence))) < confidence
     return float(binned_errors(drawn - confidence, bins, n_bins).mean())
 
 
 def debiased_calibration_error(
-    confidence: np.ndarray, correct: np.ndarray, *, n_bins: int, equal_mass: bool = False
+    confidence: ArrayLike, correct: ArrayLike, *, n_bins: int, equal_mass: bool = False
 ) -> float:
     """Twice the expected calibration error, less its mean were each bin's accuracy drawn anew.
 
@@ -56,7 +103,7 @@ def debiased_calibration_error(
     of one answer, or of equal answers, is taken at its word. Arguments and errors as for
     ``expected_calibration_error``. Source: Kumar, Liang and Ma 2019 (arXiv 1909.10155), who draw.
     """
-    confidence, correct = checked(confidence, correct, n_bins)
+    confidence, correct = _checked(confidence, correct, n_bins)
     _, bins, n = np.unique(
         bin_numbers(confidence, n_bins, equal_mass), return_inverse=True, return_counts=True
     )
@@ -69,7 +116,7 @@ def debiased_calibration_error(
 
 
 def reliability_bins(
-    confidence: np.ndarray, correct: np.ndarray, *, n_bins: int, equal_mass: bool = False
+    confidence: ArrayLike, correct: ArrayLike, *, n_bins: int, equal_mass: bool = False
 ) -> pd.DataFrame:
     """The bins of ``expected_calibration_error`` that hold an answer, one row per bin.
 
@@ -77,7 +124,7 @@ def reliability_bins(
     (answers), confidence (their mean), accuracy, and its 95 % Wilson interval accuracy_low and
     accuracy_high. Arguments and errors as there.
     """
-    confidence, correct = checked(confidence, correct, n_bins)
+    confidence, correct = _checked(confidence, correct, n_bins)
     edges = bin_edges(confidence, n_bins, equal_mass)
     bins, own, n = np.unique(
         bin_numbers(confidence, n_bins, equal_mass), return_inverse=True, return_counts=True
@@ -99,3 +146,66 @@ def _wilson(right: float, n: int) -> tuple[float, float]:
         for k in (np.floor(right), np.ceil(right))
     )
     return float(low.low), float(high.high)
+
+
+def choice_confidence(
+    scores: Sequence[ArrayLike], *, temperature: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The likeliest choice of each question, and the share of probability that it has among them.
+
+    ``scores``: one array a question, as ``measure.choices`` gives them (summed
+    log-probabilities, nats); questions may have different numbers of choices. The shares are their
+    softmax after division by ``temperature``. Returns (prediction, confidence), both (n,): the
+    choice's number, the earlier among equals, whatever the temperature; from 1 / choices to 1.
+    Raises ValueError for no questions, a question without choices, scores that are not finite, or a
+    temperature not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"a temperature is above 0, not {temperature}")
+    table = _table(scores)
+    prediction = table.argmax(1)
+    return prediction, np.exp(_at(log_softmax(table / temperature, axis=1), prediction))
+
+
+def temperature(
+    logits: Sequence[ArrayLike],
+    label: ArrayLike,
+    *,
+    bounds: tuple[float, float] = (0.05, 20.0),
+) -> float:
+    """By what to divide the scores so that the right choices are least surprising.
+
+    ``logits``: scores as in ``choice_confidence``; ``label``: the right choice's number, (n,). More
+    than 1 for an overconfident model. Minimises the mean negative log-likelihood, which has one
+    minimum, within ``bounds``: it ends near the lower where every answer is right, near the upper
+    where the scores tell nothing. Fit it on other questions than those that judge it. Source: Guo
+    et al. 2017 (arXiv 1706.04599). Raises ValueError as ``choice_confidence`` does, or for a label
+    that is no choice's number.
+    """
+    from scipy.optimize import minimize_scalar  # slow to import, and few commands need it
+
+    table, right = _table(logits), np.asarray(label)
+    n_choices = np.isfinite(table).sum(1)
+    if len(right) != len(table) or not ((right >= 0) & (right < n_choices)).all():
+        raise ValueError(f"{len(table)} questions need one label each, the number of a choice")
+
+    def surprise(log_temperature: float) -> float:
+        return -_at(log_softmax(table / np.exp(log_temperature), axis=1), right).mean()
+
+    found = minimize_scalar(surprise, bounds=np.log(bounds), method="bounded")
+    return float(np.exp(found.x))
+
+
+def _at(table: np.ndarray, column: np.ndarray) -> np.ndarray:
+    return table[np.arange(len(table)), column]
+
+
+def _table(scores: Sequence[ArrayLike]) -> np.ndarray:
+    """(n, most choices); choices that a question lacks have no probability (-inf)."""
+    rows = [np.asarray(row, float) for row in scores]
+    if not rows or not all(len(row) and np.isfinite(row).all() for row in rows):
+        raise ValueError("each question needs choices with finite scores")
+    table = np.full((len(rows), max(map(len, rows))), -np.inf)
+    for filled, row in zip(table, rows, strict=True):
+        filled[: len(row)] = row
+    return table

@@ -4,6 +4,7 @@ Every score is higher for the more suspicious answer.
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,14 +12,17 @@ import pandas as pd
 from avss_utils.errors import UsageError
 from avss_utils.stats.resampling import N_RESAMPLES, Estimate, limits, resample_counts, safe_ratio
 
+if TYPE_CHECKING:  # a second to import, and few commands need it
+    from sklearn.pipeline import Pipeline
 
-def fit_detector(features: np.ndarray, is_false: np.ndarray, *, seed: int):
+
+def fit_detector(features: np.ndarray, is_false: np.ndarray, *, seed: int) -> "Pipeline":
     """Logistic regression on standardised features, (n_answers, n_features): a fitted pipeline.
 
     ``is_false``: (n_answers,) of bool. Fit it on other questions than those that judge it. Raises
     UsageError where all answers have one label, ValueError where a feature is not finite.
     """
-    from sklearn.linear_model import LogisticRegression  # a second, and few commands need it
+    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -32,7 +36,7 @@ def fit_detector(features: np.ndarray, is_false: np.ndarray, *, seed: int):
     return make_pipeline(StandardScaler(), model).fit(features, is_false)
 
 
-def detect(detector, features: np.ndarray) -> np.ndarray:
+def detect(detector: "Pipeline", features: np.ndarray) -> np.ndarray:
     """P(false) of each answer, (n_answers,) in [0, 1], under the share of false answers fitted."""
     return detector.predict_proba(features)[:, 1]
 
@@ -55,9 +59,7 @@ def auroc_estimate(
     """
     score, is_false = _checked(score, is_false, groups)
     parts = np.zeros(len(score), dtype=int) if within is None else np.asarray(within)
-    group, n_groups = _numbered(groups)
-    rng = np.random.default_rng(seed)
-    weights = resample_counts(n_groups, n_resamples, rng)[:, group]
+    weights = _group_counts(groups, n_resamples, seed)
     won, compared = np.zeros((2, len(weights)))
     for part in np.unique(parts):
         own = parts == part
@@ -84,13 +86,15 @@ def pairs_won(
     return (false * below).sum(1), false.sum(1) * true.sum(1)
 
 
-def _numbered(groups: np.ndarray) -> tuple[np.ndarray, int]:
-    """Groups as numbers from 0, and how many there are."""
-    names, numbers = np.unique(np.asarray(groups), return_inverse=True)
-    return numbers, len(names)
+def _group_counts(groups: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
+    """How often each answer counts where whole groups are drawn, (1 + n_resamples, n_answers)."""
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    return resample_counts(len(names), n_resamples, np.random.default_rng(seed))[:, group]
 
 
-def _checked(score, is_false, groups) -> tuple[np.ndarray, np.ndarray]:
+def _checked(
+    score: np.ndarray, is_false: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     score, is_false = np.asarray(score, float), np.asarray(is_false, bool)
     if not len(score) == len(is_false) == len(groups):
         raise ValueError(
@@ -107,7 +111,7 @@ def _checked(score, is_false, groups) -> tuple[np.ndarray, np.ndarray]:
 def risk_coverage(score: np.ndarray, is_false: np.ndarray) -> pd.DataFrame:
     """Share of false answers among those accepted, from the least to the most suspicious.
 
-    Columns: coverage (share accepted, 1/n to 1) and risk (in [0, 1]), a row an answer accepted.
+    Columns: coverage (share accepted, 1/n to 1) and risk (in [0, 1]), one row per answer accepted.
     Among tied answers the order is a coin's: their risk is the expected one. Source: Geifman and
     El-Yaniv 2017 (arXiv 1705.08500).
     """
@@ -126,7 +130,7 @@ def detection_table(
     *,
     seed: int,
 ) -> pd.DataFrame:
-    """How well each score finds the false answers; a row a score, in their order.
+    """How well each score finds the false answers, one row per score, in their order.
 
     Columns: score, auroc with its 95 % interval low and high (see ``auroc_estimate``), aurc with
     aurc_low and aurc_high (``aurc_estimate``), n (answers). The same resamples serve all scores.
@@ -156,14 +160,12 @@ def aurc_estimate(
     is better. Source: Geifman et al. 2019 (arXiv 1805.08206).
     """
     score, is_false = _checked(score, is_false, groups)
-    group, n_groups = _numbered(groups)
-    rng = np.random.default_rng(seed)
-    areas = mean_risks(score, is_false, resample_counts(n_groups, n_resamples, rng)[:, group])
+    areas = mean_risks(score, is_false, _group_counts(groups, n_resamples, seed))
     return Estimate(float(areas[0]), *limits(areas[1:]), len(score))
 
 
 def mean_risks(score: np.ndarray, is_false: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean of ``risk_coverage`` where each answer is there ``weights`` times, a row a weighting.
+    """Mean of ``risk_coverage`` where each answer is there ``weights`` times, by weighting.
 
     Among t answers of one score, a share s of them false, after T with F false, the risk is
     (F + s k) / (T + k) for k from 1 to t: its sum has harmonic numbers.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from avss_utils.stats.binning import bin_numbers
+from avss_utils.stats.calibration import bin_numbers
 from avss_utils.stats.outcomes import Measure, OutcomeTable
 from avss_utils.stats.resampling import (
     N_RESAMPLES,
@@ -157,7 +157,9 @@ def as_estimate(draws: np.ndarray, n: int, *, moved: bool = False) -> Estimate:
     return Estimate(float(draws[0]), *limits(rest), n)
 
 
-def _generator(seed, number: int, n_sets: int) -> np.random.Generator:
+def _generator(
+    seed: int | Sequence[int] | np.random.Generator, number: int, n_sets: int
+) -> np.random.Generator:
     """The random numbers of one of several sets."""
     if isinstance(seed, np.random.Generator):
         return seed

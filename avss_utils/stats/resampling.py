@@ -1,4 +1,4 @@
-"""Intervals, null distributions and rank correlations: every estimate travels with its interval.
+"""Intervals and null distributions: every estimate travels with its interval.
 
 All resampling is over the rows handed in (questions, text windows), so that compared things are
 compared on the same rows. Randomness is an argument.
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 N_RESAMPLES = 2000
 LEVEL = 0.95
@@ -31,7 +32,6 @@ def bootstrap(
     *samples: np.ndarray,
     rng: np.random.Generator,
     n_resamples: int = N_RESAMPLES,
-    level: float = LEVEL,
 ) -> Estimate:
     """Percentile bootstrap of ``statistic(*samples, axis)``, rows of all samples drawn together.
 
@@ -49,13 +49,13 @@ def bootstrap(
     for start in range(0, n_resamples, chunk):
         rows = rng.integers(0, n, size=(min(chunk, n_resamples - start), n))
         draws.append(statistic(*(s[rows] for s in samples), axis=-1))
-    low, high = limits(np.concatenate(draws), level)
+    low, high = limits(np.concatenate(draws))
     return Estimate(value, low, high, n)
 
 
-def limits(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """Percentiles around ``level`` of the draws; one that is not finite widens both sides."""
-    tail = (1 - level) / 2
+def limits(draws: np.ndarray) -> tuple[float, float]:
+    """Percentiles around LEVEL of the draws; one that is not finite widens both sides."""
+    tail = (1 - LEVEL) / 2
     low = np.quantile(np.where(np.isfinite(draws), draws, -np.inf), tail, method="lower")
     high = np.quantile(np.where(np.isfinite(draws), draws, np.inf), 1 - tail, method="higher")
     return float(low), float(high)
@@ -78,11 +78,6 @@ def resample_counts(n: int, n_resamples: int, rng: np.random.Generator) -> np.nd
     return np.vstack([np.ones(n, dtype=drawn.dtype), drawn])
 
 
-def mean(x: np.ndarray, *, rng: np.random.Generator) -> Estimate:
-    """Mean of ``x``, shape (n,), with its bootstrap interval."""
-    return bootstrap(lambda a, axis: a.mean(axis), x, rng=rng)
-
-
 def safe_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """numerator / denominator of one shape, NaN where the denominator is not above 0."""
     return np.divide(
@@ -93,48 +88,22 @@ def safe_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     )
 
 
-def ratio_of_means(
-    numerator: np.ndarray, denominator: np.ndarray, *, rng: np.random.Generator
-) -> Estimate:
-    """mean(numerator) / mean(denominator) over the same rows, both of shape (n,), paired."""
-    return bootstrap(
-        lambda a, b, axis: safe_ratio(a.mean(axis), b.mean(axis)), numerator, denominator, rng=rng
-    )
-
-
-def corrected_ratio(
-    numerator: np.ndarray, denominator: np.ndarray, chance: np.ndarray, *, rng: np.random.Generator
-) -> Estimate:
-    """(mean(numerator) - mean(chance)) / (mean(denominator) - mean(chance)), paired over rows.
-
-    ``chance`` is the expected value of a blind guess on each row. Where the denominator's interval
-    reaches chance the ratio has no finite interval, and the limits say so (infinite).
-    """
-    return bootstrap(
-        lambda a, b, c, axis: safe_ratio((a - c).mean(axis), (b - c).mean(axis)),
-        numerator,
-        denominator,
-        chance,
-        rng=rng,
-    )
-
-
-def proportion(successes: int, n: int, *, level: float = LEVEL) -> Estimate:
+def proportion(successes: int, n: int) -> Estimate:
     """Share ``successes / n`` with its exact (Clopper-Pearson) interval."""
     from scipy import stats  # half a second, and not every command needs it
 
-    interval = stats.binomtest(int(successes), int(n)).proportion_ci(level, method="exact")
+    interval = stats.binomtest(int(successes), int(n)).proportion_ci(LEVEL, method="exact")
     return Estimate(successes / n, float(interval.low), float(interval.high), int(n))
 
 
-def two_sided_p(null: np.ndarray, value: float) -> float:
+def two_sided_p(null: ArrayLike, value: float) -> float:
     """(1 + draws at least as far from 0 as ``value``) / (1 + n), never 0 (Phipson and Smyth 2010).
 
     ``null``: (n,) draws of a statistic that is 0 on average. Rounding must not hide a draw that
     ties with the observed value.
     """
-    extreme = (np.abs(null) >= abs(value) - 1e-12).sum()
-    return float((1 + extreme) / (1 + len(null)))
+    extreme = np.abs(null) >= abs(value) - 1e-12
+    return float((1 + extreme.sum()) / (1 + len(extreme)))
 
 
 @dataclass(frozen=True)

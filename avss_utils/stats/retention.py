@@ -70,7 +70,7 @@ def _measures(
 
     right, full, chance = of(arm, "correct"), of(BASELINE, "correct"), 1 / of(arm, "n_choices")
     blind = _without_reading(name, of(arm, "label"), chance)
-    corrected = (mean_of(own - chance, weights) for own in (right, full))
+    corrected = mean_of(right - chance, weights), mean_of(full - chance, weights)
     return {
         "accuracy": mean_of(right, weights),
         "above chance": mean_of(right - blind, weights),
@@ -102,11 +102,11 @@ def _auroc(name: str, of: Callable, arm: str, weights: np.ndarray) -> np.ndarray
     return safe_ratio(*pairs_won(np.where(label, own, 1 - own), label, weights))
 
 
-def sets_above_chance(outcomes: OutcomeTable, *, seed: int, baseline: str = BASELINE) -> list[str]:
+def sets_above_chance(outcomes: OutcomeTable, *, seed: int) -> list[str]:
     """Sets on which the full model's accuracy is above chance with its whole interval."""
     found = []
     for name in outcomes.sets():
-        own = outcomes.of(baseline, name)[0] - outcomes.chance(name)
+        own = outcomes.of(BASELINE, name)[0] - outcomes.chance(name)
         weights = resample_counts(len(own), N_RESAMPLES, np.random.default_rng(seed))
         found += [name] * (limits(mean_of(own, weights)[1:])[0] > 0)
     return found
@@ -119,9 +119,8 @@ def retention_rows(
     sets: Sequence[str] | None = None,
     baseline: str = BASELINE,
     seed: int,
-    n_resamples: int = N_RESAMPLES,
 ) -> pd.DataFrame:
-    """Raw and chance-corrected retention with intervals, a row a plan's row, set and measure.
+    """Raw and chance-corrected retention with intervals, one row per plan's row, set and measure.
 
     ``plans``: arm, n_dropped, drop, judged under ``plan_name``; ``baseline``: what retention is
     measured against. The same questions are drawn anew for every plan. Columns: arm, n_dropped,
@@ -131,7 +130,7 @@ def retention_rows(
     for name in names:
         levels = {"raw retention": 0.0, "corrected retention": outcomes.chance(name)}
         rng = np.random.default_rng([seed, outcomes.sets().index(name)])
-        weights = resample_counts(len(outcomes.questions(name)), n_resamples, rng)
+        weights = resample_counts(len(outcomes.questions(name)), N_RESAMPLES, rng)
         full = outcomes.of(baseline, name).mean(0)
         own = [outcomes.of(plan_name(drop), name).mean(0) for drop in plans["drop"]]
         for measure, level in levels.items():
@@ -157,7 +156,6 @@ def pooled_retention(
     references: Sequence[str] = (),
     baseline: str = BASELINE,
     seed: int,
-    n_resamples: int = N_RESAMPLES,
 ) -> pd.DataFrame:
     """Retention averaged over sets, raw and corrected for chance, and how raw differs from other
     arms'.
@@ -168,8 +166,7 @@ def pooled_retention(
     """
     names = list(outcomes.sets() if sets is None else sets)
     n_rows = sum(len(outcomes.questions(name)) for name in names)
-    options = dict(baseline=baseline, seed=seed, n_resamples=n_resamples)
-    draws, rows = _pooled_draws(plans, outcomes, names, **options), []
+    draws, rows = _pooled_draws(plans, outcomes, names, baseline, seed), []
     for (measure, arm), own in draws.items():
         rows.append((arm, f"mean {measure} retention", *_with_limits(own), n_rows))
         for reference in references if measure == "raw" else ():
@@ -183,22 +180,20 @@ def _pooled_draws(
     plans: pd.DataFrame,
     outcomes: OutcomeTable,
     names: Sequence[str],
-    *,
     baseline: str,
     seed: int,
-    n_resamples: int,
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Mean retention over sets, raw and corrected, by (measure, arm): (1 + n_resamples,) each.
+    """Mean retention over sets, raw and corrected, by (measure, arm): (1 + N_RESAMPLES,) each.
 
     The first is of the rows as they are.
     """
     drops = plans.set_index("arm")["drop"]
-    nothing = np.full(n_resamples + 1, 0.0 if names else np.nan)
+    nothing = np.full(N_RESAMPLES + 1, 0.0 if names else np.nan)
     draws = dict.fromkeys(((m, arm) for m in ("raw", "corrected") for arm in drops.index), nothing)
     for number, name in enumerate(names):
         full = outcomes.of(baseline, name).mean(0)
         rng = np.random.default_rng([seed, number])
-        weights = resample_counts(len(full), n_resamples, rng)
+        weights = resample_counts(len(full), N_RESAMPLES, rng)
         for measure, level in (("raw", 0.0), ("corrected", outcomes.chance(name))):
             whole = mean_of(full - level, weights)
             for arm, drop in drops.items():
@@ -225,8 +220,8 @@ def text_estimates(texts: pd.DataFrame, *, seed: int) -> pd.DataFrame:
         both = same_windows(same, arm, on=_WINDOW)
         for measure, function in _TEXT_MEASURES.items():
             columns = [both[c].to_numpy(float) for c in ("nll", "nll_full", "n_tokens", "n_bytes")]
-            estimate = bootstrap(function, *columns, rng=np.random.default_rng(seed))
-            rows.append([text_set, arm, measure, *_cells(estimate)])
+            e = bootstrap(function, *columns, rng=np.random.default_rng(seed))
+            rows.append([text_set, arm, measure, e.value, e.low, e.high, e.n])
     return pd.DataFrame(rows, columns=["text_set", "arm", "measure", "value", "low", "high", "n"])
 
 
@@ -250,7 +245,7 @@ def text_gap(texts: pd.DataFrame, first: str, second: str, *, seed: int) -> Esti
     )
 
 
-def pick(table: pd.DataFrame, **wanted) -> Estimate:
+def pick(table: pd.DataFrame, **wanted: object) -> Estimate:
     """The one estimate of a tidy table with these column values."""
     for column, value in wanted.items():
         table = table[table[column] == value]
@@ -260,7 +255,9 @@ def pick(table: pd.DataFrame, **wanted) -> Estimate:
     return Estimate(float(row.value), float(row.low), float(row.high), int(row.n))
 
 
-def picked(table: pd.DataFrame, arms: Mapping[str, str], **wanted) -> dict[str, Estimate | str]:
+def picked(
+    table: pd.DataFrame, arms: Mapping[str, str], **wanted: object
+) -> dict[str, Estimate | str]:
     """``pick`` for several arms, by a name for each; NOT_MEASURED where the table lacks an arm."""
     there = set(table.arm)
     return {
@@ -269,14 +266,10 @@ def picked(table: pd.DataFrame, arms: Mapping[str, str], **wanted) -> dict[str, 
     }
 
 
-def _cells(e: Estimate) -> tuple[float, float, float, int]:
-    return e.value, e.low, e.high, e.n
-
-
 def over_pruned(questions: pd.DataFrame, texts: pd.DataFrame, *, kept: float) -> pd.DataFrame:
     """The papers' failure signature by arm: has any task's performance fallen below ``kept``?
 
-    Columns: arm, one of raw retention a task and bits retention a text set, over_pruned (yes, no).
+    Columns: arm, raw retention by task, bits retention by text set, over_pruned (yes, no).
     """
     tasks = questions[questions.measure == "raw retention"].pivot(
         index="arm", columns="set", values="value"
@@ -284,7 +277,5 @@ def over_pruned(questions: pd.DataFrame, texts: pd.DataFrame, *, kept: float) ->
     sets = texts[texts.measure == "bits retention"].pivot(
         index="arm", columns="text_set", values="value"
     )
-    both = tasks.join(sets).drop(index=BASELINE)
-    order = [arm for arm in questions.arm.unique() if arm != BASELINE]
-    both = both.loc[order]
+    both = tasks.join(sets).loc[[arm for arm in questions.arm.unique() if arm != BASELINE]]
     return both.assign(over_pruned=np.where((both < kept).any(axis=1), "yes", "no")).reset_index()

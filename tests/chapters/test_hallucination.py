@@ -28,9 +28,9 @@ from avss_utils.errors import UsageError
 from avss_utils.measure.answer_tokens import log_spread
 from avss_utils.measure.drop_losses import drop_losses
 from avss_utils.models.load import LoadedModel
+from avss_utils.scores.answer_features import Labels
 from avss_utils.scores.answer_study import SetStudy
-from avss_utils.scores.eavss import ProneScores
-from avss_utils.scores.flagged import Labels, flagged_blocks
+from avss_utils.scores.eavss import ProneScores, flagged_blocks
 from avss_utils.scores.probes import probe_table, training_rows
 
 NAMES = [

@@ -23,7 +23,7 @@ from avss_utils.chapters.architectures import effects
 from avss_utils.chapters.architectures.family import read_family
 from avss_utils.claims import ledger_figure, questions
 from avss_utils.claims import ledger_tables as ledger
-from avss_utils.claims.verdicts import finding
+from avss_utils.claims.verdicts import Finding
 from avss_utils.errors import UsageError
 from avss_utils.show import tables as report
 from avss_utils.stats.resampling import Estimate
@@ -34,7 +34,7 @@ from avss_utils.store.runs import open_run
 ROOT = Path(__file__).resolve().parents[2]
 PRUNING, LIMITS = "01_avss_pruning", "04_pruning_thresholds"
 TUNING, SHAPES = "05_finetuning_dynamics", "06_architecture"
-NOTEBOOKS = {*claims.FINDINGS, *claims.ANSWERS}
+NOTEBOOKS = {*claims.FINDINGS, *questions.ANSWERS}
 INF, NAN = np.inf, np.nan
 FAMILY = ["tiny-2x48", "tiny-2x96", "tiny-4x48", "tiny-4x96", "tiny-8x48"]
 
@@ -106,8 +106,7 @@ def test_models_are_those_with_a_finished_record_in_order(tmp_path):
     (root / "f-model" / "42_mine").mkdir(parents=True)
     (root / "f-model" / "42_mine" / "run.json").write_text("{}")
     (root / "notes.txt").write_text("not a model")
-    assert claims.recorded_models(root, NOTEBOOKS) == ["a-model", "b-model"]
-    found = claims.read_records(root, NOTEBOOKS, primary="b-model")
+    found = ledger.read_records(root, NOTEBOOKS, primary="b-model")
     assert [(model, list(runs)) for model, runs in found.items()] == [
         ("b-model", [TUNING]),
         ("a-model", [TUNING]),
@@ -138,8 +137,8 @@ def test_what_has_no_record_is_not_yet_measured_and_not_linked(tmp_path):
     table = ledger.by_model(models)
     assert table.columns.to_list() == ["claim or question", "tiny", "other"]
     of = table.set_index(table["claim or question"].str.partition(".")[0])
-    assert of.index.to_list() == [*claims.CLAIMS, *claims.QUESTIONS]
-    asked = claims.QUESTIONS["Q2"]
+    assert of.index.to_list() == [*claims.CLAIMS, *questions.QUESTIONS]
+    asked = questions.QUESTIONS["Q2"]
     assert of.loc["Q2", ["tiny", "other"]].to_list() == [asked.above, asked.below]
     assert set(of.drop(index="Q2")[["tiny", "other"]].to_numpy().ravel()) == {ledger.NOT_MEASURED}
     glued = dict(ledger.glued(models["tiny"]))
@@ -167,11 +166,23 @@ def test_the_ledger_of_the_committed_records_measures_every_claim(committed):
     assert beside[ledger.LINK].str.match(r"\{doc\}`.*\{ref\}`").all()
 
 
+def test_the_readme_states_the_verdicts_of_the_committed_records(committed):
+    models = ["smollm2-135m", "gemma3-270m", "qwen2.5-coder-1.5b"]
+    found = {(model, name): "to come" for model in models for name in claims.CLAIMS}
+    found |= {(m, c): f.verdict for m in models for c, f in committed[m].primary.items()}
+    text = (ROOT / "README.md").read_text()
+    assert f"| claim | | {' | '.join(models)} |" in text
+    verdicts = r" ([a-z ]+) \|" * len(models)
+    rows = re.findall(rf"^\| (C\d+) \|.*\|{verdicts}$", text, re.MULTILINE)
+    stated = {(model, row[0]): row[i] for row in rows for i, model in enumerate(models, start=1)}
+    assert stated == found
+
+
 # what is declared
 
 
 def test_every_claim_and_question_names_a_figure_of_its_chapter():
-    for name, declared in {**claims.CLAIMS, **claims.QUESTIONS}.items():
+    for name, declared in {**claims.CLAIMS, **questions.QUESTIONS}.items():
         assert declared.notebook in notebook_names()
         cells = nbformat.read(ROOT / "notebooks" / f"{declared.notebook}.ipynb", 4).cells
         labels = [c.metadata.get("mystnb", {}).get("figure", {}).get("name") for c in cells]
@@ -180,7 +191,7 @@ def test_every_claim_and_question_names_a_figure_of_its_chapter():
 
 def test_what_would_change_our_mind_is_one_sentence_each():
     table = ledger.turns()
-    assert len(table) == len(claims.CLAIMS) + len(claims.QUESTIONS)
+    assert len(table) == len(claims.CLAIMS) + len(questions.QUESTIONS)
     for sentence in table["what would change our mind"]:
         assert re.fullmatch(r"[A-Z][^.]+\.", sentence), sentence
 
@@ -228,7 +239,7 @@ def test_nothing_is_told_without_rows_or_where_it_could_not_be():
     assert questions.direction(sure, reference=0.0, testable=False) == questions.UNTOLD
     assert questions.direction(Estimate(0.5, 0.4, 0.6, 0), reference=0.0) == questions.UNTOLD
     said = {questions.answer("Q3", sure, testable=t, note="").says for t in (True, False)}
-    assert said == {claims.QUESTIONS["Q3"].above, "the measurement could not have told"}
+    assert said == {questions.QUESTIONS["Q3"].above, "the measurement could not have told"}
 
 
 def test_how_many_blocks_can_go_is_where_the_curve_leaves_the_level(tmp_path):
@@ -236,7 +247,7 @@ def test_how_many_blocks_can_go_is_where_the_curve_leaves_the_level(tmp_path):
     assert found.estimate.value == pytest.approx(1 / 8 + (1 - 0.9) / (1 - 0.75) / 8)
     assert found.estimate.n == 100
     assert found.estimate.low <= found.estimate.value <= found.estimate.high
-    assert (found.direction, found.says) == (questions.BELOW, claims.QUESTIONS["Q1"].below)
+    assert (found.direction, found.says) == (questions.BELOW, questions.QUESTIONS["Q1"].below)
     assert "one block is 0.125" in found.note
     assert "at least this" not in found.note
 
@@ -263,7 +274,7 @@ def test_a_run_without_the_score_does_not_answer(tmp_path):
 def test_need_is_the_loss_of_the_most_moved_third_less_that_of_the_least(tmp_path, loss, side):
     found = questions.movement_answer(tuned(tmp_path / "full", most_moved=[loss, loss]))
     assert found.estimate.value == pytest.approx(loss - 1.5)
-    assert found.says == getattr(claims.QUESTIONS["Q2"], side)
+    assert found.says == getattr(questions.QUESTIONS["Q2"], side)
 
 
 @pytest.mark.parametrize(("slope", "side"), [(0.1, "above"), (0.0, "undecided"), (-0.1, "below")])
@@ -271,7 +282,7 @@ def test_a_planted_slope_of_hallucination_on_depth_is_told(tmp_path, slope, side
     found = questions.architecture_answer(shapes(tmp_path / "full", slope))
     assert found.estimate.value == pytest.approx(slope, abs=0.005)
     assert found.estimate.n == len(FAMILY)
-    assert found.says == getattr(claims.QUESTIONS["Q3"], side)
+    assert found.says == getattr(questions.QUESTIONS["Q3"], side)
 
 
 def test_a_question_asked_of_models_made_for_it_is_not_owed_by_the_others():
@@ -279,7 +290,7 @@ def test_a_question_asked_of_models_made_for_it_is_not_owed_by_the_others():
     asked, other = ledger.Judged({}, [], {"Q3": slope}), ledger.Judged({}, [], {})
     table = ledger.by_model({"a": asked, "b": other}).set_index("claim or question")
     (row,) = [own for name, own in table.iterrows() if name.startswith("Q3")]
-    assert row.to_list() == [claims.QUESTIONS["Q3"].above, "asked of models made for it"]
+    assert row.to_list() == [questions.QUESTIONS["Q3"].above, "asked of models made for it"]
     assert (table.b[:-1] == ledger.NOT_MEASURED).all()
     assert (ledger.by_model({"b": other}).b == ledger.NOT_MEASURED).all()
 
@@ -313,7 +324,7 @@ def judged(**models: tuple) -> dict[str, ledger.Judged]:
     found = {}
     for name, rows in models.items():
         own = [
-            finding(
+            Finding(
                 claim,
                 "m",
                 Estimate((low + high) / 2, low, high, 9),

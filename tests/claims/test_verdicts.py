@@ -1,8 +1,5 @@
 """One rule for every verdict, on constructed intervals and tables."""
 
-import re
-from itertools import product
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,20 +9,19 @@ import pytest
 from avss_utils import claims
 from avss_utils.chapters.mitigation import ABSTAINED, MATCH, outcomes_of
 from avss_utils.claims import mechanisms, mitigation
+from avss_utils.claims.pruning import retention_findings
 from avss_utils.claims.verdicts import (
     CANNOT_BE_TESTED,
     NOT_REPRODUCED,
     REPRODUCED,
     UNDECIDED,
-    finding,
+    Finding,
     ledger,
     verdict,
     verdict_below,
 )
-from avss_utils.stats import retention
 from avss_utils.stats.outcomes import OutcomeTable
 from avss_utils.stats.resampling import Estimate, proportion
-from avss_utils.store.runs import open_record
 
 INF, NAN = np.inf, np.nan
 
@@ -52,20 +48,10 @@ ABOVE_09 = [
 
 
 @pytest.mark.parametrize(("low", "high", "expected"), ABOVE_09)
-def test_verdict_on_above(low, high, expected):
-    assert verdict(estimate(low, high), threshold=0.9) == expected
-
-
-@pytest.mark.parametrize(("low", "high", "expected"), ABOVE_09)
-def test_verdict_on_below_is_the_mirror_image(low, high, expected):
+def test_verdict_is_that_of_the_whole_interval_in_any_unit_and_mirrored(low, high, expected):
+    for unit in (1, 8):
+        assert verdict(estimate(unit * low, unit * high), threshold=unit * 0.9) == expected
     assert verdict_below(estimate(-high, -low), threshold=-0.9) == expected
-
-
-def test_below_exactly_at_the_threshold_is_undecided():
-    assert verdict_below(estimate(0.0, 0.05), threshold=0.05) == UNDECIDED
-    assert verdict_below(estimate(0.0, 0.0499), threshold=0.05) == REPRODUCED
-    assert verdict_below(estimate(0.05, 0.2), threshold=0.05) == UNDECIDED
-    assert verdict_below(estimate(0.0501, 0.2), threshold=0.05) == NOT_REPRODUCED
 
 
 @pytest.mark.parametrize("judge", [verdict, verdict_below])
@@ -76,35 +62,15 @@ def test_nothing_is_tested_without_rows_or_when_said_so(judge):
     assert judge(estimate(0.95, 0.99, n=0), threshold=0.9) == CANNOT_BE_TESTED
 
 
-def test_verdict_does_not_depend_on_the_unit():
-    for low, high, expected in ABOVE_09:
-        assert verdict(estimate(8 * low, 8 * high), threshold=8 * 0.9) == expected
-
-
-def test_a_finding_judges_in_the_direction_asked_for():
-    small = estimate(0.001, 0.01)
-    assert finding("C4", "p", small, threshold=0.05, primary=True).verdict == NOT_REPRODUCED
-    turned = finding("C4", "p", small, threshold=0.05, primary=True, below=True)
-    assert turned.verdict == REPRODUCED
-
-
 def test_ledger_has_a_row_a_finding_with_every_number():
-    first = finding("C1", "a", estimate(0.92, 0.96), threshold=0.9, primary=True, note="x")
-    second = finding("C2", "b", estimate(0.1, 0.2, n=7), threshold=0.9, primary=False)
+    first = Finding("C1", "a", estimate(0.92, 0.96), threshold=0.9, primary=True, note="x")
+    second = Finding("C4", "p", estimate(0.1, 0.2, n=7), threshold=0.9, primary=False, below=True)
     table = ledger([first, second])
     numbers = ["value", "low", "high", "n", "threshold"]
     assert table.columns.tolist() == ["claim", "measure", *numbers, "verdict", "primary", "note"]
     assert table.iloc[0].tolist() == ["C1", "a", 0.94, 0.92, 0.96, 100, 0.9, REPRODUCED, True, "x"]
-    assert table.iloc[1].tolist()[5:] == [7, 0.9, NOT_REPRODUCED, False, ""]
-
-
-def test_an_empty_ledger_keeps_its_columns():
-    assert (
-        ledger([]).columns.tolist()
-        == ledger(
-            [finding("C1", "a", estimate(0, 1), threshold=0.9, primary=True)]
-        ).columns.tolist()
-    )
+    assert table.iloc[1].tolist()[5:] == [7, 0.9, REPRODUCED, False, ""]
+    assert ledger([]).columns.tolist() == table.columns.tolist()
 
 
 # claims on constructed tables
@@ -121,7 +87,7 @@ def question_table(**tasks: list[tuple]) -> pd.DataFrame:
         for measure, low, high in measures:
             arm = "full" if measure == "above chance" else "avss"
             rows.append((task, "plain", arm, measure, (low + high) / 2, low, high, 200))
-    columns = ["task", "wording", "arm", "measure", "value", "low", "high", "n"]
+    columns = ["set", "wording", "arm", "measure", "value", "low", "high", "n"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -140,7 +106,7 @@ AT_CHANCE = tidy(
 
 
 def found_by_measure(questions: pd.DataFrame, texts: pd.DataFrame) -> dict:
-    found = claims.retention_findings(questions, texts, primary_text="wikipedia")
+    found = retention_findings(questions, texts, primary_text="wikipedia")
     assert len({f.measure for f in found}) == len(found)
     return {f.measure: f for f in found}
 
@@ -158,11 +124,6 @@ def test_retention_findings_put_each_task_under_its_claim():
         "bits retention, wikipedia": ("C2", NOT_REPRODUCED),
         "bits retention, c4": ("C2", REPRODUCED),
     }
-
-
-def test_each_claim_has_exactly_the_declared_primary_measure():
-    questions = question_table(sciq=GOOD, piqa=BAD, sst2=BAD)
-    found = found_by_measure(questions, text_table(wikipedia=(0.3, 0.4), c4=(0.95, 0.99)))
     assert {f.claim: m for m, f in found.items() if f.primary} == {
         "C1": "raw retention, sciq",
         "C2": "bits retention, wikipedia",
@@ -170,16 +131,11 @@ def test_each_claim_has_exactly_the_declared_primary_measure():
     }
 
 
-def test_a_task_where_the_full_model_is_at_chance_tests_nothing():
-    found = found_by_measure(question_table(sciq=AT_CHANCE), text_table(wikipedia=(0.3, 0.4)))
-    assert found["raw retention, sciq"].verdict == CANNOT_BE_TESTED
-    assert found["corrected retention, sciq"].verdict == CANNOT_BE_TESTED
-
-
-def test_texts_that_the_full_model_knows_nothing_of_test_nothing():
+def test_what_the_full_model_does_not_know_tests_nothing_and_a_second_wording_does_not_enter():
+    second = question_table(sciq=GOOD).assign(wording="second")
     texts = text_table(bits=11.5, wikipedia=(0.95, 0.99))
-    found = found_by_measure(question_table(sciq=GOOD), texts)
-    assert found["bits retention, wikipedia"].verdict == CANNOT_BE_TESTED
+    found = found_by_measure(pd.concat([second, question_table(sciq=AT_CHANCE)]), texts)
+    assert {f.verdict for f in found.values()} == {CANNOT_BE_TESTED}
 
 
 @pytest.mark.parametrize(("n_blocks", "judged"), [(4, False), (7, False), (8, True), (30, True)])
@@ -199,13 +155,6 @@ def test_a_correlation_over_few_blocks_tests_nothing(n_blocks, judged, monkeypat
     run = SimpleNamespace(record={"parameters": {"seed": 0}}, read=tables.get)
     found = [f for f in mechanisms.mechanism_findings(run) if f.primary]
     assert [f.verdict for f in found] == [REPRODUCED if judged else CANNOT_BE_TESTED] * 2
-
-
-def test_a_second_wording_does_not_enter_the_claims():
-    plain = question_table(sciq=GOOD)
-    second = question_table(sciq=BAD).assign(wording="second")
-    found = found_by_measure(pd.concat([second, plain]), text_table(wikipedia=(0.3, 0.4)))
-    assert found["raw retention, sciq"].verdict == REPRODUCED
 
 
 UNIFORM_BITS = "share of uniform random sets at least as good, bits_per_byte"
@@ -261,11 +210,10 @@ def test_null_findings_judge_the_arm_asked_for():
 
 
 def answers_of(arm: str, right: int, *, task: str, wording: str = "plain") -> pd.DataFrame:
-    rows = [(task, wording, i, 2, i % 2, i % 2 if i < right else 1 - i % 2) for i in range(40)]
-    columns = ["task", "wording", "row_id", "n_choices", "label", "prediction"]
+    rows = [(task, wording, i, 2, i % 2, float(i < right)) for i in range(40)]
+    columns = ["set", "wording", "row_id", "n_choices", "label", "correct"]
     table = pd.DataFrame(rows, columns=columns)
-    correct = (table.label == table.prediction).astype(float)
-    return table.assign(p_label=0.2 + 0.6 * correct, beaten=correct, arm=arm)
+    return table.assign(p_true=0.2 + 0.6 * table.correct, beaten=table.correct, arm=arm)
 
 
 def texts_of(arm: str, nll: float) -> pd.DataFrame:
@@ -286,9 +234,7 @@ def pruning_run() -> SimpleNamespace:
     return SimpleNamespace(record=record, read=tables.__getitem__)
 
 
-def test_pruning_findings_read_the_tables_of_a_run(monkeypatch):
-    # no claim rests on the AUROC, and its bootstrap takes seconds
-    monkeypatch.setattr(retention, "auroc", lambda own, *, rng: estimate(0, 1))
+def test_pruning_findings_read_the_tables_of_a_run():
     table = ledger(claims.pruning_findings(pruning_run()))
     primary = table[table.primary].set_index("claim")
     assert primary.value.to_dict() == pytest.approx({"C1": 0.5, "C2": 0.5, "C3": 0.5, "C4": 0.02})
@@ -297,29 +243,6 @@ def test_pruning_findings_read_the_tables_of_a_run(monkeypatch):
         **dict.fromkeys(("C1", "C2", "C3"), NOT_REPRODUCED),
         "C4": UNDECIDED,
     }
-
-
-def test_every_claim_of_the_papers_is_worded():
-    assert list(claims.CLAIMS) == [f"C{i}" for i in range(1, 12)]
-    assert all(claim.text.endswith(".") for claim in claims.CLAIMS.values())
-
-
-def test_the_readme_states_the_verdicts_of_the_committed_records(monkeypatch):
-    root = Path(__file__).resolve().parents[2]
-    monkeypatch.chdir(root)
-    models = ["smollm2-135m", "gemma3-270m", "qwen2.5-coder-1.5b"]
-    found = {(model, f"C{i}"): "to come" for model in models for i in range(1, 12)}
-    for model, (name, findings) in product(models, claims.FINDINGS.items()):
-        if Path("results/full", model, name).is_dir():
-            run = open_record(name, records="results/full", model=model)
-            found |= {(model, f.claim): f.verdict for f in findings(run) if f.primary}
-    assert "to come" not in [verdict for (model, _), verdict in found.items() if model == models[0]]
-    text = (root / "README.md").read_text()
-    assert f"| claim | | {' | '.join(models)} |" in text
-    verdicts = r" ([a-z ]+) \|" * len(models)
-    rows = re.findall(rf"^\| (C\d+) \|.*\|{verdicts}$", text, re.MULTILINE)
-    stated = {(model, row[0]): row[i] for row in rows for i, model in enumerate(models, start=1)}
-    assert stated == found
 
 
 def cross_fit_table(low: float, high: float) -> pd.DataFrame:

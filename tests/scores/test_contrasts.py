@@ -10,7 +10,14 @@ from tiny import tiny_model, tiny_tokenizer
 from avss_utils.data.answer_sets import Pairs
 from avss_utils.measure.answer_tokens import AnswerTokens, absolute_limits, collect_answers
 from avss_utils.models.blocks import decoder_blocks
-from avss_utils.scores.contrast_tests import Labelled, contrast_intervals, contrast_test, pooled
+from avss_utils.scores.contrast_tests import (
+    Labelled,
+    contrast_intervals,
+    contrast_test,
+    half_agreement,
+    half_excess,
+    pooled,
+)
 from avss_utils.scores.contrasts import (
     READINGS,
     answer_sums,
@@ -21,7 +28,6 @@ from avss_utils.scores.contrasts import (
     hss,
     hss_of_counts,
 )
-from avss_utils.scores.split_half import half_agreement, half_excess
 
 WIDTH, EPS = 16, 0.2
 

@@ -90,14 +90,6 @@ def test_retention_at_its_lower_bound():
     assert estimate(table, "none", "corrected retention").value == pytest.approx(-0.25 / 0.5)
 
 
-def test_estimates_do_not_depend_on_the_order_of_the_arms_or_rows():
-    rows = pd.concat([answers("half", 10), answers("full", 15)])
-    again = question_estimates(rows.sample(frac=1, random_state=0), seed=0)
-    for row in TABLE.itertuples():
-        own = estimate(again, row.arm, row.measure)
-        assert own.value == pytest.approx(row.value)
-
-
 def test_estimates_are_decided_by_the_seed():
     rows = pd.concat([answers("full", 15), answers("half", 10)])
     pd.testing.assert_frame_equal(question_estimates(rows, seed=0), TABLE)
@@ -218,30 +210,6 @@ def test_bits_retention_is_of_sums_not_a_mean_over_windows():
     rows = [windows("full", [10, 90]), windows("avss", [10, 190])]
     kept = estimate(text_estimates(pd.concat(rows), seed=0), "avss", "bits retention")
     assert kept.value == 100 / 200
-
-
-def test_perplexity_ratio_is_the_ratio_of_the_perplexities():
-    rng = np.random.default_rng(0)
-    rows = [windows(arm, rng.uniform(20, 60, size=9)) for arm in ("full", "avss")]
-    table = text_estimates(pd.concat(rows), seed=0)
-    ratio = (
-        estimate(table, "avss", "perplexity").value / estimate(table, "full", "perplexity").value
-    )
-    assert estimate(table, "avss", "perplexity ratio").value == pytest.approx(ratio)
-
-
-def test_text_sets_are_kept_apart():
-    rows = [
-        windows(arm, nll, text_set=name)
-        for name, full, ours in (("wikipedia", [20], [40]), ("c4", [20], [25]))
-        for arm, nll in (("full", full), ("avss", ours))
-    ]
-    table = text_estimates(pd.concat(rows), seed=0)
-    kept = {
-        s: pick(table, text_set=s, arm="avss", measure="bits retention").value
-        for s in ("wikipedia", "c4")
-    }
-    assert kept == {"wikipedia": 0.5, "c4": 0.8}
 
 
 def test_texts_of_other_windows_are_refused():

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from avss_utils.scores.answer_features import answer_features, baseline_scores
+from avss_utils.scores.answer_features import Labels, answer_features, baseline_scores
 from avss_utils.scores.answer_study import RELATIVE, SetStudy
-from avss_utils.scores.flagged import Labels
 from avss_utils.scores.probes import held_out_scores, question_folds, training_rows
 from avss_utils.stats.detection import detect, fit_detector
 

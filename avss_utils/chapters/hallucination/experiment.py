@@ -9,8 +9,7 @@ from avss_utils.chapters.hallucination.transfer import precision_table, study_tr
 from avss_utils.data import calibrations
 from avss_utils.data.own import set_name
 from avss_utils.scores.arms import Calibration, curve_plans
-from avss_utils.scores.eavss import ProneScores
-from avss_utils.scores.flagged import flagged_blocks
+from avss_utils.scores.eavss import ProneScores, flagged_blocks
 from avss_utils.scores.probes import probe_table
 from avss_utils.store.agreement import ANYTHING, checked
 

@@ -7,8 +7,12 @@ import pandas as pd
 
 from avss_utils.chapters.mitigation.training_effects import CHOICES, CONFIDENCE, MC1, UNTRAINED
 from avss_utils.chapters.mitigation.trial_outcomes import PLAIN, canonical_scores
-from avss_utils.stats.calibration import calibration_floor, debiased_calibration_error
-from avss_utils.stats.choice_confidence import choice_confidence, temperature
+from avss_utils.stats.calibration import (
+    calibration_floor,
+    choice_confidence,
+    debiased_calibration_error,
+    temperature,
+)
 from avss_utils.stats.detection import mean_risks, pairs_won
 from avss_utils.stats.outcomes import OutcomeTable
 from avss_utils.stats.paired import (
