@@ -116,7 +116,7 @@ def inflation(terms: pd.DataFrame) -> pd.Series:
 def slopes(values: pd.DataFrame, family: Sequence[Architecture], size: str) -> pd.DataFrame:
     """Slopes of an outcome on depth, on ``size`` (WIDTH or SIZE) and on every factor that varies.
 
-    ``values``: architecture, value, a row for each seed. The seeds of one architecture are a
+    ``values``: architecture, value, one row per seed. The seeds of one architecture are a
     cluster that shares all but its initial weights, so their mean is one observation of an ordinary
     least squares regression and intervals (95 %, Student's t) count architectures, not runs. Depth
     beside WIDTH is depth at a fixed width, beside SIZE at a fixed number of parameters: all three

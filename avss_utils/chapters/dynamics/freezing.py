@@ -8,7 +8,7 @@ import pandas as pd
 from avss_utils.chapters.dynamics.movement import thirds
 from avss_utils.models.plan import as_drop
 from avss_utils.scores.plans import plan_random
-from avss_utils.stats.outcomes import OutcomeTable
+from avss_utils.stats.outcomes import Measure, OutcomeTable
 from avss_utils.stats.paired import arm_draws, as_estimate
 from avss_utils.stats.resampling import N_RESAMPLES, Estimate, resample_counts, safe_ratio
 
@@ -62,7 +62,9 @@ class Frozen:
         columns = [(task, name) for task in self.tasks for own in MEASURES.values() for name in own]
         if drawn:
             of = self._outcomes.of
-            pooled = {key: np.mean([of(arm, *key) for arm in drawn], axis=0) for key in columns}
+            pooled: dict[tuple[str, Measure], np.ndarray] = {
+                key: np.mean([of(arm, *key) for arm in drawn], axis=0) for key in columns
+            }
             self._outcomes.add(RANDOM, pooled)
 
     def n_rows(self, task: str, kind: str) -> int:
