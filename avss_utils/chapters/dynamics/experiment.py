@@ -81,10 +81,12 @@ class Dynamics:
         self.device = device_name(self.loaded.model)
         sizes = (p.n_training, p.n_development, p.n_evaluation)
         self.tasks, found = {}, []
-        for name, sets in _sets(p).items():
-            made = tuning_task(name, sets, self.loaded, sizes=sizes, length=p.length)
-            self.tasks[name], identities = made
-            found += identities
+        sets = dict(questions=p.question_sets, sentiment=p.sentiment_sets, texts=p.text_sets)
+        for name, own_sets in sets.items():
+            if own_sets:
+                made = tuning_task(name, own_sets, self.loaded, sizes=sizes, length=p.length)
+                self.tasks[name], identities = made
+                found += identities
         self.probe, own = calibrations.calibration_batches(
             self.loaded.tokenizer,
             p.calibration,
@@ -221,12 +223,6 @@ def trainings(
 ) -> list[tuple[str, str, int]]:
     """(task, method, seed), seed by seed, so that an interrupted run has all of them once first."""
     return [(task, method, seed) for seed in seeds for task in tasks for method in methods]
-
-
-def _sets(p: SimpleNamespace) -> dict[str, list[str]]:
-    """The sets of each task that has any."""
-    sets = dict(questions=p.question_sets, sentiment=p.sentiment_sets, texts=p.text_sets)
-    return {name: own for name, own in sets.items() if own}
 
 
 def _check(p: SimpleNamespace) -> None:
