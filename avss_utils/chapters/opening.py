@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Protocol
+from typing import Any, Protocol
 
 import pandas as pd
 
@@ -58,14 +58,21 @@ class Chapter:
         """The model's identity, as recorded."""
         return self.run.record["model"]
 
-    def table(self, name: str, compute: Callable[..., pd.DataFrame], *args, **options):
+    def table(
+        self, name: str, compute: Callable[..., pd.DataFrame], *args: Any, **options: Any
+    ) -> pd.DataFrame:
         """The table ``name``: ``compute(inputs, *args, **options)``, unless it is there."""
         if self._verification:
             self._verification.table(name, compute, None, args, options)
         return self.run.table(name, lambda: compute(self._inputs, *args, **options))
 
     def rows(
-        self, name: str, keys: Iterable, compute: Callable[..., pd.DataFrame], *args, **options
+        self,
+        name: str,
+        keys: Iterable,
+        compute: Callable[..., pd.DataFrame],
+        *args: Any,
+        **options: Any,
     ) -> pd.DataFrame:
         """The same, ``compute(inputs, key, *args, **options)`` key by key; interrupted work goes
         on after the last finished key.
@@ -110,8 +117,8 @@ def open_chapter(
     own = {name: _named(value) for name, value in given.items() if name not in LOCATION}
     p = SimpleNamespace(**given)
     if p.records:
-        options = dict(model=short_name(p.model), parameters=own, collect_version=version)
-        run = open_record(notebook, records=p.records, **options)
+        asked: dict[str, Any] = dict(model=short_name(p.model), parameters=own)
+        run = open_record(notebook, records=p.records, collect_version=version, **asked)
         return Chapter(run, own, _verification=_verification(run, prepare, given))
     inputs = prepare(partial(load_model, p.model, dtype="float32", device=_device(p.device)), p)
     run = open_run(
@@ -138,14 +145,16 @@ def _verification(run: Run, prepare: Callable, given: Mapping) -> Verification |
     return Verification(run, _reduced_inputs(prepare, given), n=given["verify"], report=report)
 
 
-def _reduced_inputs(prepare: Callable, given: Mapping) -> Callable[[Mapping, set[str]], Inputs]:
+def _reduced_inputs(
+    prepare: Callable, given: Mapping
+) -> Callable[[Mapping[str, Any], set[str]], Inputs]:
     """What makes the inputs of some of a record, in smaller sizes, of one model loaded once."""
 
     @cache
     def whole() -> LoadedModel:
         return load_model(given["model"], dtype="float32", device="cpu")
 
-    def make(sizes: Mapping[str, object], gone: set[str]) -> Inputs:
+    def make(sizes: Mapping[str, Any], gone: set[str]) -> Inputs:
         own = SimpleNamespace(**reduced(given, sizes, gone))
 
         def load() -> LoadedModel:

@@ -61,12 +61,10 @@ def test_unknown_entities_have_no_right_answer_and_known_ones_one():
     known = made.make_facts(SPEC, seed=0)[0]
     unknown = replace(known, value="unknown", group=made.HELD_OUT, exposures=0)
     other = next(v for v in RELATIONS[known.relation].values if v != known.value)
-    assert measures.label_of(f" {known.value}.", known) == "right"
-    assert measures.label_of(other, known) == "wrong"
-    assert measures.label_of("unknown", known) == "abstained"
-    assert measures.label_of("unknown", unknown) == "abstained"
-    assert measures.label_of("", unknown) == "abstained"
-    assert measures.label_of(known.value, unknown) == "wrong"
+    said = (f" {known.value}.", other, "unknown")
+    assert [measures.label_of(s, known) for s in said] == ["right", "wrong", "abstained"]
+    said = ("unknown", "", known.value)
+    assert [measures.label_of(s, unknown) for s in said] == ["abstained", "abstained", "wrong"]
 
 
 def test_rates_by_group_and_exposures_add_up():
@@ -79,12 +77,6 @@ def test_rates_by_group_and_exposures_add_up():
     assert found["abstention", "known", 12] == (1.0, 1)
     assert found["hallucination", "rare", 1] == (1.0, 1)
     assert len(found) == 9
-
-
-def test_blocks_count_as_removable_up_to_the_first_failure():
-    assert measures.n_kept([1.0, 0.95, 0.9, 0.3, 0.95], 0.9) == 3
-    assert measures.n_kept([0.5, 1.0], 0.9) == 0
-    assert measures.n_kept([], 0.9) == 0
 
 
 # peaks
@@ -124,15 +116,11 @@ def test_facts_become_questions_with_another_value_as_the_false_answer():
     assert len(events.pairs(PAIRED).true) == len(EVENTS)
 
 
-def test_models_that_are_not_here_are_left_out(tmp_path):
-    folder = save_tiny(tmp_path / "tiny")
+def test_a_real_model_has_its_peaks_and_a_run_says_which_models_it_had(tmp_path):
+    events, folder = measures.fact_events(EVENTS, seed=0), save_tiny(tmp_path / "tiny")
     asked = [str(folder), str(tmp_path / "no"), "org/model"]
     assert list(filter(study.is_here, asked)) == [str(folder)]
-
-
-def test_a_real_model_has_its_peaks_and_a_run_says_which_models_it_had(monkeypatch, tmp_path):
-    events = measures.fact_events(EVENTS, seed=0)
-    loaded = load_model(save_tiny(tmp_path / "tiny"), device="cpu")
+    loaded = load_model(folder, device="cpu")
     own = SimpleNamespace(p=SIZES, asked=(events, events, {}), real=[loaded])
     table = study.Architectures.real_peaks(own, "tiny")
     assert set(table.model) == {"tiny"}
@@ -235,12 +223,11 @@ def planted(family, *, noise: float, seed: int, n_seeds: int = 3) -> pd.DataFram
     """0.3 a doubling of depth, -0.2 one of width, 0.5 of post-norm; architectures vary as well."""
     rng = np.random.default_rng(seed)
     table = effects.design(family)
+    values = 0.3 * table["log2 depth"] - 0.2 * table["log2 width"] + 0.5 * table["post-norm"]
     parts = []
-    for row in table.itertuples(index=False):
-        of_row = dict(zip(table, row, strict=True))
-        value = 0.3 * of_row["log2 depth"] - 0.2 * of_row["log2 width"] + 0.5 * of_row["post-norm"]
+    for name, value in zip(table.architecture, values, strict=True):
         value += noise * rng.standard_normal()
-        parts += [(row[0], s, value + noise * rng.standard_normal()) for s in range(n_seeds)]
+        parts += [(name, s, value + noise * rng.standard_normal()) for s in range(n_seeds)]
     return pd.DataFrame(parts, columns=["architecture", "seed", "value"])
 
 
@@ -254,10 +241,8 @@ def test_planted_slopes_are_recovered():
     family = grid()
     table = effects.slopes(planted(family, noise=0.0, seed=0), family, effects.WIDTH)
     found = table.set_index("term")
-    assert found.value["log2 depth"] == pytest.approx(0.3)
-    assert found.value["log2 width"] == pytest.approx(-0.2)
-    assert found.value["post-norm"] == pytest.approx(0.5)
-    assert set(found.index) == {"log2 depth", "log2 width", "post-norm"}
+    wanted = {"log2 depth": 0.3, "log2 width": -0.2, "post-norm": 0.5}
+    assert found.value.to_dict() == pytest.approx(wanted)
     assert (found.n == len(family)).all()
     # at a fixed size a doubling of depth goes with a width smaller by the root of two
     sized = effects.slopes(planted(family, noise=0.0, seed=0), family, effects.SIZE)
@@ -297,13 +282,8 @@ def test_inflation_by_hand():
 
 
 def test_differences_are_paired_by_seed():
-    values = pd.DataFrame(
-        {
-            "architecture": ["a"] * 3 + ["b"] * 3,
-            "seed": [0, 1, 2] * 2,
-            "value": [0.0, 10, 20, 1, 11, 21],
-        }
-    )
+    names, seeds, numbers = ["a"] * 3 + ["b"] * 3, [0, 1, 2] * 2, [0.0, 10, 20, 1, 11, 21]
+    values = pd.DataFrame({"architecture": names, "seed": seeds, "value": numbers})
     table = effects.differences(values, "a")
     assert table.arm.to_list() == ["b"]
     assert table[["value", "low", "high", "n"]].iloc[0].to_list() == [1, 1, 1, 3]
@@ -384,9 +364,8 @@ def test_slopes_of_several_outcomes_leave_out_what_is_not_there_for_all():
     assert not few
     assert "cannot tell" in why[effects.WIDTH]
     assert effects.exploratory(few).empty
-    assert effects.direction(Estimate(0.15, 0.1, 0.2, 9)) == "rises"
-    assert effects.direction(Estimate(-0.15, -0.2, -0.1, 9)) == "falls"
-    assert effects.direction(Estimate(0.15, -np.inf, np.inf, 9)) == "undecided"
+    for low, high, said in ((0.1, 0.2, "rises"), (-0.2, -0.1, "falls"), (-1, 1, "undecided")):
+        assert effects.direction(Estimate((low + high) / 2, low, high, 9)) == said
 
 
 def test_the_grid_is_what_differs_in_nothing_but_its_size():
@@ -399,12 +378,12 @@ def test_the_grid_is_what_differs_in_nothing_but_its_size():
 
 
 def test_recall_counts_blocks_until_too_little_is_kept(monkeypatch):
-    by_depth = {4: 0.5, 3: 0.5, 2: 0.46, 1: 0.1}
+    by_depth = {5: 0.5, 4: 0.5, 3: 0.46, 2: 0.1, 1: 0.5}
     monkeypatch.setattr(
         measures, "recall", lambda own, facts, **_: by_depth[len(decoder_blocks(own.model))]
     )
-    loaded = LoadedModel(FAMILIES["llama"](n_blocks=4), None, {})
-    assert measures.recall_drops(loaded, [], (2, 0, 1, 3), 0.9) == 2
+    loaded = LoadedModel(FAMILIES["llama"](n_blocks=5), None, {})
+    assert measures.recall_drops(loaded, [], (2, 0, 1, 3, 4), 0.9) == 2
 
 
 def test_a_mean_profile_weighs_all_members_alike_and_leaves_out_empty_ones():
@@ -416,8 +395,6 @@ def test_a_mean_profile_weighs_all_members_alike_and_leaves_out_empty_ones():
         ],
         columns=["architecture", "seed", "measure", "group", "at", "value"],
     )
-    np.testing.assert_allclose(depth_profiles.mean_profile(rows, "avss", "", ["a"]), [0.5, 1.5])
-    np.testing.assert_allclose(
-        depth_profiles.mean_profile(rows, "avss", "", ["a", "b", "c"]), [1.0, 1.0]
-    )
-    assert np.isnan(depth_profiles.mean_profile(rows, "avss", "", ["c"])).all()
+    for names, wanted in (("a", [0.5, 1.5]), ("abc", [1.0, 1.0]), ("c", [np.nan, np.nan])):
+        found = depth_profiles.mean_profile(rows, "avss", "", list(names))
+        np.testing.assert_allclose(found, wanted)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import tiny_model, tiny_tokenizer
+from test_fine_tuning import loaded
 
 from avss_utils.chapters import dynamics
 from avss_utils.chapters.dynamics import experiment, freezing, movement, plans_held
@@ -17,7 +17,6 @@ from avss_utils.errors import UsageError
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.measure.drop_losses import drop_losses
 from avss_utils.models.blocks import remove_blocks
-from avss_utils.models.load import LoadedModel
 from avss_utils.models.plan import as_drop
 
 N = 6
@@ -97,14 +96,14 @@ def test_movement_along_steps_follows_loss_and_accuracy():
     steps = [0, 1, 2, 4, 8, 16, 32]
     growing = {s: [np.exp(0.1 * i), 1.0] for i, s in enumerate(steps)}
     accuracies = losses_of({s: 0.1 * i for i, s in enumerate(steps)})
-    rows = [
+    parts = [
         rows_of(growing),
         losses_of({s: 5.0 - i for i, s in enumerate(steps)}),
         accuracies.assign(measure="development accuracy"),
         rows_of(growing, task="flat"),
         losses_of(dict.fromkeys(steps, 1.0), task="flat"),
     ]
-    rows = pd.concat(rows)
+    rows = pd.concat(parts)
     found = movement.along_steps(rows, movement.moved(rows), ["update variance"], seed=0)
     assert found.task.tolist() == ["t", "flat", "t"]  # the other task has no accuracy
     assert found.outcome.tolist() == [movement.LOSS, movement.LOSS, movement.ACCURACY]
@@ -226,12 +225,6 @@ def test_the_interval_widens_with_rows_and_seeds_that_differ():
     )
 
 
-def loaded() -> LoadedModel:
-    tokenizer = tiny_tokenizer()
-    model = tiny_model("llama", N, vocab_size=len(tokenizer))
-    return LoadedModel(model, tokenizer, {"n_blocks": N})
-
-
 TRAINING = dict(steps=4, batch_rows=4, learning_rate=3e-3)
 P = SimpleNamespace(
     **dict(seed=0, eps=0.05, relative_eps=0.1, drop_ratio=0.34, batch_tokens=512, length=24),
@@ -246,7 +239,7 @@ P = SimpleNamespace(
 
 @pytest.fixture(scope="module")
 def chapter() -> dynamics.Dynamics:
-    return dynamics.Dynamics(loaded, P)
+    return dynamics.Dynamics(lambda: loaded(n_blocks=N), P)
 
 
 def test_freezings_share_sizes_and_come_seed_by_seed():
@@ -265,7 +258,7 @@ def test_freezings_share_sizes_and_come_seed_by_seed():
 
 
 def test_rows_of_a_freezing_are_the_evaluation_of_that_training(chapter):
-    task, ours = chapter.tasks["questions"], loaded()
+    task, ours = chapter.tasks["questions"], loaded(n_blocks=N)
     table = chapter.frozen(("questions", 1, "most moved", (2, 3)))
     training = dict(method="full", seed=1, **TRAINING)
     tuned = fine_tune(ours, task.training.rows, frozen=[2, 3], **training)
@@ -326,17 +319,17 @@ def test_overlaps_before_and_after_against_those_of_seeds():
 
 def test_losses_of_plans_are_beyond_the_whole_models():
     table = plans_held.loss_table(plan_rows({0: "0 1", 1: "0 2"}))
-    row = table.iloc[0]
-    assert row["whole"] == 1.0
-    assert row["random"] == pytest.approx(4.0)
-    assert row["avss before"] == pytest.approx(1.5)
-    assert row["avss after"] == pytest.approx(1.0)
+    wanted = {"whole": 1.0, "random": 4.0, "avss before": 1.5, "avss after": 1.0}
+    assert table.iloc[0][list(wanted)].to_dict() == pytest.approx(wanted)
     stale = plans_held.stale_loss(table, "avss", rng=np.random.default_rng(0))
     assert stale.value == pytest.approx(0.5)
 
 
 def test_losses_under_plans_are_those_of_the_pruned_models():
-    ours, rows = loaded(), tuple(Scored((5, 9, 7, 30, 50 + i), 1 + i % 2) for i in range(6))
+    ours, rows = (
+        loaded(n_blocks=N),
+        tuple(Scored((5, 9, 7, 30, 50 + i), 1 + i % 2) for i in range(6)),
+    )
     plans = pd.DataFrame({"criterion": ["a"], "when": ["before"], "drop": ["1 4"]})
     options = dict(n_drop=2, n_random=2, seed=0, batch_tokens=64)
     table = plans_held.pruned_losses(ours, Part((), rows, ()), plans, **options)
@@ -387,7 +380,7 @@ def test_a_training_gives_every_row_that_the_tables_need(chapter):
     whose = dict(task="questions", method="full")
     assert np.isfinite(movement.profile(table, "update variance", **whose)).all()
     own = rows[(rows.measure == "variance") & (rows.site == "update") & (rows.step == 0)]
-    first = collect_block_stats(loaded().model, chapter.probe).variance("update")
+    first = collect_block_stats(loaded(n_blocks=N).model, chapter.probe).variance("update")
     start = own.pivot(index=["method", "seed"], columns="block", values="value")
     np.testing.assert_allclose(start, np.tile(first, (4, 1)), rtol=1e-5)
     ends = rows[rows.measure == "evaluation loss"]

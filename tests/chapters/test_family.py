@@ -113,12 +113,14 @@ def test_what_a_row_may_not_say(tmp_path):
         with pytest.raises(UsageError, match=sentence) as caught:
             read_family(["a"], path)
         assert "\n" not in str(caught.value)
-    with pytest.raises(UsageError, match="unknown architecture 'b'"):
-        read_family(["8x256", "b"], FILE)
-    with pytest.raises(UsageError, match="named twice"):
-        read_family(["8x256", "8x256"], FILE)
+    for name, sentence in (("b", "unknown architecture 'b'"), ("8x256", "named twice")):
+        with pytest.raises(UsageError, match=sentence):
+            read_family(["8x256", name], FILE)
     with pytest.raises(UsageError, match="says 5 parameters"):
         build(small(parameters=5), TOKENIZER, context=32, seed=0)
+    check_members(["small"], [small(), small("other")])
+    with pytest.raises(UsageError, match="'wide' is not among the architectures that are trained"):
+        check_members(["small", "wide"], [small()])
 
 
 def test_an_identity_knows_every_key_of_every_row():
@@ -152,10 +154,8 @@ def test_a_told_fact_is_recalled_and_an_untold_one_is_not():
     answers = greedy_answers(
         member.model, member.tokenizer, [f.prompt for f in (*told, *untold)], max_new_tokens=6
     )
-    right = [fact.value == own.text for fact, own in zip(told, answers, strict=False)]
-    assert np.mean(right) == 1.0
+    assert [own.text for own in answers[: len(told)]] == [fact.value for fact in told]
     # never taught to abstain, it names a value of the relation for people it has never seen
-
     invented = [
         own.text in made.RELATIONS[fact.relation].values
         for fact, own in zip(untold, answers[len(told) :], strict=True)
@@ -185,9 +185,3 @@ def test_the_rate_of_least_development_loss_is_taken():
     assert best_recipe("small", slow, tried) == RECIPE  # the other hardly moves
     assert best_recipe("wide", RECIPE, tried) == slow
     assert best_recipe("small", slow, None) == slow
-
-
-def test_who_is_not_trained_cannot_be_a_centre_or_control():
-    check_members(["small"], [small(), small("other")])
-    with pytest.raises(UsageError, match="'wide' is not among the architectures that are trained"):
-        check_members(["small", "wide"], [small()])

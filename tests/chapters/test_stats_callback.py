@@ -3,6 +3,7 @@
 import copy
 import random
 from contextlib import nullcontext, suppress
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -43,8 +44,8 @@ def probe() -> list[dict]:
     return [{"input_ids": ids, "attention_mask": mask}]
 
 
-def with_dropout(family: str = "gpt2", **more):
-    return tiny_model(family, vocab_size=96, **DROPOUT[family], **more)
+def with_dropout(family: str = "gpt2"):
+    return tiny_model(family, vocab_size=96, **DROPOUT[family])
 
 
 def lora(model):
@@ -86,20 +87,21 @@ def train(model, folder, callbacks=(), steps=6, resume=None, **more) -> list[flo
         **{"save_strategy": "no"} | more,
     )
     rows = [{"input_ids": torch.arange(i, i + 12) + 3} for i in range(20)]
-    trainer = Trainer(
-        model,
-        args=arguments,
-        train_dataset=rows,
-        data_collator=noisy,
-        callbacks=list(callbacks),
-    )
+    options = dict(train_dataset=rows, data_collator=noisy, callbacks=list(callbacks))
+    trainer = Trainer(model, args=arguments, **options)
     trainer.train(resume_from_checkpoint=resume)
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def followed(model, folder, callback, **more) -> tuple[list[float], dict]:
-    losses = train(model, folder, [callback] if callback else [], **more)
-    return losses, {name: t.clone() for name, t in model.state_dict().items()}
+def both(folder: Path, family: str = "gpt2", adapters: bool = False, **more) -> list:
+    """Losses and weights of the same training without the callback and with it."""
+    found = []
+    for measures in ([], [draws]):
+        model = lora(with_dropout(family)) if adapters else with_dropout(family)
+        callback = StatsCallback(probe(), folder / "stats.csv", steps=range(7), measures=measures)
+        losses = train(model, folder / "out", [callback] * len(measures), **more)
+        found.append((losses, model.state_dict()))
+    return found
 
 
 KINDS = {
@@ -108,18 +110,13 @@ KINDS = {
     "checkpointing": dict(gradient_checkpointing=True),
     "accumulation": dict(gradient_accumulation_steps=2),
 }
+ADAPTED = {f"{kind}, lora": dict(adapters=True, **own) for kind, own in KINDS.items()}
+OTHERS = {family: dict(family=family) for family in DROPOUT if family != "gpt2"}
 
 
-@pytest.mark.parametrize("adapters", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_training_is_the_same_bit_for_bit(tmp_path, kind, adapters):
-    found = []
-    for with_it in (False, True):
-        model = lora(with_dropout()) if adapters else with_dropout()
-        callback = StatsCallback(probe(), tmp_path / "stats.csv", steps=range(7), measures=[draws])
-        own = callback if with_it else None
-        found.append(followed(model, tmp_path / "out", own, **KINDS[kind]))
-    (plain, weights), (watched, weights_watched) = found
+@pytest.mark.parametrize("kind", (kinds := KINDS | ADAPTED | OTHERS).values(), ids=kinds)
+def test_the_training_is_the_same_bit_for_bit(tmp_path, kind):
+    (plain, weights), (watched, weights_watched) = both(tmp_path, **kind)
     assert len(plain) == 6
     assert len(set(plain)) > 1
     assert plain == watched
@@ -127,20 +124,9 @@ def test_the_training_is_the_same_bit_for_bit(tmp_path, kind, adapters):
     assert sorted(set(read_csv(tmp_path / "stats.csv").step)) == list(range(7))
 
 
-@pytest.mark.parametrize("family", DROPOUT)
-def test_families_with_dropout_train_as_without_it(tmp_path, family):
-    callback = StatsCallback(probe(), tmp_path / "stats.csv", steps=4)
-    plain, _ = followed(with_dropout(family), tmp_path / "out", None, steps=4)
-    watched, _ = followed(with_dropout(family), tmp_path / "out", callback, steps=4)
-    assert plain == watched
-    assert sorted(set(read_csv(tmp_path / "stats.csv").step)) == [0, 1, 2, 4]  # to the end
-
-
 def test_the_comparison_notices_random_states_that_are_not_put_back(tmp_path, monkeypatch):
-    plain, _ = followed(with_dropout(), tmp_path / "out", None)
     monkeypatch.setattr("avss_utils.chapters.dynamics.undisturbed._random_states", nullcontext)
-    callback = StatsCallback(probe(), tmp_path / "stats.csv", steps=range(7), measures=[draws])
-    watched, _ = followed(with_dropout(), tmp_path / "out", callback)
+    (plain, _), (watched, _) = both(tmp_path)
     assert watched != plain
 
 
@@ -243,10 +229,11 @@ def test_statistics_are_float32_while_passes_are_bfloat16(tmp_path):
 
 def test_adapters_are_part_of_what_is_measured(tmp_path):
     model = lora(with_dropout())
-    callback = StatsCallback(probe(), tmp_path / "stats.csv", steps=[0, 6])
+    callback = StatsCallback(probe(), tmp_path / "stats.csv", steps=3)
     train(model, tmp_path / "out", [callback])
     table = read_csv(tmp_path / "stats.csv")
     assert set(table.block) == {0, 1, 2, 3}
+    assert set(table.step) == {0, 1, 6}  # as many as asked for, to the training's end
     own = table[(table.site == "residual") & (table.measure == "variance")]
     merged = collect_block_stats(model.eval().merge_and_unload(), probe()).variance("residual")
     np.testing.assert_allclose(own[own.step == 6].value, merged, rtol=1e-4)
@@ -283,11 +270,18 @@ def test_an_interrupted_training_goes_on_with_its_file(tmp_path):
     assert table.groupby("step").size().nunique() == 1
 
 
-def test_a_new_training_into_an_old_file_is_warned_of(tmp_path):
-    file = tmp_path / "stats.csv"
-    train(with_dropout(), tmp_path / "out", [StatsCallback(probe(), file, steps=[0])], steps=1)
-    with pytest.warns(UserWarning, match="already holds steps 0, which are kept"):
+def test_a_new_training_into_an_old_file_is_warned_of_and_a_file_of_others_refused(tmp_path):
+    def fill(file: Path) -> None:
         train(with_dropout(), tmp_path / "out", [StatsCallback(probe(), file, steps=[0])], steps=1)
+
+    fill(tmp_path / "stats.csv")
+    with pytest.warns(UserWarning, match="already holds steps 0, which are kept"):
+        fill(tmp_path / "stats.csv")
+    notes = tmp_path / "notes.csv"
+    notes.write_text("a,b\n1,2\n")
+    with pytest.raises(UsageError, match="has other columns"):
+        fill(notes)
+    assert notes.read_text() == "a,b\n1,2\n"
 
 
 def test_eavss_and_numbers_of_the_whole_model_join_the_rows(tmp_path):
@@ -341,11 +335,3 @@ def test_criteria_do_not_depend_on_the_sites_that_are_shown(tmp_path):
 def test_what_cannot_be_followed_is_refused_at_once(tmp_path, wrong, said):
     with pytest.raises(UsageError, match=said):
         StatsCallback(probe(), tmp_path / "stats.csv", **wrong)
-
-
-def test_a_file_of_something_else_is_not_touched(tmp_path):
-    file = tmp_path / "notes.csv"
-    file.write_text("a,b\n1,2\n")
-    with pytest.raises(UsageError, match="has other columns"):
-        train(with_dropout(), tmp_path / "out", [StatsCallback(probe(), file, steps=[0])])
-    assert file.read_text() == "a,b\n1,2\n"

@@ -13,7 +13,7 @@ PEAKS = {"true labels": "value", BEYOND: "excess"}
 
 
 def peak_shares(rows: pd.DataFrame, *, n_permutations: int, seed: int) -> pd.DataFrame:
-    """Do peaks lie elsewhere in other architectures? A row for each score, place and peak.
+    """Do peaks lie elsewhere in other architectures? One row per score, place and peak.
 
     Columns: score, place, peak (with "true labels"; or "beyond shuffled", the distance from the
     mean with labels at random, whose place can depend on the architecture by itself), those of

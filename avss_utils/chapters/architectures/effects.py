@@ -116,7 +116,7 @@ def inflation(terms: pd.DataFrame) -> pd.Series:
 def slopes(values: pd.DataFrame, family: Sequence[Architecture], size: str) -> pd.DataFrame:
     """Slopes of an outcome on depth, on ``size`` (WIDTH or SIZE) and on every factor that varies.
 
-    ``values``: architecture, value, a row for each seed. The seeds of one architecture are a
+    ``values``: architecture, value, one row per seed. The seeds of one architecture are a
     cluster that shares all but its initial weights, so their mean is one observation of an ordinary
     least squares regression and intervals (95 %, Student's t) count architectures, not runs. Depth
     beside WIDTH is depth at a fixed width, beside SIZE at a fixed number of parameters: all three
@@ -127,21 +127,7 @@ def slopes(values: pd.DataFrame, family: Sequence[Architecture], size: str) -> p
     from statsmodels.api import OLS, add_constant  # a second to import
 
     means = values.groupby("architecture", sort=False).value.mean()
-    terms, spread = design_of([row for row in family if row.name in means.index], size)
-    y = means.loc[terms.index].to_numpy()
-    fit = OLS(y, add_constant(terms.to_numpy(), has_constant="add")).fit()
-    table = pd.DataFrame({"term": terms.columns, "value": fit.params[1:]})
-    table[["low", "high"]] = fit.conf_int(1 - LEVEL)[1:] if fit.df_resid else (-np.inf, np.inf)
-    p = fit.pvalues[1:] if fit.df_resid else 1.0
-    return table.assign(p=p, inflation=spread.to_numpy(), n=len(means))
-
-
-def design_of(family: Sequence[Architecture], size: str) -> tuple[pd.DataFrame, pd.Series]:
-    """The terms of ``slopes`` by architecture, and the ``inflation`` of each.
-
-    Raises UsageError where they cannot be told apart.
-    """
-    table = design(family).set_index("architecture")
+    table = design(row for row in family if row.name in means.index).set_index("architecture")
     terms = table[[DEPTH, size, *(f for f in FACTORS if table[f].nunique() > 1)]]
     if len(terms) <= terms.shape[1]:
         raise UsageError(
@@ -154,7 +140,12 @@ def design_of(family: Sequence[Architecture], size: str) -> tuple[pd.DataFrame, 
             f"{spread.idxmax()} cannot be told apart from the other terms in this family (variance "
             f"inflation {spread.max():.3g}): add architectures off the diagonal"
         )
-    return terms, spread
+    y = means.loc[terms.index].to_numpy()
+    fit = OLS(y, add_constant(terms.to_numpy(), has_constant="add")).fit()
+    table = pd.DataFrame({"term": terms.columns, "value": fit.params[1:]})
+    table[["low", "high"]] = fit.conf_int(1 - LEVEL)[1:] if fit.df_resid else (-np.inf, np.inf)
+    p = fit.pvalues[1:] if fit.df_resid else 1.0
+    return table.assign(p=p, inflation=spread.to_numpy(), n=len(means))
 
 
 def slope_table(

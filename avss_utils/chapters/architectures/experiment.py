@@ -114,7 +114,7 @@ class Architectures:
 
     @checked(by="fact_id")
     def facts(self) -> pd.DataFrame:
-        """A row for each fact: fact_id, entity, relation, value, exposures, group."""
+        """One row per fact: fact_id, entity, relation, value, exposures, group."""
         return pd.DataFrame(make_facts(self.specs[self.p.taught_share], seed=self.p.seed))
 
     @checked(
@@ -200,7 +200,7 @@ def as_data(identity: dict) -> dict:
 def family_table(
     family: Sequence[Architecture], rows: pd.DataFrame, tried: pd.DataFrame | None, p: Mapping
 ) -> pd.DataFrame:
-    """What is trained: shape, learning rate, parameters and seconds, a row for each architecture.
+    """What is trained: shape, learning rate, parameters and seconds, one row per architecture.
 
     ``rows``: of ``members``; ``tried``: as there; ``p``: the notebook's parameters.
     """

@@ -1,9 +1,7 @@
 """Facts about invented people: which a model is told, how often, and which it never sees."""
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -88,10 +86,7 @@ January February March April May June July August September October November Dec
 
 @dataclass(frozen=True)
 class Relation:
-    """One relation: its question, the sentences that state it, and all values it can have.
-
-    ``{name}`` stands for the person, ``{value}`` for the value; a question has no value in it.
-    """
+    """``{name}`` stands for the person, ``{value}`` for the value; a question has no value."""
 
     question: str
     statements: tuple[str, ...]
@@ -240,9 +235,3 @@ def of_group(facts: Sequence[Fact], group: str, *, n: int, seed: int) -> list[Fa
         picked = rng.permutation(len(pool))[: max(1, n // len(levels))]
         drawn += [pool[i] for i in sorted(picked)]
     return drawn
-
-
-def facts_sha256(facts: Sequence[Fact], lines: Sequence[str], tokens: bytes) -> str:
-    """Hex sha256 of all facts, all that is told of them, and the tokens of the training text."""
-    content = json.dumps([[asdict(fact) for fact in facts], list(lines)], sort_keys=True)
-    return hashlib.sha256(content.encode() + tokens).hexdigest()

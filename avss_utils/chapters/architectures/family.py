@@ -4,9 +4,11 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from avss_utils.errors import UsageError
 from avss_utils.models.blocks import decoder_blocks
@@ -115,7 +117,7 @@ def check_members(names: Iterable[str], family: Iterable[Architecture]) -> None:
         )
 
 
-def build(row: Architecture, tokenizer, *, context: int, seed: int):
+def build(row: Architecture, tokenizer: Any, *, context: int, seed: int) -> nn.Module:
     """A new model in float32 on the CPU, its weights drawn by ``seed``.
 
     ``context``: tokens that it has positions for. Raises UsageError where its blocks have another
@@ -136,15 +138,15 @@ def build(row: Architecture, tokenizer, *, context: int, seed: int):
     return model
 
 
-def block_parameters(model) -> int:
+def block_parameters(model: nn.Module) -> int:
     """Number of parameters in the decoder blocks, without embeddings, head and last norm."""
     return sum(p.numel() for p in decoder_blocks(model).parameters())
 
 
-def _config(row: Architecture, tokenizer, context: int):
+def _config(row: Architecture, tokenizer: Any, context: int) -> Any:
     import transformers as tf
 
-    common = dict(
+    common: dict[str, Any] = dict(
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -168,12 +170,7 @@ def _config(row: Architecture, tokenizer, context: int):
     return (tf.Olmo2Config if row.kind == OLMO2 else tf.LlamaConfig)(**common)
 
 
-def family_identity(family: Iterable[Architecture]) -> dict:
+def family_identity(family: Sequence[Architecture]) -> dict:
     """The rows as a run records its data: name, sha256, n."""
-    rows = list(family)
-    return {
-        "name": "family",
-        "source": "params",
-        "sha256": hashlib.sha256("\n".join(map(repr, rows)).encode()).hexdigest(),
-        "n": len(rows),
-    }
+    content = hashlib.sha256("\n".join(map(repr, family)).encode()).hexdigest()
+    return {"name": "family", "source": "params", "sha256": content, "n": len(family)}

@@ -10,6 +10,7 @@ from itertools import takewhile
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from avss_utils.chapters.architectures.facts import UNKNOWNS, Fact
 from avss_utils.data.answer_sets import PAIRED, PLAIN, Events, events_of
@@ -19,6 +20,7 @@ from avss_utils.measure.drop_losses import drop_losses
 from avss_utils.measure.own_answers import ABSTAINED, FALSE, RIGHT, is_abstention, judged
 from avss_utils.measure.sensitivity import Sensitivity
 from avss_utils.models.blocks import remove_blocks
+from avss_utils.models.load import LoadedModel
 from avss_utils.scores.answer_study import PRIMARY, SetStudy
 from avss_utils.scores.contrasts import eavss, group_stats, hsav, hss
 from avss_utils.stats.resampling import limits, two_sided_p
@@ -28,7 +30,9 @@ SCORES = HSAV, HSS, EAVSS = "HSAV", "HSS", "EAVSS"
 PLACES = CENTRE, HIGHEST = "centre", "highest"
 
 
-def labels(loaded, facts: Sequence[Fact], *, max_new_tokens: int, batch_tokens: int) -> list[str]:
+def labels(
+    loaded: LoadedModel, facts: Sequence[Fact], *, max_new_tokens: int, batch_tokens: int
+) -> list[str]:
     """Greedy closed-book answers to questions about facts: right, wrong or abstained each.
 
     Right is the value itself, normalised; of an unknown entity nothing is right, and whatever is no
@@ -56,28 +60,25 @@ def answer_rates(facts: Sequence[Fact], found: Sequence[str]) -> Iterator[tuple]
             yield measure, group, exposures, own.count(label) / len(own), len(own)
 
 
-def recall(loaded, facts: Sequence[Fact], **sizes) -> float:
+def recall(loaded: LoadedModel, facts: Sequence[Fact], **sizes: int) -> float:
     """Share of facts that are answered right, in [0, 1]; ``sizes`` as of ``labels``."""
     return labels(loaded, facts, **sizes).count(RIGHT) / len(facts)
 
 
-def n_kept(values: Iterable[float], least: float) -> int:
-    """How many values come before the first one below ``least``."""
-    return sum(1 for _ in takewhile(lambda value: not value < least, values))
-
-
 def text_drops(
-    model, rows: Sequence[Scored], order: Sequence[int], *, share: float, batch_tokens: int
+    model: nn.Module, rows: Sequence[Scored], order: Sequence[int], share: float, batch_tokens: int
 ) -> int:
     """How many blocks can go, in this order, before ``share`` of the full model's bits per byte
     over the pruned one's is not kept.
     """
     drops = [tuple(order[:n]) for n in range(len(order))]  # one block always stays
     means = drop_losses(model, rows, drops, batch_tokens=batch_tokens).mean
-    return n_kept(means[0] / means[1:], share)
+    return _n_kept(means[0] / means[1:], share)
 
 
-def recall_drops(loaded, facts: Sequence[Fact], order: Sequence[int], share: float, **sizes) -> int:
+def recall_drops(
+    loaded: LoadedModel, facts: Sequence[Fact], order: Sequence[int], share: float, **sizes: int
+) -> float:
     """The same of recall; NaN where the full model recalls nothing."""
     full = recall(loaded, facts, **sizes)
     if full == 0:
@@ -88,7 +89,12 @@ def recall_drops(loaded, facts: Sequence[Fact], order: Sequence[int], share: flo
             model = remove_blocks(loaded.model, order[:n], share_weights=True)
             yield recall(replace(loaded, model=model), facts, **sizes) / full
 
-    return n_kept(shares(), share)
+    return _n_kept(shares(), share)
+
+
+def _n_kept(values: Iterable[float], least: float) -> int:
+    """How many values come before the first one below ``least``."""
+    return sum(1 for _ in takewhile(lambda value: not value < least, values))
 
 
 def greedy_order(probe: Sensitivity) -> tuple[int, ...]:
@@ -146,7 +152,7 @@ def places(profiles: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def peak_table(profiles: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Where each score of ``score_profiles`` peaks, a row a score and place.
+    """Where each score of ``score_profiles`` peaks: one row per score and place.
 
     Columns: score, place (centre of mass, or highest block), value (relative depth), shuffled (the
     mean with labels at random), low and high (where 95 % of those lie), p (two-sided: how often

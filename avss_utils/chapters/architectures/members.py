@@ -32,7 +32,7 @@ COLUMNS = ["measure", "group", "at", "value", "n"]
 
 
 def member_rows(member: Member, mixture: Mixture, p: SimpleNamespace) -> pd.DataFrame:
-    """What a member does, a row a measure: COLUMNS.
+    """What a member does, one row per measure: COLUMNS.
 
     recall, hallucination, abstention: by group, at a number of exposures; HSAV, HSS, EAVSS: at a
     block, sizes with the true labels, and group "shuffled", the mean with labels at random; the
@@ -118,18 +118,13 @@ def _importance(member: Member, mixture: Mixture, p: SimpleNamespace) -> Iterato
     scores = scores_table(collect(), CRITERIA, eps=p.eps, sensitivity=probe)
     for row in scores.itertuples():
         yield row.criterion, "", row.block, row.score, len(rows)
-    judging = [Scored.window(window) for window in held]
-    yield from _removable(member, mixture, p, judging, _orders(scores, probe))
-
-
-def _orders(scores: pd.DataFrame, probe: Sensitivity) -> dict[str, tuple[int, ...]]:
-    """Orders in which blocks can be removed, by name: lowest score first, or greedily."""
+    # orders in which blocks can be removed: greedily, or lowest score first
     orders = {"greedy": greedy_order(probe)} if probe.n_blocks > 1 else {}
     by_criterion = scores.groupby("criterion").score
     for criterion in ("avss", "block-influence"):
         own = by_criterion.get_group(criterion).to_numpy()
-        orders[criterion] = tuple(int(i) for i in np.argsort(own, kind="stable"))
-    return orders
+        orders[criterion] = tuple(np.argsort(own, kind="stable").tolist())
+    yield from _removable(member, mixture, p, [Scored.window(window) for window in held], orders)
 
 
 def _removable(
@@ -143,7 +138,7 @@ def _removable(
     tokens, depth = p.batch_tokens, member.architecture.depth
     given = dict(max_new_tokens=mixture.answer_tokens, batch_tokens=tokens)
     for name, order in orders.items():
-        gone = text_drops(member.model, rows, order, share=p.keep, batch_tokens=tokens)
-        yield f"removable, {name}", "bits per byte", 0, gone / depth, len(rows)
-        gone = recall_drops(member, facts, order, p.keep, **given)
-        yield f"removable, {name}", "recall", 0, gone / depth, len(facts)
+        of_text = text_drops(member.model, rows, order, share=p.keep, batch_tokens=tokens)
+        of_recall = recall_drops(member, facts, order, p.keep, **given)
+        yield f"removable, {name}", "bits per byte", 0, of_text / depth, len(rows)
+        yield f"removable, {name}", "recall", 0, of_recall / depth, len(facts)

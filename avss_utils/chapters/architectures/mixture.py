@@ -1,7 +1,10 @@
 """Stories and facts as one training text: its tokenizer, and its tokens in a fixed order."""
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +16,6 @@ from avss_utils.chapters.architectures.facts import (
     Fact,
     FactSpec,
     fact_lines,
-    facts_sha256,
     make_facts,
 )
 from avss_utils.data.loading import disjoint_parts, load_texts
@@ -37,7 +39,7 @@ class Mixture:
     """
 
     facts: tuple[Fact, ...]
-    tokenizer: object
+    tokenizer: Any
     rows: torch.Tensor
     development: tuple[Text, ...]
     held_out: tuple[Text, ...]
@@ -88,13 +90,14 @@ def make_mixture(
     tokenizer = train_tokenizer([*texts, *lines], vocabulary=vocabulary)
     rng = np.random.default_rng([seed, 3])
     rows = packed(tokenizer, texts, lines, fact_share=fact_share, length=length, rng=rng)
-    content = facts_sha256(facts, lines, rows.numpy().tobytes())
+    told = json.dumps([[asdict(fact) for fact in facts], lines], sort_keys=True).encode()
+    content = hashlib.sha256(told + rows.numpy().tobytes()).hexdigest()
     name = f"facts, {spec.taught_share:g} of the entities taught as unknown"
     identity = {"name": name, "source": "made here", "sha256": content, "n": len(facts)}
     return Mixture(facts, tokenizer, rows, parts["development"], parts["evaluation"], identity)
 
 
-def train_tokenizer(texts: Sequence[str], *, vocabulary: int):
+def train_tokenizer(texts: Sequence[str], *, vocabulary: int) -> Any:
     """A byte-level BPE tokenizer of ``vocabulary`` entries, END before every text.
 
     END is its start and end token. Raises UsageError for fewer entries than there are bytes.
@@ -127,7 +130,7 @@ def train_tokenizer(texts: Sequence[str], *, vocabulary: int):
 
 
 def packed(
-    tokenizer,
+    tokenizer: Any,
     texts: Sequence[str],
     lines: Sequence[str],
     *,
@@ -137,30 +140,20 @@ def packed(
 ) -> torch.Tensor:
     """Texts and lines in random order, one behind the other, cut into rows: (n_rows, length).
 
-    Every line is there once and takes ``fact_share`` of the tokens; the rest that fills no row is
-    left out.
+    Lines are there once and take ``fact_share`` of the tokens; texts are repeated in ever new
+    orders until they fill up. The rest that fills no row is left out.
     """
     if not 0 < fact_share <= 1:
         raise UsageError(f"fact_share must be above 0 and at most 1, not {fact_share}")
-    told = tokenizer(list(lines))["input_ids"]
-    wanted = sum(map(len, told)) * (1 - fact_share) / fact_share
-    documents = [*told, *_repeated(tokenizer(list(texts))["input_ids"], wanted, rng)]
+    documents, stories = (tokenizer(list(own))["input_ids"] for own in (lines, texts))
+    wanted = sum(map(len, documents)) * (1 - fact_share) / fact_share
+    while wanted > 0:
+        for i in rng.permutation(len(stories)):
+            if wanted > 0:
+                documents.append(stories[i])
+                wanted -= len(stories[i])
     stream = [token for i in rng.permutation(len(documents)) for token in documents[i]]
     n_rows = len(stream) // length
     if n_rows == 0:
         raise UsageError(f"the training text has fewer than {length} tokens: tell more facts")
     return torch.tensor(stream[: n_rows * length]).view(n_rows, length)
-
-
-def _repeated(
-    documents: Sequence[list[int]], wanted: float, rng: np.random.Generator
-) -> list[list[int]]:
-    """Documents in ever new orders until they hold ``wanted`` tokens."""
-    found, total = [], 0
-    while total < wanted:
-        for i in rng.permutation(len(documents)):
-            if total >= wanted:
-                break
-            found.append(documents[i])
-            total += len(documents[i])
-    return found

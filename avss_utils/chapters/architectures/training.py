@@ -16,6 +16,7 @@ from avss_utils.chapters.architectures.mixture import Mixture
 from avss_utils.errors import UsageError
 from avss_utils.measure.texts import window_likelihoods
 from avss_utils.models.devices import replayed, settle_attention
+from avss_utils.models.load import LoadedModel
 
 LOG_EVERY = 50  # steps; any oftener would stall a GPU
 WARM_UP, WEIGHT_DECAY = 0.05, 0.1
@@ -25,7 +26,7 @@ WARM_UP, WEIGHT_DECAY = 0.05, 0.1
 class Recipe:
     """What all architectures have in common.
 
-    ``batch_rows``: rows of the mixture a step; ``learning_rate``: of AdamW at ``rate_width``, for
+    ``batch_rows``: rows of the mixture per step; ``learning_rate``: of AdamW at ``rate_width``, for
     other widths in proportion to the root of ``rate_width`` over width; a share WARM_UP of all
     steps rises to it, the rest falls along a cosine to 0. WEIGHT_DECAY spares norms and biases;
     gradients are cut to a norm of 1.
@@ -41,16 +42,14 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Member:
-    """A trained member of the family, as other code takes a loaded model.
+class Member(LoadedModel):
+    """A trained member of the family, which has no identity.
 
     ``losses``: (step, nats a token, mean since the entry before); ``spent``: seconds and tokens of
     training, tokens a second, highest learning rate.
     """
 
     architecture: Architecture
-    model: nn.Module
-    tokenizer: object
     losses: list[tuple[int, float]]
     spent: dict[str, float]
 
@@ -80,10 +79,10 @@ def train_member(
     spent = {"seconds": seconds, "tokens": tokens, "tokens a second": tokens / seconds}
     settle_attention(model)  # whose batches had no padding until here
     spent["learning rate"] = rate
-    return Member(architecture, model.eval(), mixture.tokenizer, losses, spent)
+    return Member(model.eval(), mixture.tokenizer, {}, architecture, losses, spent)
 
 
-def _run(model, batches: torch.Tensor, rate: float) -> list[tuple[int, float]]:
+def _run(model: nn.Module, batches: torch.Tensor, rate: float) -> list[tuple[int, float]]:
     from transformers import get_cosine_schedule_with_warmup  # seconds to import
 
     device, n_steps = batches.device, len(batches)

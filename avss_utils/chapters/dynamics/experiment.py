@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,15 +13,27 @@ import pandas as pd
 from avss_utils.chapters.dynamics.fine_tuning import (
     check_methods,
     fine_tune,
-    followed,
     prone_scores,
     weight_movement,
 )
 from avss_utils.chapters.dynamics.freezing import UNTRAINED
 from avss_utils.chapters.dynamics.movement import UNIT, check_choice
 from avss_utils.chapters.dynamics.plans_held import PRUNED, chosen, pruned_losses
-from avss_utils.chapters.dynamics.stats_callback import COLUMNS, FOLLOWED, WHOLE, log_steps
-from avss_utils.chapters.dynamics.tasks import judge_rows, judged, size_table, tuning_task
+from avss_utils.chapters.dynamics.stats_callback import (
+    COLUMNS,
+    FOLLOWED,
+    WHOLE,
+    Measure,
+    StatsCallback,
+    log_steps,
+)
+from avss_utils.chapters.dynamics.tasks import (
+    TuningTask,
+    judge_rows,
+    judged,
+    size_table,
+    tuning_task,
+)
 from avss_utils.chapters.opening import Load
 from avss_utils.data import calibrations, suites
 from avss_utils.data.answer_sets import set_events
@@ -66,10 +81,12 @@ class Dynamics:
         self.device = device_name(self.loaded.model)
         sizes = (p.n_training, p.n_development, p.n_evaluation)
         self.tasks, found = {}, []
-        for name, sets in _sets(p).items():
-            made = tuning_task(name, sets, self.loaded, sizes=sizes, length=p.length)
-            self.tasks[name], identities = made
-            found += identities
+        sets = dict(questions=p.question_sets, sentiment=p.sentiment_sets, texts=p.text_sets)
+        for name, own_sets in sets.items():
+            if own_sets:
+                made = tuning_task(name, own_sets, self.loaded, sizes=sizes, length=p.length)
+                self.tasks[name], identities = made
+                found += identities
         self.probe, own = calibrations.calibration_batches(
             self.loaded.tokenizer,
             p.calibration,
@@ -105,16 +122,17 @@ class Dynamics:
         """
         (name, method, seed), p = key, self.p
         task = self.tasks[name]
-        tuned, rows = followed(
-            self.loaded,
-            task.training.rows,
-            self.probe,
-            training=self._training(method, seed),
-            steps=looks(p.steps, p.n_looks),
-            eps=p.eps,
-            ratio=p.relative_eps,
-            measures=self._measures(task),
-        )
+        with TemporaryDirectory() as folder:
+            callback = StatsCallback(
+                self.probe,
+                Path(folder) / "rows.csv",
+                steps=looks(p.steps, p.n_looks),
+                eps=p.eps,
+                ratio=p.relative_eps,
+                measures=self._measures(task),
+            )
+            training = dict(**self._training(method, seed), callbacks=[callback])
+            tuned, rows = fine_tune(self.loaded, task.training.rows, **training), callback.table()
         part, sizes = task.evaluation, dict(batch_tokens=p.batch_tokens)
         ends = judged(tuned.model, tuned.tokenizer, part, prefix="evaluation", **sizes)
         n_drop = n_to_drop(self.identity["n_blocks"], ratio=p.drop_ratio)
@@ -159,20 +177,20 @@ class Dynamics:
         rows = rows.assign(arm=arm, seed=seed, set=name, frozen=as_text(frozen))
         return rows[["arm", "seed", "set", "row_id", "frozen", "n_tokens", "nll", "correct"]]
 
-    def _training(self, method: str, seed: int) -> dict:
+    def _training(self, method: str, seed: int) -> dict[str, Any]:
         """Keywords of ``fine_tune``."""
         p = self.p
         schedule = dict(steps=p.steps, batch_rows=p.batch_rows, seed=seed)
         rate = {"full": p.full_rate, "lora": p.lora_rate}[method]
         return dict(method=method, rank=p.lora_rank, learning_rate=rate, **schedule)
 
-    def _measures(self, task) -> list:
+    def _measures(self, task: TuningTask) -> list[Measure]:
         """What a training is followed by beside the probe's statistics."""
         tokenizer, sizes = self.loaded.tokenizer, dict(batch_tokens=self.p.batch_tokens)
-        own = dict(tokenizer=tokenizer, part=task.development, prefix="development")
+        own: dict[str, Any] = dict(tokenizer=tokenizer, part=task.development, **sizes)
         floors = dict(eps=self.p.eps, ratio=self.p.relative_eps)
         return [
-            partial(judged, **own, **sizes),
+            partial(judged, prefix="development", **own),
             weight_movement(self.loaded.model),
             prone_scores(tokenizer, self.events, **floors, **sizes),
         ]
@@ -205,12 +223,6 @@ def trainings(
 ) -> list[tuple[str, str, int]]:
     """(task, method, seed), seed by seed, so that an interrupted run has all of them once first."""
     return [(task, method, seed) for seed in seeds for task in tasks for method in methods]
-
-
-def _sets(p: SimpleNamespace) -> dict[str, list[str]]:
-    """The sets of each task that has any."""
-    sets = dict(questions=p.question_sets, sentiment=p.sentiment_sets, texts=p.text_sets)
-    return {name: own for name, own in sets.items() if own}
 
 
 def _check(p: SimpleNamespace) -> None:

@@ -1,17 +1,15 @@
-"""Fine-tuning of a whole model or of low-rank adapters on it, some blocks frozen, and followed."""
+"""Fine-tuning of a whole model or of low-rank adapters on it, and what it is followed by."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
-from avss_utils.chapters.dynamics.stats_callback import Measure, StatsCallback
+from avss_utils.chapters.dynamics.stats_callback import Measure
 from avss_utils.data.answer_sets import Events
 from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
@@ -38,7 +36,7 @@ def fine_tune(
     seed: int,
     rank: int = 8,
     frozen: Sequence[int] = (),
-    **schedule,
+    **schedule: Any,
 ) -> LoadedModel:
     """The model after training on ``rows``, adapters merged; the given one stays as it is.
 
@@ -64,26 +62,8 @@ def fine_tune(
     return replace(loaded, model=tuned.eval())
 
 
-def followed(
-    loaded: LoadedModel,
-    rows: Sequence[Scored],
-    probe: Sequence[Mapping],
-    *,
-    training: Mapping,
-    **watched,
-) -> tuple[LoadedModel, pd.DataFrame]:
-    """``fine_tune`` with the keywords ``training``, and the rows of ``StatsCallback`` on the way.
-
-    ``probe``: batches that statistics are taken on; ``watched``: the callback's keywords.
-    """
-    with TemporaryDirectory() as folder:
-        callback = StatsCallback(probe, Path(folder) / "rows.csv", **watched)
-        tuned = fine_tune(loaded, rows, callbacks=[callback], **training)
-        return tuned, callback.table()
-
-
 def prone_scores(
-    tokenizer, sets: Sequence[Events], *, eps: float, ratio: float, batch_tokens: int
+    tokenizer: Any, sets: Sequence[Events], *, eps: float, ratio: float, batch_tokens: int
 ) -> Measure:
     """For ``StatsCallback``: "eavss", EAVSS by block on fixed questions, mean over ``sets``."""
 
@@ -112,14 +92,6 @@ def weight_movement(before: nn.Module) -> Measure:
 @torch.no_grad()
 def _relative_change(before: nn.Module, after: nn.Module) -> float:
     changed, whole = 0.0, 0.0
-    for old, change in _changes(before, after):
-        changed += float(change.float().square().sum())
-        whole += float(old.float().square().sum())
-    return (changed / whole) ** 0.5
-
-
-def _changes(before: nn.Module, after: nn.Module) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(weights before, their change) of every parameter that the block had before."""
     adapters = {name: m for name, m in after.named_modules() if hasattr(m, "get_delta_weight")}
     now = {name.replace(".base_layer.", "."): p for name, p in after.named_parameters()}
     for name, old in before.named_parameters():
@@ -127,4 +99,6 @@ def _changes(before: nn.Module, after: nn.Module) -> Iterator[tuple[torch.Tensor
         module = adapters.get(name.removesuffix(".weight"))
         if module is not None:
             change = change + sum(map(module.get_delta_weight, module.active_adapters))
-        yield old, change
+        changed += float(change.float().square().sum())
+        whole += float(old.float().square().sum())
+    return (changed / whole) ** 0.5

@@ -8,7 +8,7 @@ import pandas as pd
 from avss_utils.chapters.dynamics.movement import thirds
 from avss_utils.models.plan import as_drop
 from avss_utils.scores.plans import plan_random
-from avss_utils.stats.outcomes import OutcomeTable
+from avss_utils.stats.outcomes import Measure, OutcomeTable
 from avss_utils.stats.paired import arm_draws, as_estimate
 from avss_utils.stats.resampling import N_RESAMPLES, Estimate, resample_counts, safe_ratio
 
@@ -62,7 +62,9 @@ class Frozen:
         columns = [(task, name) for task in self.tasks for own in MEASURES.values() for name in own]
         if drawn:
             of = self._outcomes.of
-            pooled = {key: np.mean([of(arm, *key) for arm in drawn], axis=0) for key in columns}
+            pooled: dict[tuple[str, Measure], np.ndarray] = {
+                key: np.mean([of(arm, *key) for arm in drawn], axis=0) for key in columns
+            }
             self._outcomes.add(RANDOM, pooled)
 
     def n_rows(self, task: str, kind: str) -> int:
@@ -99,7 +101,11 @@ class Frozen:
         pair, draws = f"{arm} less {reference}", np.zeros(1 + n_resamples)
         order_of_seeds = int(rng.integers(2**32))
         for task in names:
-            self._add_pair(pair, (arm, reference), task, MEASURES[kind])
+            value, size = MEASURES[kind]
+            own, other = (self._outcomes.of(x, task, value) for x in (arm, reference))
+            gap = own - other  # an untrained model has one seed, beside each of the others
+            n_of = np.broadcast_to(self._outcomes.of(arm, task, size)[:1], gap.shape)
+            self._outcomes.add(pair, {(task, value): gap, (task, size): n_of})
             weights = resample_counts(self._outcomes.of(arm, task).shape[1], n_resamples, rng)
             seeds = np.random.default_rng(order_of_seeds)
             draws += arm_draws(
@@ -123,14 +129,6 @@ class Frozen:
         columns = ["arm", "reference", "task", "value", "low", "high", "n"]
         table = pd.DataFrame(rows, columns=columns)
         return table[table.n > 0].reset_index(drop=True)
-
-    def _add_pair(self, name: str, arms: tuple[str, str], task: str, columns: tuple) -> None:
-        """An arm whose seeds are those of two, one less the other, on one task."""
-        value, size = columns
-        own, other = (self._outcomes.of(arm, task, value) for arm in arms)
-        gap = own - other  # an untrained model has one seed, which stands beside each of the others
-        sizes = np.broadcast_to(self._outcomes.of(arms[0], task, size)[:1], gap.shape)
-        self._outcomes.add(name, {(task, value): gap, (task, size): sizes})
 
 
 def arm_table(frozen: Frozen, movements: Mapping[str, np.ndarray], *, seed: int) -> pd.DataFrame:

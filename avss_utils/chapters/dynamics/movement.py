@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,7 +72,7 @@ def at_end(table: pd.DataFrame) -> pd.DataFrame:
     return table[table.step == table.groupby(UNIT).step.transform("max")]
 
 
-def profile(table: pd.DataFrame, score: str, **unit) -> np.ndarray:
+def profile(table: pd.DataFrame, score: str, **unit: Any) -> np.ndarray:
     """Movement of one score at the last step by block, (n_blocks,), mean over seeds and the rest.
 
     ``unit``: one value or several of the columns UNIT to go by. KeyError where there is none of it.
@@ -91,7 +92,7 @@ def thirds(movement: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """
     order = np.argsort(movement, kind="stable")
     n = max(1, len(order) // 3)
-    return _ascending(order[-n:]), _ascending(order[:n])
+    return tuple(sorted(order[-n:].tolist())), tuple(sorted(order[:n].tolist()))
 
 
 def movement_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -195,7 +196,3 @@ def _smooth_correlation(x: np.ndarray, y: np.ndarray, *, seed: int) -> tuple:
     found = rank_correlation(x, y)
     p_smooth = autoregressive_p(x, y, rng=np.random.default_rng(seed))
     return found.rho, found.p_value, p_smooth, found.n
-
-
-def _ascending(numbers: np.ndarray) -> tuple[int, ...]:
-    return tuple(sorted(map(int, numbers)))

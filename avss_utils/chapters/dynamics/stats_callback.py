@@ -7,6 +7,7 @@ trainer = Trainer(..., callbacks=[StatsCallback(batches, "stats.csv")])
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,6 @@ from transformers import TrainerCallback
 from avss_utils.chapters.dynamics.undisturbed import undisturbed
 from avss_utils.errors import UsageError
 from avss_utils.measure.activations import check_sites, collect_block_stats
-from avss_utils.measure.block_stats import BlockStats
 from avss_utils.models.blocks import unwrapped
 from avss_utils.scores.criteria import CRITERIA, score_blocks, wanted_options
 from avss_utils.scores.importance import floored_sparsity
@@ -62,7 +62,7 @@ class StatsCallback(TrainerCallback):
 
     def __init__(
         self,
-        batches: Iterable[Mapping],
+        batches: Iterable[dict],
         file: str | Path,
         *,
         steps: int | Iterable[int] = N_STEPS,
@@ -75,14 +75,19 @@ class StatsCallback(TrainerCallback):
         check_sites(sites)
         _check_criteria(criteria)
         self.batches, self.file = list(batches), Path(file)
-        self.steps = steps if isinstance(steps, int) else _checked_steps(steps)
+        self.steps = steps if isinstance(steps, int) else sorted(set(steps))
+        if isinstance(self.steps, list) and (not self.steps or self.steps[0] < 0):
+            raise UsageError(f"steps must be numbers from 0 on, one at least, not {self.steps}")
         self.sites, self.criteria, self.measures = tuple(sites), tuple(criteria), tuple(measures)
         self.eps, self.ratio = eps, ratio
         self._wanted: set[int] = set()
 
-    def on_train_begin(self, args, state, control, model=None, **_):
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
         """Plan the steps, less those that the file has, and collect step 0."""
-        wanted = log_steps(state.max_steps, self.steps) if isinstance(self.steps, int) else None
+        steps = self.steps
+        wanted = log_steps(state.max_steps, steps) if isinstance(steps, int) else steps
         done = set(self.table().step)
         if done and state.global_step == 0:
             known = " ".join(map(str, sorted(done)))
@@ -91,10 +96,10 @@ class StatsCallback(TrainerCallback):
                 "another training",
                 stacklevel=2,
             )
-        self._wanted = set(self.steps if wanted is None else wanted) - done
+        self._wanted = set(wanted) - done
         self._collect(state, model)
 
-    def on_step_end(self, args, state, control, model=None, **_):
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Collect the step that was just taken if it is one of the wanted ones."""
         self._collect(state, model)
 
@@ -109,7 +114,7 @@ class StatsCallback(TrainerCallback):
             )
         return table
 
-    def _collect(self, state, model: nn.Module) -> None:
+    def _collect(self, state: Any, model: nn.Module) -> None:
         step = state.global_step
         if step not in self._wanted or not state.is_world_process_zero:
             return
@@ -126,7 +131,14 @@ class StatsCallback(TrainerCallback):
         stats = collect_block_stats(
             model, self.batches, sites=sites, eps=(self.eps,), histogram=True
         )
-        found = self._of_statistics(stats)
+        found: dict[tuple[str, str], float | np.ndarray] = {}
+        for site in self.sites:
+            found[site, "variance"] = stats.variance(site)
+            found[site, "sparsity"] = floored_sparsity(stats, site, eps=self.eps)
+            relative, least = stats.relative_sparsity(site, ratio=self.ratio), stats.n_entries(site)
+            found[site, "relative sparsity"] = np.maximum(relative, 0.5 / least)
+        for name in self.criteria:
+            found["", name] = score_blocks(name, stats, eps=self.eps, ratio=self.ratio)
         for measure in self.measures:
             found |= {("", name): value for name, value in measure(model).items()}
         parts = []
@@ -137,27 +149,6 @@ class StatsCallback(TrainerCallback):
                 pd.DataFrame({"block": blocks, "site": site, "measure": name, "value": values})
             )
         return pd.concat(parts, ignore_index=True)
-
-    def _of_statistics(self, stats: BlockStats) -> dict[tuple[str, str], np.ndarray]:
-        found, eps, ratio = {}, self.eps, self.ratio
-        for site in self.sites:
-            found[site, "variance"] = stats.variance(site)
-            found[site, "sparsity"] = floored_sparsity(stats, site, eps=eps)
-            relative, least = (
-                stats.relative_sparsity(site, ratio=ratio),
-                0.5 / stats.n_entries(site),
-            )
-            found[site, "relative sparsity"] = np.maximum(relative, least)
-        for name in self.criteria:
-            found["", name] = score_blocks(name, stats, eps=eps, ratio=ratio)
-        return found
-
-
-def _checked_steps(steps: Iterable[int]) -> list[int]:
-    steps = sorted(set(steps))
-    if not steps or steps[0] < 0:
-        raise UsageError(f"steps must be numbers from 0 on, one at least, not {steps}")
-    return steps
 
 
 def _check_criteria(criteria: Iterable[str]) -> None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from torch import nn
 
 from avss_utils.data.loading import disjoint_parts, load_open, load_questions, load_texts
 from avss_utils.data.registry import SPECS
-from avss_utils.data.rows import Question, Text
+from avss_utils.data.rows import Corpus, Question, Text
 from avss_utils.data.token_rows import Scored, choice_units
 from avss_utils.data.windows import text_windows
 from avss_utils.data.wordings import answer_prompt
@@ -62,7 +63,7 @@ def tuning_task(
     return TuningTask(name, *(_joined(found[part]) for part in PARTS)), identities
 
 
-def judge_rows(model: nn.Module, tokenizer, part: Part, *, batch_tokens: int) -> pd.DataFrame:
+def judge_rows(model: nn.Module, tokenizer: Any, part: Part, *, batch_tokens: int) -> pd.DataFrame:
     """One row per evaluation row: row_id, n_tokens (learned), nll (their sum, nats), correct.
 
     ``correct``: 1 where the likeliest choice is the right one, else 0; NaN without choices.
@@ -70,7 +71,7 @@ def judge_rows(model: nn.Module, tokenizer, part: Part, *, batch_tokens: int) ->
     nll = drop_losses(model, part.rows, [()], batch_tokens=batch_tokens).nll[0]
     n_tokens = [row.n_scored for row in part.rows]
     table = pd.DataFrame({"row_id": part.row_ids, "n_tokens": n_tokens, "nll": nll})
-    options = dict(wording="plain", batch_tokens=batch_tokens)
+    options: dict[str, Any] = dict(wording="plain", batch_tokens=batch_tokens)
     right: dict[str, bool] = {}
     for name, questions in part.questions:
         own = answer_questions(model, tokenizer, name, questions, **options)
@@ -79,7 +80,7 @@ def judge_rows(model: nn.Module, tokenizer, part: Part, *, batch_tokens: int) ->
 
 
 def judged(
-    model: nn.Module, tokenizer, part: Part, *, prefix: str, batch_tokens: int
+    model: nn.Module, tokenizer: Any, part: Part, *, prefix: str, batch_tokens: int
 ) -> dict[str, float]:
     """Measures named after ``prefix``: its loss, nats a learned token, and its accuracy.
 
@@ -137,7 +138,7 @@ def budget(
     return table.assign(looking=table["count"] * table.looking)
 
 
-def _load(name: str):
+def _load(name: str) -> Corpus:
     kind = SPECS[name].kind if name in SPECS else "question"
     return {"text": load_texts, "open": load_open}.get(kind, load_questions)(name)
 
@@ -148,17 +149,12 @@ def _part(loaded: LoadedModel, name: str, rows: Sequence, length: int) -> Part:
         cut = dict(context=length, max_tokens=length - 1)
         windows = [text_windows(loaded.tokenizer, [row], **cut)[0] for row in rows]
         return Part(ids, tuple(map(Scored.window, windows)), ())
-    asked = [answer_prompt(row, [_true_answer(row)], name, "plain") for row in rows]
-    units = choice_units(
-        loaded.model, loaded.tokenizer, [a[0] for a in asked], [a[1] for a in asked]
-    )
-    kept = [Scored((u.prefix + u.ids)[-length:], min(len(u.ids), length - 1)) for u in units]
     closed = isinstance(rows[0], Question)
+    true = [row.choices[row.answer] if closed else row.answers[0] for row in rows]
+    asked = [answer_prompt(row, [own], name, "plain") for row, own in zip(rows, true, strict=True)]
+    units = choice_units(loaded.model, loaded.tokenizer, *map(list, zip(*asked, strict=True)))
+    kept = [Scored((u.prefix + u.ids)[-length:], min(len(u.ids), length - 1)) for u in units]
     return Part(ids, tuple(kept), ((name, tuple(rows)),) if closed else ())
-
-
-def _true_answer(row) -> str:
-    return row.choices[row.answer] if isinstance(row, Question) else row.answers[0]
 
 
 def _joined(parts: Sequence[Part]) -> Part:

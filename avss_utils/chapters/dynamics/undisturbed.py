@@ -24,10 +24,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     with contextlib.ExitStack() as restored:
         for context in (
             _random_states(),
-            _modes(model),
-            _gradients(model),
-            _own_forward(model),
-            _float32_weights(model),
+            _own_state(model),
             _float32_passes(),
             torch.no_grad(),
         ):
@@ -49,59 +46,38 @@ def _random_states() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _modes(model: nn.Module) -> Iterator[None]:
-    """Module by module: a training may keep some of them in evaluation mode."""
+def _own_state(model: nn.Module) -> Iterator[None]:
+    """No gradients, weights in float32, and the model's own forward in place of the one that
+    accelerate runs under autocast.
+    """
     names = ("training", "gradient_checkpointing")
-    found = [
+    # module by module: a training may keep some of them in evaluation mode
+    modes = [
         (vars(module), {name: vars(module)[name] for name in names if name in vars(module)})
         for module in model.modules()
     ]
+    gradients = [(p, p.grad, p.requires_grad) for p in model.parameters()]
+    tensors = (*model.parameters(), *model.buffers())
+    weights = [(tensor, tensor.data) for tensor in tensors if tensor.dtype in NARROW]
+    patched, own = (vars(model).get(name) for name in ("forward", "_original_forward"))
     try:
+        for parameter, _, _ in gradients:
+            parameter.grad = None
+        for tensor, data in weights:
+            tensor.data = data.float()
+        if patched is not None and own is not None:
+            model.forward = own
         yield
     finally:
-        for attributes, own in found:
-            attributes.update(own)
-
-
-@contextlib.contextmanager
-def _gradients(model: nn.Module) -> Iterator[None]:
-    found = [(p, p.grad, p.requires_grad) for p in model.parameters()]
-    for parameter, _, _ in found:
-        parameter.grad = None
-    try:
-        yield
-    finally:
-        for parameter, gradient, required in found:
+        if patched is not None:
+            model.forward = patched
+        for tensor, data in weights:
+            tensor.data = data
+        for parameter, gradient, required in gradients:
             parameter.requires_grad_(required)
             parameter.grad = gradient
-
-
-@contextlib.contextmanager
-def _own_forward(model: nn.Module) -> Iterator[None]:
-    """The model's own forward in place of the one that accelerate runs under autocast."""
-    attributes = vars(model)
-    patched, own = attributes.get("forward"), attributes.get("_original_forward")
-    if patched is None or own is None:
-        yield
-        return
-    model.forward = own
-    try:
-        yield
-    finally:
-        model.forward = patched
-
-
-@contextlib.contextmanager
-def _float32_weights(model: nn.Module) -> Iterator[None]:
-    narrow = [t for t in (*model.parameters(), *model.buffers()) if t.dtype in NARROW]
-    found = [tensor.data for tensor in narrow]
-    try:
-        for tensor in narrow:
-            tensor.data = tensor.data.float()
-        yield
-    finally:
-        for tensor, data in zip(narrow, found, strict=True):
-            tensor.data = data
+        for attributes, found in modes:
+            attributes.update(found)
 
 
 @contextlib.contextmanager

@@ -1,19 +1,18 @@
 """What a pruned model costs, what a run spent, and whether its checkpoint loads as it was."""
 
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from avss_utils.chapters.pruning.null_sets import summary_row
+from avss_utils.chapters.pruning.null_sets import Arm, summary_row
 from avss_utils.data.suites import Suite
 from avss_utils.measure.judging import for_evaluation
-from avss_utils.models import blocks as families
-from avss_utils.models.blocks import remove_blocks
+from avss_utils.models.blocks import forward_inputs, remove_blocks
 from avss_utils.models.checkpoint import largest_difference, save_pruned
 from avss_utils.models.devices import median_seconds
+from avss_utils.models.load import LoadedModel
 from avss_utils.models.plan import PruningPlan
 
 
@@ -34,9 +33,11 @@ def budget(
     return pd.DataFrame(rows, columns=["part", "count", "each", "seconds"])
 
 
-def checkpoint_table(loaded, drop: Iterable[int], folder: Path, *, facts: dict) -> pd.DataFrame:
-    """Save the pruned model, load it back, and say how far its logits are from memory's: a row."""
-    plan = PruningPlan(tuple(drop), loaded.identity["n_blocks"], "lowest")
+def checkpoint_table(
+    loaded: LoadedModel, drop: tuple[int, ...], folder: Path, *, facts: dict
+) -> pd.DataFrame:
+    """Save the pruned model, load it back, and say how far its logits are from memory's."""
+    plan = PruningPlan(drop, loaded.identity["n_blocks"], "lowest")
     save_pruned(loaded, plan, folder, facts=facts)
     text = "The capital of France is Paris, and two and two make four."
     difference = largest_difference(loaded, plan, folder, text)
@@ -44,8 +45,8 @@ def checkpoint_table(loaded, drop: Iterable[int], folder: Path, *, facts: dict) 
     return pd.DataFrame([{"largest_difference": difference, "weight_bytes": size}])
 
 
-def dtype_rows(loaded, suite: Suite, arm: tuple[str, Iterable[int]]) -> pd.DataFrame:
-    """The same arm judged in float32 and in bfloat16: a row each."""
+def dtype_rows(loaded: LoadedModel, suite: Suite, arm: Arm) -> pd.DataFrame:
+    """The same arm judged in float32 and in bfloat16: one row each."""
     tables = [
         summary_row(for_evaluation(loaded, name), suite, arm).assign(arm=arm[0], dtype=name)
         for name in ("float32", "bfloat16")
@@ -53,24 +54,15 @@ def dtype_rows(loaded, suite: Suite, arm: tuple[str, Iterable[int]]) -> pd.DataF
     return pd.concat(tables, ignore_index=True)
 
 
-def cost_row(
-    loaded, arm: tuple[str, Iterable[int]], *, n_tokens: int, repeats: int
-) -> pd.DataFrame:
+def cost_row(loaded: LoadedModel, arm: Arm, *, n_tokens: int, repeats: int) -> pd.DataFrame:
     """Parameters and the seconds of one forward pass over (1, n_tokens): median of ``repeats``."""
     name, drop = arm
     model = remove_blocks(loaded.model, drop, share_weights=True)
     ids = torch.arange(n_tokens)[None] % model.config.get_text_config().vocab_size
-    inputs = families.forward_inputs(model, {"input_ids": ids})
+    inputs = forward_inputs(model, {"input_ids": ids})
     with torch.inference_mode():
         one_pass = partial(model, **inputs, use_cache=False)
         seconds = median_seconds(one_pass, model.device, repeats=repeats)
     n_parameters = sum(p.numel() for p in model.parameters())
-    return pd.DataFrame(
-        [
-            {
-                "arm": name,
-                "n_parameters": n_parameters,
-                "forward_seconds": seconds,
-            }
-        ]
-    )
+    row = {"arm": name, "n_parameters": n_parameters, "forward_seconds": seconds}
+    return pd.DataFrame([row])

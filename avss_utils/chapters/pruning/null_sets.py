@@ -7,6 +7,7 @@ import pandas as pd
 
 from avss_utils.data.suites import Suite
 from avss_utils.measure.judging import bits_per_byte, judge_answers, judge_texts
+from avss_utils.models.load import LoadedModel
 from avss_utils.models.plan import as_text
 from avss_utils.scores.plans import plan_random
 
@@ -24,13 +25,13 @@ def null_sets(n_blocks: int, *, n_drop: int, n: int, seed: int, marks: Iterable[
     return sets
 
 
-def summary_row(loaded, suite: Suite, arm: Arm) -> pd.DataFrame:
-    """One row an arm: accuracy by set and bits per byte over all text of the suite."""
+def summary_row(loaded: LoadedModel, suite: Suite, arm: Arm) -> pd.DataFrame:
+    """One row per arm: accuracy by set and bits per byte over all text of the suite."""
     return _summary(judge_answers(loaded, suite, arm), judge_texts(loaded, suite, arm), arm[1])
 
 
 def null_row(
-    loaded, suite: Suite, arm: Arm, *, answers: pd.DataFrame, texts: pd.DataFrame
+    loaded: LoadedModel, suite: Suite, arm: Arm, *, answers: pd.DataFrame, texts: pd.DataFrame
 ) -> pd.DataFrame:
     """One block set of the null on the null's own budget; column ``null`` names its kind.
 
@@ -49,8 +50,6 @@ def null_row(
 
 
 def _summary(answers: pd.DataFrame, texts: pd.DataFrame, drop: Iterable[int]) -> pd.DataFrame:
-    row = {"drop": as_text(drop)}
-    for name, rows in answers.groupby("set", sort=False):
-        row[f"accuracy_{name}"] = rows.correct.mean()
-    row["bits_per_byte"] = bits_per_byte(texts)
+    right = answers.groupby("set", sort=False).correct.mean().add_prefix("accuracy_")
+    row = {"drop": as_text(drop), **right, "bits_per_byte": bits_per_byte(texts)}
     return pd.DataFrame([row])
