@@ -36,8 +36,7 @@ from status_tables import finished_runs
 from test_models import tiny_llama, write_gguf
 from tiny import FAMILIES, save_tiny, tiny_tokenizer
 
-from avss_utils.chapters.mitigation.adapters import with_adapters
-from avss_utils.chapters.mitigation.arms import Arm, Recipe
+from avss_utils.chapters.mitigation.arms import Arm, Recipe, with_adapters
 from avss_utils.commands import cli
 from avss_utils.commands import mitigate as product
 from avss_utils.commands.adapter_folder import save_adapter
