@@ -11,6 +11,8 @@ import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from avss_utils.models.load import LoadedModel
+
 VOCAB, WIDTH, INNER, HEADS = 96, 32, 48, 4
 TOKENS = {"vocab_size": VOCAB, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SHAPE = {
@@ -167,6 +169,12 @@ def tiny_tokenizer() -> tf.PreTrainedTokenizerFast:
         eos_token="</s>",
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def tiny_loaded(family: str = "llama") -> LoadedModel:
+    """A tiny model with the tiny tokenizer."""
+    tokenizer = tiny_tokenizer()
+    return LoadedModel(tiny_model(family, vocab_size=len(tokenizer)), tokenizer, {})
 
 
 def save_tiny(folder: Path) -> Path:
