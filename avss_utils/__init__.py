@@ -9,6 +9,7 @@ import sys
 import warnings
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 __version__ = "1.0.0"
 
@@ -31,13 +32,15 @@ MOVED = {
 class _Faces(MetaPathFinder, Loader):
     """Finds a module of 1.0.0 under its old name, with a warning that says the new one."""
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(
+        self, fullname: str, path: object = None, target: object = None
+    ) -> ModuleSpec | None:
         return ModuleSpec(fullname, self, is_package=True) if fullname in MOVED else None
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> None:
         return None
 
-    def exec_module(self, module) -> None:
+    def exec_module(self, module: ModuleType) -> None:
         new = MOVED[module.__name__]
         text = f"{module.__name__} has moved to {new}: the old path goes with the next release"
         warnings.warn(text, FutureWarning, stacklevel=2)

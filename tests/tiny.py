@@ -11,6 +11,7 @@ import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from avss_utils.models.load import LoadedModel
 from avss_utils.store.run_folder import Run
 from avss_utils.store.runs import open_run
 
@@ -176,6 +177,12 @@ def speaking(family: str, n_blocks: int = 4, **overrides):
     """A tiny model that has the tiny tokenizer's vocabulary, and that tokenizer."""
     tokenizer = tiny_tokenizer()
     return tiny_model(family, n_blocks, vocab_size=len(tokenizer), **overrides), tokenizer
+
+
+def tiny_loaded(family: str = "llama") -> LoadedModel:
+    """A tiny model with the tiny tokenizer."""
+    tokenizer = tiny_tokenizer()
+    return LoadedModel(tiny_model(family, vocab_size=len(tokenizer)), tokenizer, {})
 
 
 def save_tiny(folder: Path) -> Path:

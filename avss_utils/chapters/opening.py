@@ -80,12 +80,17 @@ class Chapter:
         return self.rows_together({name: compute}, keys, *args, **options)[name]
 
     def rows_together(
-        self, computes: Mapping[str, Callable[..., pd.DataFrame]], keys: Iterable, *args, **options
+        self,
+        computes: Mapping[str, Callable[..., pd.DataFrame]],
+        keys: Iterable,
+        *args: Any,
+        **options: Any,
     ) -> dict[str, pd.DataFrame]:
         """Several tables of the same keys, as ``Run.rows_together`` makes them."""
         keys = list(keys)
-        for name, compute in computes.items() if self._verification else ():
-            self._verification.table(name, compute, keys, args, options)
+        if self._verification:
+            for name, compute in computes.items():
+                self._verification.table(name, compute, keys, args, options)
 
         def bound(compute: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
             return lambda key: compute(self._inputs, key, *args, **options)

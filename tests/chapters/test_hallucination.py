@@ -4,15 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_loaded, tiny_tokenizer
 
 from avss_utils.chapters.hallucination import (
     detectors,
     intervention,
     pruned,
     summaries,
-    to_ask,
 )
+from avss_utils.chapters.hallucination.inputs import to_ask
 from avss_utils.chapters.hallucination.own_contrasts import OwnAnswers
 from avss_utils.data.answer_sets import (
     CHAT,
@@ -27,8 +27,6 @@ from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
 from avss_utils.measure.answer_tokens import log_spread
 from avss_utils.measure.drop_losses import drop_losses
-from avss_utils.models.load import LoadedModel
-from avss_utils.scores.answer_features import Labels
 from avss_utils.scores.answer_study import SetStudy
 from avss_utils.scores.eavss import ProneScores, flagged_blocks
 from avss_utils.scores.probes import probe_table, training_rows
@@ -45,21 +43,10 @@ def rows(n: int = 20) -> list[OpenQuestion]:
 
 @pytest.fixture(scope="module")
 def study() -> SetStudy:
-    tokenizer = tiny_tokenizer()
-    loaded = LoadedModel(tiny_model("llama", vocab_size=len(tokenizer)), tokenizer, {})
     events = events_of(rows(), "nq_open", wording="plain", seed=0)
     before = events_of(rows(8), "nq_open", wording="plain", seed=0)
     options = dict(sites=("residual", "update"), eps=1e-3, ratio=0.01, seed=0, batch_tokens=256)
-    return SetStudy(loaded, before, events, keep_states=True, **options)
-
-
-def test_labels_lie_side_by_side_and_name_borrowed_answers_alike(study):
-    own = Labels(study)
-    assert own.is_false[:4].tolist() == [False, True, False, True]
-    assert own.question[:4].tolist() == [0, 0, 1, 1]
-    assert own.text[0] == NAMES[0]
-    borrowed = own.text[own.is_false]
-    assert set(borrowed) <= set(own.text[~own.is_false])
+    return SetStudy(tiny_loaded(), before, events, keep_states=True, **options)
 
 
 def test_no_answer_of_a_fold_is_learnt_from_anywhere():
@@ -70,6 +57,9 @@ def test_no_answer_of_a_fold_is_learnt_from_anywhere():
 
 
 def test_every_block_is_probed_and_every_answer_scored(study):
+    (asked,) = study.questions().itertuples()
+    assert (asked.calibration, asked.evaluation, asked.published) == (8, 20, 0.0)
+    assert asked.true_tokens == study.tokens.lengths[::5].mean()
     probes = probe_table(study, n_folds=3)
     assert probes.block.to_list() == [0, 1, 2, 3]
     assert probes.auroc.between(0, 1).all()
@@ -88,7 +78,7 @@ def test_flags_are_the_highest_eavss_of_the_calibration_questions(study):
         assert flagged_blocks(study, top=top) == sorted(order[:top])
 
 
-def test_spread_is_the_mean_log_eigenvalue_by_hand():
+def test_spread_is_the_mean_log_eigenvalue_whatever_the_batch(study):
     x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     found = log_spread(x, mask, ridge=0.01)
@@ -97,57 +87,43 @@ def test_spread_is_the_mean_log_eigenvalue_by_hand():
         own = own - own.mean(1, keepdim=True)
         eigenvalues = torch.linalg.eigvalsh(own @ own.T + 0.01 * torch.eye(n))
         assert found[row].item() == pytest.approx(eigenvalues.log().mean().item(), rel=1e-5)
-
-
-def test_the_spread_of_an_answer_does_not_depend_on_its_batch(study):
-    other = SetStudy(
-        study.loaded,
-        study.calibration,
-        study.evaluation.first(3),
-        sites=("residual",),
-        eps=1e-3,
-        ratio=0.01,
-        seed=0,
-        batch_tokens=32,
-        keep_states=True,
-    )
+    first = study.evaluation.first(3)
+    options = dict(sites=("residual",), eps=1e-3, ratio=0.01, seed=0, batch_tokens=32)
+    other = SetStudy(study.loaded, study.calibration, first, keep_states=True, **options)
     np.testing.assert_allclose(other.tokens.spread, study.tokens.spread[:15], rtol=1e-4)
 
 
 def test_prompts_hold_examples_or_a_chat(study):
-    tokenizer = study.loaded.tokenizer
-    assert prompted(study.evaluation, tokenizer, PLAIN, study.calibration) is study.evaluation
-    shown = prompted(study.evaluation, tokenizer, FEW_SHOT, study.calibration)
-    text, answers = shown.asked[7]
+    tokenizer = tiny_tokenizer()
+
+    def asked(prompt: str):
+        return prompted(study.evaluation, tokenizer, prompt, study.calibration)
+
+    assert asked(PLAIN) is study.evaluation
+    text, answers = asked(FEW_SHOT).asked[7]
     assert text.count("Question:") == N_EXAMPLES + 1
     assert text.endswith(study.evaluation.asked[7][0])
     assert f"Answer: {NAMES[0]}\n\n" in text
     assert answers == study.evaluation.asked[7][1]
-    with pytest.raises(UsageError, match="no chat template"):
-        prompted(study.evaluation, tokenizer, CHAT, study.calibration)
-    with pytest.raises(UsageError, match="unknown prompt 'song'"):
-        prompted(study.evaluation, tokenizer, "song", study.calibration)
+    for prompt, why in ((CHAT, "no chat template"), ("song", "unknown prompt 'song'")):
+        with pytest.raises(UsageError, match=why):
+            asked(prompt)
+        with pytest.raises(UsageError, match=why):
+            to_ask(["s"], [CHAT, prompt], {"chat_template": None})
+    tokenizer.chat_template = (
+        "{% for m in messages %}<s>{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}me:\n{% endif %}"
+    )
+    text, answers = asked(CHAT).asked[2]
+    assert text.startswith("<s>Answer the question")
+    assert text.endswith(f"{study.evaluation.questions[2].question}\nme:\n")
+    assert answers[0] == NAMES[2]  # no space before the answer
 
 
 def test_a_model_without_a_template_is_asked_in_the_other_prompts():
     base, chat = {"chat_template": None}, {"chat_template": "a sha256"}
     assert to_ask(["s", "t"], [PLAIN, CHAT], base) == [("s", PLAIN), ("t", PLAIN)]
     assert to_ask(["s"], [PLAIN, CHAT], chat) == [("s", PLAIN), ("s", CHAT)]
-    for prompts, why in (([CHAT], "no chat template"), ([CHAT, "song"], "unknown prompt 'song'")):
-        with pytest.raises(UsageError, match=why):
-            to_ask(["s"], prompts, base)
-
-
-def test_a_chat_has_no_space_before_the_answer(study):
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = (
-        "{% for m in messages %}<s>{{ m.content }}\n{% endfor %}"
-        "{% if add_generation_prompt %}me:\n{% endif %}"
-    )
-    text, answers = prompted(study.evaluation, tokenizer, CHAT, study.calibration).asked[2]
-    assert text.startswith("<s>Answer the question")
-    assert text.endswith(f"{study.evaluation.questions[2].question}\nme:\n")
-    assert answers[0] == NAMES[2]
 
 
 def test_the_empty_plan_is_the_full_model_and_another_is_not(study):
@@ -204,25 +180,6 @@ def test_corrected_retention_is_averaged_where_the_full_model_is_above_chance():
     assert means.loc["a", "choice accuracy"] == pytest.approx(0.5)
 
 
-def test_arms_of_other_questions_are_not_compared():
-    table = pd.DataFrame({"arm": ["full", "a"], "set": "s", "row_id": ["x", "y"], "correct": 1.0})
-    answers = table.iloc[:0].assign(label="")
-    with pytest.raises(ValueError, match="not asked the same questions"):
-        pruned.plan_table(table.assign(confidence=1.0), answers, seed=0)
-
-
-def test_a_study_says_what_it_asks(study):
-    row = study.questions().iloc[0]
-    assert (row.calibration, row.evaluation, row.published) == (8, 20, 0.0)
-    assert row.true_tokens == study.tokens.lengths[::5].mean()
-
-
-def test_losses_carry_the_name_of_their_set(study):
-    losses = intervention.study_losses(study, n_questions=3)
-    assert len(losses) == 5 * 3
-    assert set(losses.set) == {"nq_open"}
-
-
 def test_rises_are_losses_without_a_block_less_that_of_the_whole(study):
     rows = [Scored((5, 6, 7, 8), 3), Scored((9, 8, 7), 2)]
     model = study.loaded.model
@@ -234,11 +191,11 @@ def test_rises_are_losses_without_a_block_less_that_of_the_whole(study):
 
 def test_own_answers_are_given_once_and_judged_by_two_rules(study):
     own = OwnAnswers(study.loaded, study, FEW_SHOT, n_questions=12, max_new_tokens=4)
-    rows = own.rows()
-    assert len(rows) == 12
-    assert set(rows.prompt) == {FEW_SHOT}
-    assert "text" not in rows
-    assert not rows.correct.any()
+    given = own.rows()
+    assert given.row_id.to_list() == [row.row_id for row in rows(12)]
+    assert set(given.prompt) == {FEW_SHOT}
+    assert "text" not in given
+    assert not given.correct.any()
     assert own.contrast(n_permutations=5, n_resamples=5).empty  # random weights are never right
     table, texts = own._found
     table["label"] = ["right"] * 6 + ["wrong"] * 6

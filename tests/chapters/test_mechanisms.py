@@ -12,7 +12,7 @@ from avss_utils.chapters.thresholds import keep_curves, loss_correlations, paper
 from avss_utils.data.token_rows import Scored
 from avss_utils.measure.drop_losses import DropLosses, drop_losses
 from avss_utils.measure.sensitivity import Sensitivity
-from avss_utils.stats.block_profiles import correlation_interval, partial_rank
+from avss_utils.stats.block_profiles import partial_rank
 
 N = 20
 
@@ -59,14 +59,6 @@ def test_rises_are_the_losses_less_the_whole_models():
     rise, n_scored = loss_correlations.rises(table)
     assert rise.sum(1) / n_scored.sum() == pytest.approx(np.arange(N))
     assert table.block.min() == -1
-
-
-def test_the_interval_covers_what_texts_and_depth_leave_open():
-    rng = np.random.default_rng(2)
-    score, gains = rng.normal(size=N), rng.normal(size=(N, 40))
-    estimate = correlation_interval(score, gains, rng=rng)
-    assert estimate.low < 0 < estimate.high
-    assert estimate.n == N
 
 
 def test_partial_rank_equals_the_textbook_formula():

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_loaded
 
 from avss_utils.chapters.mitigation import adapter_training as training
 from avss_utils.chapters.mitigation import trial_outcomes as judging
@@ -42,7 +42,6 @@ from avss_utils.data.windows import Window
 from avss_utils.errors import UsageError
 from avss_utils.measure.choices import score_choices
 from avss_utils.models.blocks import decoder_blocks
-from avss_utils.models.load import LoadedModel
 
 LEARNT = [
     Lesson("a", (5, 9, 7), (30, 11), (40,)),
@@ -52,38 +51,14 @@ LEARNT = [
 ]
 LESSONS = Lessons(LEARNT, LEARNT)
 RECIPE = Recipe(ranks=8, steps=8, questions=2, learning_rate=1e-2, evaluate_every=2)
+DIVERGING = replace(RECIPE, learning_rate=1e30)
 NAMES = ("dog", "cat", "owl", "cow", "pig", "hen")
 BOTH = Arm("both", (0, 2), (1, 3))
-
-
-def loaded(family: str = "llama") -> LoadedModel:
-    tokenizer = tiny_tokenizer()
-    return LoadedModel(tiny_model(family, vocab_size=len(tokenizer)), tokenizer, {})
 
 
 def answers(prompt, true, false, log_true=(-1.0,), log_false=(-2.0,)) -> Answers:
     states = [torch.tensor(x, dtype=torch.float32) for x in (prompt, true, false)]
     return Answers(*states, torch.tensor(log_true), torch.tensor(log_false))
-
-
-def test_a_training_that_leaves_the_numbers_says_so():
-    with pytest.raises(UsageError, match="not finite"):
-        train(loaded(), LESSONS, BOTH, replace(RECIPE, learning_rate=1e30), seed=0)
-
-
-def test_training_keeps_off_cudnn_attention_and_gives_it_back(monkeypatch):
-    plain, seen = training.loss_of, []
-
-    def loss_of(*given):
-        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
-        return plain(*given)
-
-    monkeypatch.setattr(training, "loss_of", loss_of)
-    before = torch.backends.cuda.cudnn_sdp_enabled()
-    train(loaded(), LESSONS, BOTH, RECIPE, seed=0)
-    assert before
-    assert set(seen) == {False}
-    assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.parametrize("bad", ["loss", "gradient"])
@@ -94,6 +69,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(bad, monkeypatch):
         loss = plain(model, *given)
         if not torch.is_grad_enabled():  # the development loss
             return loss
+        assert not torch.backends.cuda.cudnn_sdp_enabled()  # whose gradients can be not finite
         calls.append(loss)
         if len(calls) != 3:
             return loss
@@ -102,16 +78,18 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(bad, monkeypatch):
         loss.register_hook(lambda grad: grad * float("inf"))
         return loss + 0.0
 
+    assert torch.backends.cuda.cudnn_sdp_enabled()
     monkeypatch.setattr(training, "loss_of", loss_of)
     recipe = replace(RECIPE, steps=20, patience=20)
-    trained = train(loaded(), LESSONS, BOTH, recipe, seed=0)
+    trained = train(tiny_loaded(), LESSONS, BOTH, recipe, seed=0)
     assert (trained.n_left_out, len(calls)) == (1, 20)
     assert all(p.isfinite().all() for p in trained.model.parameters())
     assert np.isfinite(trained.history.development.dropna()).all()
     assert len(trained.history) == 21  # a loss and a development loss every second step, an end
     calls.clear()
     with pytest.raises(UsageError, match="not finite: lower the learning rate"):
-        train(loaded(), LESSONS, BOTH, replace(recipe, steps=8), seed=0)
+        train(tiny_loaded(), LESSONS, BOTH, replace(recipe, steps=8), seed=0)
+    assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_losses_by_hand():
@@ -124,45 +102,18 @@ def test_losses_by_hand():
     assert info_nce(wrong, temperature=0.5) == pytest.approx(math.log(1 + math.exp(2)))
     assert triplet(wrong, margin=0.2) == pytest.approx(1.2)
     assert preference(wrong, strength=2.0) == pytest.approx(math.log(2))
-
-
-def test_states_that_tell_nothing_have_the_loss_of_chance():
-    same = answers(*[[[[1.0, 1.0]] * 3] * 4] * 3, (0.0,) * 4, (0.0,) * 4)
-    assert info_nce(same, temperature=0.1) == pytest.approx(math.log(1 + 4))
-
-
-def test_every_contrast_is_lower_for_true_answers_nearer_to_the_prompt():
-    near = answers([[[1.0, 0.0]]], [[[1.0, 0.1]]], [[[0.0, 1.0]]], (-1.0,), (-3.0,))
-    far = answers([[[1.0, 0.0]]], [[[0.0, 1.0]]], [[[1.0, 0.1]]], (-3.0,), (-1.0,))
-    options = dict(temperature=0.1, margin=0.2, strength=1.0)
-    for name, contrast in CONTRASTS.items():
-        if name == "none":
-            assert contrast(near, **options) == contrast(far, **options) == 0
-        else:
-            assert contrast(near, **options) < contrast(far, **options), name
-
-
-def test_a_batch_marks_the_tokens_of_the_answers():
-    batch = collate(LEARNT[:2])
-    assert batch["input_ids"].tolist() == [
-        [5, 9, 7, 30, 11],
-        [6, 9, 31, 0, 0],
-        [5, 9, 7, 40, 0],
-        [6, 9, 41, 12, 13],
-    ]
-    assert batch["answer_mask"].tolist() == [
-        [0, 0, 0, 1, 1],
-        [0, 0, 1, 0, 0],
-        [0, 0, 0, 1, 0],
-        [0, 0, 1, 1, 1],
-    ]
+    blind = answers(*[[[[1.0, 1.0]] * 3] * 4] * 3, (0.0,) * 4, (0.0,) * 4)
+    assert info_nce(blind, temperature=0.1) == pytest.approx(math.log(1 + 4))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "qwen3"])
 def test_a_reading_equals_separate_passes(family):
-    ours = loaded(family)
+    ours = tiny_loaded(family)
     events = events_of_animals()
     own = lessons_of(ours, events)[:2]
+    for lesson, (prompt, (true, false, *_)) in zip(own, events.asked[:2], strict=True):
+        for ids, answer in ((lesson.true, true), (lesson.false, false)):
+            assert ours.tokenizer.decode(lesson.prompt + ids) == f"{prompt}{answer}\n"
     found = read_answers(ours.model, collate(own), read=(2, 0))
     prompts = [prompt for prompt, _ in events.asked[:2]]
     choices = [[f"{answer}\n" for answer in asked[:2]] for _, asked in events.asked[:2]]
@@ -183,16 +134,8 @@ def test_a_reading_equals_separate_passes(family):
             )
 
 
-def test_lessons_end_where_an_answer_ends():
-    ours = loaded()
-    events = events_of_animals()
-    for own, (prompt, asked) in zip(lessons_of(ours, events), events.asked, strict=True):
-        for ids, answer in ((own.true, asked[0]), (own.false, asked[1])):
-            assert ours.tokenizer.decode(own.prompt + ids) == f"{prompt}{answer}\n"
-
-
 def n_trained(arm: Arm, ranks: int, family: str = "llama") -> int:
-    model = with_adapters(loaded(family).model, arm, Recipe(ranks, 1, 1, 1e-3, 1), seed=0)
+    model = with_adapters(tiny_loaded(family).model, arm, Recipe(ranks, 1, 1, 1e-3, 1), seed=0)
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -252,7 +195,8 @@ THREE = {"eavss": np.ones(3), "probe": np.ones(3)}
     [
         (lambda: Arm("x", (0,), (0,), contrast="cosine"), "infonce, triplet"),
         (lambda: Arm("x", (), (0,)), "no block"),
-        (lambda: train(loaded(), Lessons([], LEARNT), BOTH, RECIPE, seed=0), "to learn from"),
+        (lambda: train(tiny_loaded(), Lessons([], LEARNT), BOTH, RECIPE, seed=0), "to learn from"),
+        (lambda: train(tiny_loaded(), LESSONS, BOTH, DIVERGING, seed=0), "not finite"),
         (lambda: standard_arms(THREE, top=3, n_random=0, seed=0), "take fewer"),
         (lambda: rank_of(Arm("x", (0, 1, 2), (0,)), 8), "evenly"),
         (refusing(["eavss top"]), "must have 'uniform'"),
@@ -269,7 +213,7 @@ def test_what_cannot_be_trained_is_refused(make, message):
 
 @pytest.mark.parametrize("contrast", list(CONTRASTS))
 def test_only_adapters_of_the_chosen_blocks_move(contrast):
-    ours = loaded()
+    ours = tiny_loaded()
     before = copy.deepcopy(ours.model.state_dict())
     arm = Arm("x", (0, 2), (1, 3), contrast=contrast)
     trained = train(ours, LESSONS, arm, RECIPE, seed=0)
@@ -296,7 +240,7 @@ def loss_after(number: int) -> float:
     Block 0's norms are zero, so that whatever its linear layers become adds nothing; block 2's
     output is garbled. True answers are those of the model before.
     """
-    ours = loaded()
+    ours = tiny_loaded()
     blocks = decoder_blocks(ours.model)
     with torch.no_grad():
         blocks[0].input_layernorm.weight.zero_()
@@ -319,7 +263,7 @@ def test_the_block_that_can_fix_the_error_does_and_the_other_cannot():
 
 
 def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path, monkeypatch):
-    whole = train(loaded(), LESSONS, BOTH, RECIPE, seed=3, folder=tmp_path / "whole")
+    whole = train(tiny_loaded(), LESSONS, BOTH, RECIPE, seed=3, folder=tmp_path / "whole")
     calls, plain = [], training.read_answers
 
     def failing(*args, **options):
@@ -330,57 +274,58 @@ def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "read_answers", failing)
     with pytest.raises(KeyboardInterrupt):
-        train(loaded(), LESSONS, BOTH, RECIPE, seed=3, folder=tmp_path / "part")
+        train(tiny_loaded(), LESSONS, BOTH, RECIPE, seed=3, folder=tmp_path / "part")
     assert list((tmp_path / "part").glob("checkpoint-*"))
     calls.clear()
-    resumed = train(loaded(), LESSONS, BOTH, RECIPE, seed=3, folder=tmp_path / "part")
+    resumed = train(tiny_loaded(), LESSONS, BOTH, RECIPE, seed=3, folder=tmp_path / "part")
     assert len(calls) == 4  # the last two steps and an evaluation of two batches
     pd.testing.assert_frame_equal(resumed.history, whole.history)
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], weight), name
 
 
-def test_a_seed_gives_the_same_adapter_and_another_does_not():
-    one, same, other = (
-        train(loaded(), LESSONS, BOTH, RECIPE, seed=seed).model.state_dict() for seed in (0, 0, 1)
-    )
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert any(not torch.equal(one[name], other[name]) for name in one)
-
-
-def test_the_adapter_loads_with_peft_and_merges(tmp_path):
+def test_a_seed_decides_the_adapter_which_peft_loads_and_which_merges(tmp_path):
     from peft import PeftModel
 
-    ours = loaded()
-    trained = train(ours, LESSONS, BOTH, RECIPE, seed=0)
+    ours = tiny_loaded()
+    trained, same, other = (train(ours, LESSONS, BOTH, RECIPE, seed=seed) for seed in (0, 0, 1))
+    one, two, three = (own.model.state_dict() for own in (trained, same, other))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert any(not torch.equal(one[name], three[name]) for name in one)
     trained.model.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(copy.deepcopy(ours.model), tmp_path)
     ids = torch.tensor([[5, 9, 7, 30]])
     with torch.no_grad():
-        expected = trained.model(ids).logits
+        plain, expected = ours.model(ids).logits, trained.model(ids).logits
+        assert not torch.allclose(plain, expected, atol=1e-3)
         torch.testing.assert_close(again(ids).logits, expected)
-        assert not torch.allclose(ours.model(ids).logits, expected, atol=1e-3)
-        plain = again.merge_and_unload()
-        torch.testing.assert_close(plain(ids).logits, expected, atol=1e-4, rtol=1e-4)
+        copied = merged(ours, trained)
+        for own in (again.merge_and_unload(), copied.model):
+            torch.testing.assert_close(own(ids).logits, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(trained.model(ids).logits, expected)
+        in_place = merged(ours, trained, keep=False)
+        assert torch.equal(in_place.model(ids).logits, copied.model(ids).logits)
+        assert torch.equal(ours.model(ids).logits, plain)
+    assert type(copied.model) is type(in_place.model) is type(ours.model)
+
+
+def test_shuffled_labels_swap_half_of_the_lessons():
+    moved = training.shuffled(LEARNT, seed=0)
+    assert [a.row_id for a in moved] == [b.row_id for b in LEARNT]
+    pairs = zip(moved, LEARNT, strict=True)
+    assert sum((a.true, a.false) == (b.false, b.true) for a, b in pairs) == 2
 
 
 def test_training_stops_where_the_development_loss_has_stopped_falling():
     recipe = Recipe(ranks=8, steps=40, questions=2, learning_rate=0.3, evaluate_every=2, patience=1)
     others = [Lesson("z", (5, 9, 7), (77,), (30,))]  # learning the lessons makes it worse
-    trained = train(loaded(), Lessons(LEARNT, others), BOTH, recipe, seed=0)
+    trained = train(tiny_loaded(), Lessons(LEARNT, others), BOTH, recipe, seed=0)
     assert trained.history.step.max() < 40
-
-
-def test_shuffled_labels_swap_half_of_the_lessons():
-    moved = training.shuffled(LEARNT, seed=0)
-    swapped = [a.true == b.false and a.false == b.true for a, b in zip(moved, LEARNT, strict=True)]
-    assert sum(swapped) == 2
-    assert [a.row_id for a in moved] == [b.row_id for b in LEARNT]
 
 
 @pytest.mark.parametrize("contrast", list(CONTRASTS))
 def test_losses_and_gradients_are_finite_in_bfloat16(contrast):
-    model = loaded().model.bfloat16()
+    model = tiny_loaded().model.bfloat16()
     found = read_answers(model, collate(LEARNT), read=(0, 3))
     loss = CONTRASTS[contrast](found, temperature=0.1, margin=0.2, strength=1.0)
     (loss - found.log_true.mean()).backward()
@@ -397,7 +342,7 @@ def events_of_animals():
 
 
 def test_choices_are_all_true_answers_and_then_the_false_ones():
-    ours, events = loaded(), events_of_animals()
+    ours, events = tiny_loaded(), events_of_animals()
     table = judging.choice_scores(ours, events, wording="plain", batch_tokens=256)
     asked = [(f" {name}", f" the {name}", " sand", " iron") for name in NAMES]
     choices = [
@@ -419,7 +364,7 @@ def test_choices_are_all_true_answers_and_then_the_false_ones():
 
 
 def test_divergence_is_that_of_the_distributions():
-    ours, other = loaded(), loaded()
+    ours, other = tiny_loaded(), tiny_loaded()
     with torch.no_grad():
         decoder_blocks(other.model)[1].mlp.down_proj.weight.mul_(3)
     windows = [Window("a", (5, 9, 7, 30), 8), Window("b", (6, 9, 31), 6)]
@@ -434,19 +379,3 @@ def test_divergence_is_that_of_the_distributions():
         expected = torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="sum")
         assert row.kl == pytest.approx(expected.item(), rel=1e-4)
         assert row.kl > 0.01
-
-
-def test_a_merged_adapter_answers_as_the_adapter_does():
-    ours = loaded()
-    trained = train(ours, LESSONS, BOTH, RECIPE, seed=0)
-    ids = torch.tensor([[5, 9, 7, 30]])
-    with torch.no_grad():
-        expected = trained.model(ids).logits
-        copied = merged(ours, trained)
-        torch.testing.assert_close(copied.model(ids).logits, expected, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(trained.model(ids).logits, expected)
-        plain = ours.model(ids).logits
-        in_place = merged(ours, trained, keep=False)
-        assert torch.equal(in_place.model(ids).logits, copied.model(ids).logits)
-        assert torch.equal(ours.model(ids).logits, plain)
-    assert type(copied.model) is type(in_place.model) is type(ours.model)

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_mitigation import LEARNT, LESSONS, RECIPE, events_of_animals, loaded
+from test_mitigation import LEARNT, LESSONS, RECIPE, events_of_animals
+from tiny import tiny_loaded
 
 from avss_utils.chapters.mitigation import choice_calibration, experiment
 from avss_utils.chapters.mitigation import training_effects as effects
@@ -29,7 +30,7 @@ MC1, MC1_UNASKED = effects.MC1, effects.MC1_UNASKED
 def study(**given) -> experiment.Mitigation:
     """The chapter on a tiny model and six questions, without what reads data sets."""
     own = object.__new__(experiment.Mitigation)
-    own.loaded = own.judged = loaded()
+    own.loaded = own.judged = tiny_loaded()
     own.identity, own._costs = {"n_blocks": 4}, {}
     own.taught, own.stopped = [events_of_animals()], [events_of_animals()]
     questions = tuple(Question(str(i), "a?", ("b", "c"), i % 2) for i in range(3))
@@ -149,6 +150,16 @@ def test_changes_by_hand():
     assert table.iloc[1, 2:].to_list() == [change.value, change.low, change.high, 4]
 
 
+def test_a_gain_is_told_from_one_that_needs_no_question():
+    found = measured(
+        none={MC1: [0, 0, 0, 1], MC1_UNASKED: [0, 0, 0, 0]},
+        a={MC1: [1, 1, 0, 1], MC1_UNASKED: [1, 0, 0, 0]},
+    )
+    excess = effects.reading_gain(found, "a", "s", seed=0)
+    assert excess.value == pytest.approx(2 / 4 - 1 / 4)
+    assert excess.low <= excess.value <= excess.high
+
+
 def test_the_interval_minds_seeds_and_questions():
     rng, covered, widths, values = np.random.default_rng(0), [], [], []
     for _ in range(60):
@@ -218,12 +229,9 @@ def choices_table(scores: list[str], n_true: int = 1, name: str = "s") -> pd.Dat
     return pd.DataFrame(rows, columns=["set", "row_id", "choice", "is_true", "score"])
 
 
-def test_the_canonical_answer_stands_among_the_false_ones_alone():
-    table = choices_table(["-1 -9 -2 -3"], n_true=2)
-    assert judging.canonical_scores(table)[0].tolist() == [-1, -2, -3]
-
-
 def test_one_temperature_is_fitted_by_set_and_moves_confidence_alone():
+    (rivals,) = judging.canonical_scores(choices_table(["-1 -9 -2 -3"], n_true=2))
+    assert rivals.tolist() == [-1, -2, -3]  # no other true answer is among them
     sure = ["0 -8"] * 3 + ["-8 0"]  # three in four are right, at once with 0.9997
     development = choices_table(sure, name="other")
     found = outcomes_of({"none": [[1, 1, 1, 0]]})
@@ -285,18 +293,8 @@ def test_the_error_of_own_answers_leaves_out_abstentions():
     assert effects.error_of(found, "a", "s", **options) == pytest.approx(0.25)
 
 
-def test_a_gain_is_told_from_one_that_needs_no_question():
-    found = measured(
-        none={MC1: [0, 0, 0, 1], MC1_UNASKED: [0, 0, 0, 0]},
-        a={MC1: [1, 1, 0, 1], MC1_UNASKED: [1, 0, 0, 0]},
-    )
-    excess = effects.reading_gain(found, "a", "s", seed=0)
-    assert excess.value == pytest.approx(2 / 4 - 1 / 4)
-    assert excess.low <= excess.value <= excess.high
-
-
 def test_a_step_is_timed_and_leaves_the_model_as_it_was():
-    ours = loaded()
+    ours = tiny_loaded()
     before = {name: own.clone() for name, own in ours.model.state_dict().items()}
     table = step_row(ours, LEARNT, ARM, RECIPE, repeats=2)
     assert table.arm.to_list() == ["eavss top"]

@@ -58,12 +58,9 @@ def test_a_crossing_lies_between_the_ratios_around_it():
     assert (found.low <= found.value).all()
     assert (found.high >= found.value).all()
     assert found.open.to_list() == ["", ""]
-
-
-def test_a_curve_that_never_leaves_the_level_is_open():
     flat = dict.fromkeys(CURVE, CURVE["full"])
     found = keep_curves.crossings(PLANS, outcomes_of(flat), n_blocks=8, kept=0.9, seed=0)
-    assert found.value.to_list() == [0.5, 0.5]
+    assert found.value.to_list() == [0.5, 0.5]  # the largest measured ratio
     assert found.open.to_list() == ["yes", "yes"]
 
 
@@ -134,33 +131,22 @@ def test_the_break_gap_is_of_bits_per_byte_over_the_same_windows():
     assert [gap.low, gap.high] == pytest.approx([1.0, 1.0])
 
 
-def test_the_guide_names_what_was_not_timed_and_charges_searches_their_own():
-    arms = ["variance", "greedy", "tail"]
-    plans = pd.DataFrame({"arm": arms, "n_dropped": 1, "drop": ["1", "2", "3"]})
+def test_the_guide_charges_each_arm_its_own_cost_and_names_what_was_not_timed():
+    arms = ["variance", "greedy", "tail", "eavss", "eavss:highest", "eavss-restricted"]
+    plans = pd.DataFrame({"arm": arms, "n_dropped": 1, "drop": [*"123456"]})
     kept = pd.DataFrame({"arm": arms, "set": "t", "measure": "raw retention", "value": 0.5})
-    bits = pd.DataFrame({"arm": [f"without {i}" for i in (1, 2, 3)], "value": [3.0, 1.0, 2.0]})
-    effort = pd.DataFrame({"criterion": ["greedy"], "seconds": [9.0], "passes": [7.0]})
+    bits = {"arm": [f"without {i}" for i in range(1, 7)], "value": [3.0, 1.0, 2.0, 4, 5, 6]}
     within = pd.DataFrame({"criterion": ["variance"], "overlap_excess": [0.25]})
-    guide = keep_curves.guide(plans, kept, bits, effort, within).set_index("arm")
-    assert guide.index.to_list() == ["greedy", "tail", "variance"]
-    assert guide.seconds.isna().to_list() == [False, False, True]
-    assert guide.passes.to_list() == [7.0, 0.0, 1.0]
-    timed = pd.concat([effort, pd.DataFrame([("statistics", 2.0, 1.0)], columns=effort.columns)])
-    assert keep_curves.guide(plans, kept, bits, timed, within).set_index("arm").seconds[
-        "variance"
-    ] == pytest.approx(2.0)
-
-
-@pytest.mark.parametrize("arm", ["eavss", "eavss:highest", "eavss-restricted"])
-def test_the_guide_charges_every_reading_of_eavss_its_answers(arm):
-    plans = pd.DataFrame({"arm": [arm], "n_dropped": 1, "drop": ["1"]})
-    kept = pd.DataFrame({"arm": [arm], "set": "t", "measure": "raw retention", "value": [0.5]})
-    bits = pd.DataFrame({"arm": ["without 1"], "value": [3.0]})
-    costs = [("statistics", 2.0, 1.0), ("eavss", 5.0, 2.0)]
+    costs = [("greedy", 9.0, 7.0), ("eavss", 5.0, 2.0), ("statistics", 2.0, 1.0)]
     effort = pd.DataFrame(costs, columns=["criterion", "seconds", "passes"])
-    within = pd.DataFrame({"criterion": ["variance"], "overlap_excess": [0.25]})
-    row = keep_curves.guide(plans, kept, bits, effort, within).iloc[0]
-    assert (row.seconds, row.passes) == (5.0, 2.0)
+    rows = (plans, kept, pd.DataFrame(bits))
+    guide = keep_curves.guide(*rows, effort, within)
+    assert guide.arm.to_list() == ["greedy", "tail", "variance", *arms[3:]]
+    assert guide.seconds.to_list() == [9.0, 0.0, 2.0, 5.0, 5.0, 5.0]
+    assert guide.passes.to_list() == [7.0, 0.0, 1.0, 2.0, 2.0, 2.0]
+    untimed = keep_curves.guide(*rows, effort[:2], within)
+    assert untimed.arm[untimed.seconds.isna()].to_list() == ["variance"]
+    assert untimed.passes.equals(guide.passes)
 
 
 def test_kendalls_w_is_one_in_agreement_and_by_hand_otherwise():

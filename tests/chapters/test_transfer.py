@@ -6,11 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avss_utils.chapters.hallucination.transfer import (
-    precision_table,
-    study_transfer,
-    transfer_table,
-)
+from avss_utils.chapters.hallucination import Hallucination
+from avss_utils.chapters.hallucination.transfer import precision_table, transfer_table
 
 N_BLOCKS, N_DRAWS = 12, 100
 
@@ -47,7 +44,8 @@ def test_blocks_that_all_sets_flag_are_found_on_the_one_left_out():
 
 
 def test_true_labels_have_the_recorded_scores_and_random_ones_those_of_the_study():
-    asked, sources = dict(targets=["a", "b"], top=3), ["a", "b", "c"]
+    sources = ["a", "b", "c"]
+    asked = dict(targets=sources, top=3)
     recorded = made_scores(dict.fromkeys("abc", (2, 5, 7)))
     again = made_scores(dict.fromkeys("abc", (1, 4, 8)))  # of a run that went on elsewhere
 
@@ -55,26 +53,24 @@ def test_true_labels_have_the_recorded_scores_and_random_ones_those_of_the_study
         own = again[again.set == name]
         return SimpleNamespace(scores=lambda n_shuffles: own[own.draw < n_shuffles])
 
-    studies, written = map(study, "abc"), recorded[recorded.draw < 0]
-    table = study_transfer(studies, written, n_shuffles=40, sources=sources, **asked)
+    p = SimpleNamespace(n_shuffles=40, sets=sources)
+    chapter = SimpleNamespace(p=p, studies={name: study(name) for name in "abc"}, n_drop=3)
+    written = recorded[recorded.draw < 0]
+    table = Hallucination.transfer(chapter, written)
     drawn = pd.concat([written, again[(again.draw >= 0) & (again.draw < 40)]])
     pd.testing.assert_frame_equal(table, transfer_table(drawn, sources=sources, **asked))
     assert (table.n == 40).all()
     assert table.lift.to_list() != transfer_table(again, sources=sources, **asked).lift.to_list()
 
 
-def test_a_set_with_blocks_of_its_own_shares_none():
-    scores = made_scores({"a": (2, 5), "b": (2, 5), "held out": (9, 10)})
-    table = transfer_table(scores, sources=["a", "b"], targets=["held out"], top=2).iloc[0]
-    assert table.value == 0
-    assert table.p > 0.5
-    assert table.excess < 0
-
-
-def test_the_target_does_not_flag_for_itself():
-    scores = made_scores({"a": (1,), "b": (4,)})
-    table = transfer_table(scores, sources=["a", "b"], targets=["a"], top=1).iloc[0]
-    assert table.value == 0
+def test_a_set_with_blocks_of_its_own_shares_none_and_flags_nothing_for_itself():
+    planted = {"a": (2, 5), "b": (2, 5), "own": (9, 10)}
+    for sources in (["a", "b"], ["a", "b", "own"]):
+        found = transfer_table(made_scores(planted), sources=sources, targets=["own"], top=2)
+        (row,) = found.itertuples()
+        assert row.value == 0
+        assert row.p > 0.5
+        assert row.excess < 0
 
 
 def test_rounded_scores_are_compared_block_by_block_within_a_set():

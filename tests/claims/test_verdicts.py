@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from avss_utils import claims
-from avss_utils.chapters.mitigation import ABSTAINED, MATCH, outcomes_of
+from avss_utils.chapters.mitigation.training_effects import ABSTAINED, MATCH, outcomes_of
 from avss_utils.claims import mechanisms, mitigation
 from avss_utils.claims.pruning import retention_findings
 from avss_utils.claims.verdicts import (

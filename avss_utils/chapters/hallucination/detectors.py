@@ -25,6 +25,8 @@ def answer_scores(study: SetStudy, flagged: Sequence[int], *, n_folds: int) -> p
     """
     own, tokens = Labels(study), study.tokens
     fold = question_folds(own.question, own.is_false, n_folds=n_folds, seed=study.seed)
+    if tokens.states is None or tokens.spread is None:
+        raise ValueError("a study of detectors keeps its states")
     table = baseline_scores(tokens).iloc[own.rows].reset_index(drop=True)
     n_blocks = tokens.states.shape[1]
     middle = n_blocks // 2

@@ -5,7 +5,7 @@ import pandas as pd
 from avss_utils.chapters.hallucination import intervention, pruned
 from avss_utils.chapters.hallucination.detectors import FITTED, answer_scores
 from avss_utils.chapters.hallucination.inputs import Asked, Studies
-from avss_utils.chapters.hallucination.transfer import precision_table, study_transfer
+from avss_utils.chapters.hallucination.transfer import precision_table, transfer_table
 from avss_utils.data import calibrations
 from avss_utils.data.own import set_name
 from avss_utils.scores.arms import Calibration, curve_plans
@@ -21,7 +21,7 @@ FEW_ROWS = dict(sets=2, held_out=0, n_generated=2, n_causal=1, n_pruned=2, n_tex
 FEW_OF_EACH = dict(n_questions=8, n_calibration=8, n_shuffles=1, n_texts=1)
 SMALL_PLANS = dict(sets=1, held_out=0, n_questions=8, n_calibration=8, n_texts=1)
 CONTRAST = "set kind tokens site limit score block"
-ANSWER = dict(label="DECISION", correct="DECISION", contains="DECISION")
+ANSWER: dict[str, str | None] = dict(label="DECISION", correct="DECISION", contains="DECISION")
 ANSWER |= dict.fromkeys(("f1", "n_tokens", "log_probability", "entropy"), ANYTHING)
 UNMOVED = ["tail", *(f"random {number}" for number in range(3))]  # plans that no statistic decides
 
@@ -104,11 +104,14 @@ class Hallucination(Studies):
         but=dict(value="WRITTEN", lift="WRITTEN", n=ANYTHING),
     )
     def transfer(self, scores: pd.DataFrame) -> pd.DataFrame:
-        """``transfer.study_transfer`` of every set."""
-        return study_transfer(
-            list(self.studies.values()),
-            scores,
-            n_shuffles=self.p.n_shuffles,
+        """``transfer.transfer_table`` of the recorded ``scores`` and of labels drawn at random.
+
+        The random ones stay here: a thousand of them would fill a record.
+        """
+        studies = self.studies.values()
+        drawn = pd.concat([study.scores(n_shuffles=self.p.n_shuffles) for study in studies])
+        return transfer_table(
+            pd.concat([scores, drawn[drawn.draw >= 0]]),
             sources=[set_name(name) for name in self.p.sets],
             targets=list(self.studies),
             top=self.n_drop,

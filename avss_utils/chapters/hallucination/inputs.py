@@ -21,6 +21,7 @@ from avss_utils.data.own import set_name
 from avss_utils.data.wordings import check_wording
 from avss_utils.measure.judging import device_name, for_evaluation
 from avss_utils.models.devices import as_dtype
+from avss_utils.models.load import LoadedModel
 from avss_utils.models.plan import n_to_drop
 from avss_utils.scores.answer_study import SetStudy
 from avss_utils.scores.arms import check_arms
@@ -72,7 +73,7 @@ class Studies:
         self.first = [self.studies[set_name(name)] for name in p.sets]
         self.own = cache(self._own)
 
-    def _studies(self, loaded, *, keep_states: bool) -> dict[str, SetStudy]:
+    def _studies(self, loaded: LoadedModel, *, keep_states: bool) -> dict[str, SetStudy]:
         p = self.p
         return {
             after.name: SetStudy(

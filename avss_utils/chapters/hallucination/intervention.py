@@ -5,6 +5,7 @@ questions lie in [0, 1], margins are in nats.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,20 +22,18 @@ SIDE = 2  # blocks of lower and of higher rise that a block is compared with
 
 def answer_losses(
     model: nn.Module,
-    tokenizer,
+    tokenizer: Any,
     asked: Sequence[tuple[str, Sequence[str]]],
     *,
     batch_tokens: int,
 ) -> pd.DataFrame:
     """Log-probability of the true and of the false answer, of the whole model and without a block.
 
-    ``asked``: (prompt, (true, false)), leading spaces included. A row a block and question, block
-    -1 the whole model: block, question, true, false (nats, summed over the answer), n_true, n_false
-    (tokens). Costs half of separate passes. Raises UsageError for no questions, for other than two
-    answers, and as ``token_rows.choice_rows`` does.
+    ``asked``: (prompt, (true, false)), leading spaces included. One row per block and
+    question, block -1 the whole model: block, question, true, false (nats, summed over the answer),
+    n_true, n_false (tokens). Costs half of separate passes. Raises UsageError as
+    ``token_rows.choice_rows`` does.
     """
-    if any(len(answers) != 2 for _, answers in asked):
-        raise UsageError("every question needs two answers, the true one and a false one")
     choices = choice_rows(model, tokenizer, asked, [0] * len(asked))
     losses = leave_one_out(model, choices.rows, batch_tokens=batch_tokens)
     n_sets, true = len(losses.nll), choices.right
@@ -73,7 +72,13 @@ def answer_shifts(table: pd.DataFrame) -> dict[str, np.ndarray]:
     their answer's tokens, so that the longer answer is not the less likely one. Raises UsageError
     unless every block has a finite row of every question.
     """
-    margins = _margins(table)
+    margin = table["true"] / table.n_true - table["false"] / table.n_false
+    wide = table.assign(margin=margin).pivot(index="block", columns="question", values="margin")
+    if wide.index.to_list() != list(range(-1, len(wide) - 1)) or not np.isfinite(wide).all(None):
+        raise UsageError(
+            "the table needs a finite row of every question for every block, -1 for the whole model"
+        )
+    margins = wide.to_numpy()
     changes = {"rate": (1 - np.sign(margins)) / 2, "margin": margins}
     return {name: own[1:] - own[0] for name, own in changes.items()}
 
@@ -106,7 +111,8 @@ def causal_contrast(
     seed: int,
     n_resamples: int = N_RESAMPLES,
 ) -> pd.DataFrame:
-    """Do flagged blocks move the answers more than others that harm text as much? A row a measure.
+    """Do flagged blocks move the answers more than others that harm text as much?
+
 
     ``rises``: nats a token that each block's absence adds on neutral text, (n_blocks,), taken as
     exact; ``flagged``: numbers of blocks, chosen on other questions. Measures: rate and margin, the
@@ -119,17 +125,19 @@ def causal_contrast(
     5 % by the standard error over questions), spread (standard deviation over the random sets:
     less than twice that is no more than the choice of blocks), n (questions), n_flagged (blocks
     with a match). With none, the interval is infinite and the other figures are NaN. Raises
-    UsageError for blocks or rises that do not fit the table, and for fewer than two questions.
+    UsageError for rises that do not fit the table, and for fewer than two questions.
     """
     changes = answer_shifts(table)
     n_blocks, n = changes["rate"].shape
-    rises, marked = _checked(rises, flagged, n_blocks)
+    if rises.shape != (n_blocks,) or not np.isfinite(rises).all():
+        raise UsageError(f"the table has {n_blocks} blocks: give a finite rise of each")
     if n < 2:
         raise UsageError("a contrast needs two questions at least, to halve them")
+    marked = np.isin(np.arange(n_blocks), list(flagged))
     weights, n_matched = _matched(marked, rises)
     rng = np.random.default_rng(seed)
     null = _all_matched(_random_sets(marked, rises, n_random, rng), rises)
-    turned = _all_matched([np.roll(marked, s) for s in range(1, len(marked))], rises)
+    turned = _all_matched([np.roll(marked, s) for s in range(1, n_blocks)], rises)
     halves = np.array_split(rng.permutation(n), 2)
     counts = [rng.multinomial(len(h), np.full(len(h), 1 / len(h)), n_resamples) for h in halves]
     rows = []
@@ -155,32 +163,17 @@ def _size(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return (np.sign(one) * other + np.sign(other) * one) / 2
 
 
-def _judged(shift, drawn, weights, null, turned) -> tuple[float, ...]:
+def _judged(
+    shift: np.ndarray,
+    drawn: np.ndarray,
+    weights: np.ndarray,
+    null: np.ndarray,
+    turned: np.ndarray,
+) -> tuple[float, ...]:
     """value, low, high, p, p_shift, mde and spread of one measure."""
     value, draws, random = float(shift @ weights), drawn @ weights, null @ shift
     p, p_shift = (two_sided_p(own, value) for own in (random, turned @ shift))
     return value, *limits(draws), p, p_shift, DETECTABLE * draws.std(), random.std()
-
-
-def _margins(table: pd.DataFrame) -> np.ndarray:
-    """log p(true) - log p(false) a token, (1 + n_blocks, n_questions), the whole model first."""
-    margin = table["true"] / table.n_true - table["false"] / table.n_false
-    wide = table.assign(margin=margin).pivot(index="block", columns="question", values="margin")
-    if wide.index.to_list() != list(range(-1, len(wide) - 1)) or not np.isfinite(wide).all(None):
-        raise UsageError(
-            "the table needs a finite row of every question for every block, -1 for the whole model"
-        )
-    return wide.to_numpy()
-
-
-def _checked(rises, flagged: Iterable[int], n_blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rises, and which blocks are flagged, (n_blocks,) each."""
-    rises, numbers = np.asarray(rises, dtype=float), list(flagged)
-    if rises.shape != (n_blocks,) or not np.isfinite(rises).all():
-        raise UsageError(f"the table has {n_blocks} blocks: give a finite rise of each")
-    if not set(numbers) <= set(range(n_blocks)):
-        raise UsageError(f"flagged blocks have numbers from 0 to {n_blocks - 1}, got {numbers}")
-    return rises, np.isin(np.arange(n_blocks), numbers)
 
 
 def _matched(marked: np.ndarray, rises: np.ndarray) -> tuple[np.ndarray, int]:
@@ -215,7 +208,9 @@ def _all_matched(sets: Iterable[np.ndarray], rises: np.ndarray) -> np.ndarray:
     return np.array([w for w, n in found if n]).reshape(-1, len(rises))
 
 
-def _random_sets(marked, rises, n: int, rng: np.random.Generator) -> np.ndarray:
+def _random_sets(
+    marked: np.ndarray, rises: np.ndarray, n: int, rng: np.random.Generator
+) -> np.ndarray:
     """Marks moved within the lower and within the upper half of the rises, (n, n_blocks).
 
     Shifts scatter more where rises are large, so that sets from everywhere would vary too little

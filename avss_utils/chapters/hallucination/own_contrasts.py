@@ -5,9 +5,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from avss_utils.data.answer_sets import PAIRED, Events, prompted
-from avss_utils.measure.answer_tokens import AnswerTokens, Limits, collect_answers, relative_limits
+from avss_utils.data.answer_sets import PAIRED, prompted
+from avss_utils.measure.answer_tokens import AnswerTokens, collect_answers, relative_limits
 from avss_utils.measure.own_answers import ABSTAINED, FALSE, RIGHT, generated_answers
+from avss_utils.models.load import LoadedModel
 from avss_utils.scores.answer_study import RELATIVE, SetStudy
 from avss_utils.scores.contrast_tests import Labelled, contrast_test
 from avss_utils.scores.contrasts import answer_sums, each_answer, log_variance
@@ -16,29 +17,11 @@ from avss_utils.scores.strata import adjusted_effects, strata
 FEWEST = 5
 
 
-def generated_tokens(
-    loaded, events: Events, texts: list[str], table: pd.DataFrame, *, limits: Limits, **options
-) -> tuple[AnswerTokens, pd.DataFrame]:
-    """Statistics at the tokens of the answers that are not abstentions, and their rows.
-
-    The texts are read again after their prompts, which can part them into other tokens than they
-    were made of.
-    """
-    kept = np.flatnonzero(table.label != ABSTAINED)
-    prompts = [events.asked[i][0] for i in kept]
-    spaces = ["" if prompt[-1].isspace() else " " for prompt in prompts]
-    asked = [(p, (space + texts[i],)) for p, space, i in zip(prompts, spaces, kept, strict=True)]
-    tokens = collect_answers(loaded.model, loaded.tokenizer, asked, limits=limits, **options)
-    return tokens, table.iloc[kept].reset_index(drop=True)
-
-
 def generated_contrast(
     tokens: AnswerTokens,
     table: pd.DataFrame,
     difficulty: np.ndarray,
     *,
-    site: str,
-    limit: str,
     n_permutations: int,
     n_resamples: int,
     seed: int,
@@ -52,11 +35,12 @@ def generated_contrast(
     if min(labelled.is_false.sum(), (~labelled.is_false).sum()) < FEWEST:
         names = ["score", "block", "value", "p", "p_max", "z", "effect", "low", "high", "set"]
         return pd.DataFrame(columns=names)
-    sums, rng = answer_sums(tokens, site, limit=limit), np.random.default_rng(seed)
+    sums, rng = answer_sums(tokens, "residual", limit=RELATIVE), np.random.default_rng(seed)
     found = contrast_test(sums, labelled, n_permutations=n_permutations, rng=rng)
     logs = log_variance(each_answer(sums))
-    sizes = dict(n_resamples=n_resamples, rng=rng)
-    effects = adjusted_effects(logs, labelled.is_false, labelled.stratum, **sizes)
+    effects = adjusted_effects(
+        logs, labelled.is_false, labelled.stratum, n_resamples=n_resamples, rng=rng
+    )
     found = found.merge(effects.assign(score="HSAV"), on=["score", "block"], how="left")
     return found.assign(set=table["set"].iloc[0])
 
@@ -68,7 +52,13 @@ class OwnAnswers:
     """
 
     def __init__(
-        self, judged, study: SetStudy, prompt: str, *, n_questions: int, max_new_tokens: int
+        self,
+        judged: LoadedModel,
+        study: SetStudy,
+        prompt: str,
+        *,
+        n_questions: int,
+        max_new_tokens: int,
     ) -> None:
         self.judged, self.study, self.prompt = judged, study, prompt
         self.max_new_tokens = max_new_tokens
@@ -103,28 +93,31 @@ class OwnAnswers:
         """``generated_contrast`` by both rules: with columns prompt, rule (match, contains), n,
         n_false.
 
-        Difficulty is the log-probability of the question's true answer.
+        Answers that are no abstentions are read again after their prompts, which can part them into
+        other tokens than they were made of. Difficulty is the log-probability of the question's
+        true answer.
         """
         table, texts = self._found
         study, parts = self.study, []
-        tokens, kept = generated_tokens(
-            study.loaded,
-            self.events,
-            texts,
-            table,
-            limits={RELATIVE: relative_limits(study.before, study.ratio)},
+        given = np.flatnonzero(table.label != ABSTAINED)
+        prompts = [self.events.asked[i][0] for i in given]
+        spaces = ["" if prompt[-1].isspace() else " " for prompt in prompts]
+        asked = [(p, (s + texts[i],)) for p, s, i in zip(prompts, spaces, given, strict=True)]
+        tokens = collect_answers(
+            study.loaded.model,
+            study.loaded.tokenizer,
+            asked,
             sites=("residual",),
+            limits={RELATIVE: relative_limits(study.before, study.ratio)},
             batch_tokens=study.batch_tokens,
         )
-        difficulty = self._difficulty[(table.label != ABSTAINED).to_numpy()]
+        kept = table.iloc[given].reset_index(drop=True)
         loose = kept.assign(label=np.where(kept.contains, RIGHT, FALSE))
         for rule, labelled in (("match", kept), ("contains", loose)):
             found = generated_contrast(
                 tokens,
                 labelled,
-                difficulty,
-                site="residual",
-                limit=RELATIVE,
+                self._difficulty[given],
                 n_permutations=n_permutations,
                 n_resamples=n_resamples,
                 seed=study.seed,

@@ -10,6 +10,7 @@ from avss_utils.data.answer_sets import Events
 from avss_utils.measure.choices import score_choices
 from avss_utils.measure.own_answers import ABSTAINED, FALSE, generated_answers
 from avss_utils.models.blocks import remove_blocks
+from avss_utils.models.load import LoadedModel
 from avss_utils.stats.calibration import calibration_floor
 from avss_utils.stats.outcomes import OutcomeTable
 from avss_utils.stats.paired import as_estimate, calibration_error, compared, mean_of
@@ -21,7 +22,11 @@ CHANCE = 0.5  # of a choice between the true and the false answer
 
 
 def choice_rows(
-    loaded, sets: Sequence[Events], arm: tuple[str, Iterable[int]], *, batch_tokens: int
+    loaded: LoadedModel,
+    sets: Sequence[Events],
+    arm: tuple[str, Iterable[int]],
+    *,
+    batch_tokens: int,
 ) -> pd.DataFrame:
     """Is the true answer likelier than the false one, without the arm's blocks? One row per
     question.
@@ -35,8 +40,8 @@ def choice_rows(
     for events in sets:
         asked = [(prompt, answers[:2]) for prompt, answers in events.asked]
         prompts, answers = zip(*asked, strict=True)
-        options = dict(batch_tokens=batch_tokens)
-        scores = np.array(score_choices(model, loaded.tokenizer, prompts, answers, **options))
+        found = score_choices(model, loaded.tokenizer, prompts, answers, batch_tokens=batch_tokens)
+        scores = np.array(found)
         gap = scores[:, 0] - scores[:, 1]
         own = {
             "arm": name,
@@ -50,7 +55,7 @@ def choice_rows(
 
 
 def answer_rows(
-    loaded,
+    loaded: LoadedModel,
     sets: Sequence[Events],
     arm: tuple[str, Iterable[int]],
     *,
@@ -91,8 +96,8 @@ def plan_table(choices: pd.DataFrame, answered: pd.DataFrame, *, seed: int) -> p
 
 
 def mean_table(plans: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Means over sets of a ``plan_table``, a row an arm and a column a measure, and the sets of
-    corrected retention: those where the full model is above chance.
+    """Means over sets of a ``plan_table``, one row per arm and one column per measure, and the sets
+    of corrected retention: those where the full model is above chance.
 
     Elsewhere a ratio to what it has above chance can be anything; NaN where there is no such set.
     """
@@ -110,11 +115,11 @@ def _of_choices(
     right, sure = (outcomes.of(arm, name, measure)[0] for measure in ("correct", "confidence"))
     whole = outcomes.of(BASELINE, name)[0]
     ours, theirs = mean_of(right, weights), mean_of(whole, weights)
-    above = (mean_of(x - CHANCE, weights) for x in (right, whole))
+    above, full = (mean_of(x - CHANCE, weights) for x in (right, whole))
     draws = {
         "choice accuracy": ours,
         "raw retention": compared(ours, theirs, "retention"),
-        "corrected retention": compared(*above, "retention"),
+        "corrected retention": compared(above, full, "retention"),
     }
     found = {measure: as_estimate(own, len(right)) for measure, own in draws.items()}
     error = calibration_error(N_BINS)(right, sure, weights)

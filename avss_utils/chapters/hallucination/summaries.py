@@ -1,6 +1,5 @@
 """Tables of notebook 02 as its pages show them: what many rows come to, set by set."""
 
-import numpy as np
 import pandas as pd
 
 from avss_utils.data.answer_sets import PAIRED
@@ -133,8 +132,3 @@ def shown_plans(means: pd.DataFrame, plans: pd.DataFrame, names: list[str]) -> p
     table = means.loc[names, measures].reset_index(drop=True)
     table.insert(0, "plan", ["full", *plans.arm])
     return table
-
-
-def width_of(intervals: pd.DataFrame) -> float:
-    """Median width of the intervals that have one."""
-    return float(intervals.width.replace(np.inf, np.nan).median())

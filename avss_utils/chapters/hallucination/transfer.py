@@ -5,29 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from avss_utils.scores.answer_study import SetStudy
 from avss_utils.stats.block_profiles import rank_correlation
 from avss_utils.stats.resampling import against_null
-
-
-def study_transfer(
-    studies: Sequence[SetStudy], scores: pd.DataFrame, *, n_shuffles: int, **options
-) -> pd.DataFrame:
-    """``transfer_table`` of studies, each with ``n_shuffles`` labellings at random.
-
-    ``scores``: those of the true labels, as they were recorded: a run that goes on elsewhere has
-    others in the last digits. The random ones are drawn and left here: a thousand of them would
-    fill a record.
-    """
-    drawn = pd.concat([study.scores(n_shuffles=n_shuffles) for study in studies])
-    return transfer_table(pd.concat([scores, drawn[drawn.draw >= 0]]), **options)
 
 
 def transfer_table(
     scores: pd.DataFrame, *, sources: Sequence[str], targets: Sequence[str], top: int
 ) -> pd.DataFrame:
-    """Of the ``top`` blocks flagged on the sources, how many the target flags too; a row a reading
-    and target.
+    """Of the ``top`` blocks flagged on the sources, how many the target flags too; one row per
+    reading and target.
 
     ``scores``: as of ``SetStudy.scores``, with shuffled draws. Flagged: highest mean over the
     sources other than the target. Columns: reading, target, value (share in common), shuffled
@@ -42,17 +28,18 @@ def transfer_table(
         for target in targets:
             others = np.mean([by_set[name] for name in sources if name != target], axis=0)
             shares, lifts = _compared(others, by_set[target], top)
-            place = against_null(shares[0], shares[1:])
-            rows.append((reading, target, *_summary(shares), lifts[0], lifts[1:].mean()))
+            shuffled, place = shares[1:].mean(), against_null(shares[0], shares[1:])
+            found = (shares[0], shuffled, shares[0] - shuffled, lifts[0], lifts[1:].mean())
             share = place.at_least_as_good
-            rows[-1] += (place.p_value, share.value, share.low, share.high, share.n)
+            as_good = (share.value, share.low, share.high, share.n)
+            rows.append((reading, target, *found, place.p_value, *as_good))
     names = ["reading", "target", "value", "shuffled", "excess", "lift", "lift_shuffled"]
     names += ["p", "as_good", "low", "high", "n"]
     return pd.DataFrame(rows, columns=names)
 
 
 def precision_table(scores: pd.DataFrame, rounded: pd.DataFrame, *, top: int) -> pd.DataFrame:
-    """What a coarser number format does to the flags; a row a set and reading.
+    """What a coarser number format does to the flags; one row per set and reading.
 
     Both as of ``SetStudy.scores`` on the same answers. Columns: set, reading, rho (Spearman over
     blocks), overlap (share of the ``top`` blocks in common).
@@ -64,11 +51,6 @@ def precision_table(scores: pd.DataFrame, rounded: pd.DataFrame, *, top: int) ->
         shares, _ = _compared(one, two, top)
         rows.append((name, reading, rank_correlation(one[0], two[0]).rho, shares[0]))
     return pd.DataFrame(rows, columns=["set", "reading", "rho", "overlap"])
-
-
-def _summary(shares: np.ndarray) -> tuple[float, float, float]:
-    shuffled = shares[1:].mean()
-    return shares[0], shuffled, shares[0] - shuffled
 
 
 def _wide(part: pd.DataFrame) -> np.ndarray:

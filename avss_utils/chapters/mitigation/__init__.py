@@ -1,59 +1,6 @@
 """Notebook 03: does training only the flagged blocks help?"""
 
-from avss_utils.chapters.mitigation.choice_calibration import (
-    TEMPERED,
-    add_tempered,
-    calibration_rows,
-)
+from avss_utils.chapters.mitigation import choice_calibration, training_effects
 from avss_utils.chapters.mitigation.experiment import Mitigation, best_rates, trial_keys
-from avss_utils.chapters.mitigation.training_effects import (
-    ABSTAINED,
-    CONFIDENCE,
-    CONTAINS,
-    MATCH,
-    MC1,
-    MC1_UNASKED,
-    MC2,
-    TASK_RIGHT,
-    TYPICAL,
-    UNTRAINED,
-    by_arm,
-    change,
-    detectable,
-    error_fall,
-    error_of,
-    outcomes_of,
-    own_fall,
-    rank_among,
-    rate_fall,
-    reading_gain,
-)
 
-__all__ = [
-    "ABSTAINED",
-    "CONFIDENCE",
-    "CONTAINS",
-    "MATCH",
-    "MC1",
-    "MC1_UNASKED",
-    "MC2",
-    "TASK_RIGHT",
-    "TEMPERED",
-    "TYPICAL",
-    "UNTRAINED",
-    "Mitigation",
-    "add_tempered",
-    "best_rates",
-    "by_arm",
-    "calibration_rows",
-    "change",
-    "detectable",
-    "error_fall",
-    "error_of",
-    "outcomes_of",
-    "own_fall",
-    "rank_among",
-    "rate_fall",
-    "reading_gain",
-    "trial_keys",
-]
+__all__ = ["Mitigation", "best_rates", "choice_calibration", "training_effects", "trial_keys"]

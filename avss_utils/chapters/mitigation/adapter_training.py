@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from avss_utils.chapters.mitigation.contrastive_losses import (
 from avss_utils.errors import UsageError
 from avss_utils.measure.training import training_arguments
 from avss_utils.models.devices import median_seconds, trains_in_bfloat16, without_cudnn_attention
+from avss_utils.models.load import LoadedModel
 
 MOST_LEFT_OUT = 0.1  # of the steps: beyond it a training has diverged
 LEFT_OUT = "left_out"
@@ -51,7 +53,13 @@ class Trained:
 
 @without_cudnn_attention()
 def train(
-    loaded, lessons: Lessons, arm: Arm, recipe: Recipe, *, seed: int, folder: Path | None = None
+    loaded: LoadedModel,
+    lessons: Lessons,
+    arm: Arm,
+    recipe: Recipe,
+    *,
+    seed: int,
+    folder: Path | None = None,
 ) -> Trained:
     """Adapters for one arm, the base frozen and the given model left as it is.
 
@@ -71,7 +79,7 @@ def train(
         return _run(model, lessons, arm, recipe, folder or Path(temporary), seed=seed)
 
 
-def merged(loaded, trained: Trained, *, keep: bool = True):
+def merged(loaded: LoadedModel, trained: Trained, *, keep: bool = True) -> LoadedModel:
     """The loaded model with the adapter merged into a copy: an ordinary checkpoint.
 
     Without ``keep`` it is merged into the trained model itself, which is then no longer that: one
@@ -91,7 +99,9 @@ def shuffled(lessons: Sequence[Lesson], *, seed: int) -> list[Lesson]:
     ]
 
 
-def loss_of(model, batch: dict[str, torch.Tensor], arm: Arm, recipe: Recipe) -> torch.Tensor:
+def loss_of(
+    model: nn.Module, batch: dict[str, torch.Tensor], arm: Arm, recipe: Recipe
+) -> torch.Tensor:
     """What is lowered, of one batch of ``collate``: nats a token of true answers, and the
     contrast.
     """
@@ -101,7 +111,9 @@ def loss_of(model, batch: dict[str, torch.Tensor], arm: Arm, recipe: Recipe) -> 
     return recipe.weight * contrast - answers.log_true.mean()
 
 
-def _run(model, lessons: Lessons, arm: Arm, recipe: Recipe, folder: Path, *, seed: int) -> Trained:
+def _run(
+    model: nn.Module, lessons: Lessons, arm: Arm, recipe: Recipe, folder: Path, *, seed: int
+) -> Trained:
     from transformers import EarlyStoppingCallback, PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -130,7 +142,7 @@ def _run(model, lessons: Lessons, arm: Arm, recipe: Recipe, folder: Path, *, see
     return Trained(trainer.model.eval(), history, n_parameters, n_left_out)
 
 
-def _trainer_class():
+def _trainer_class() -> type:
     """Made when first needed: transformers' Trainer takes seconds to import."""
     from transformers import Trainer
 
@@ -159,7 +171,7 @@ def _trainer_class():
     return ContrastTrainer
 
 
-def _arguments(recipe: Recipe, device: torch.device, folder: Path, *, seed: int):
+def _arguments(recipe: Recipe, device: torch.device, folder: Path, *, seed: int) -> Any:
     every = recipe.evaluate_every
     return training_arguments(
         folder,
@@ -184,7 +196,7 @@ def _arguments(recipe: Recipe, device: torch.device, folder: Path, *, seed: int)
 
 @without_cudnn_attention()
 def step_row(
-    loaded, lessons: Sequence[Lesson], arm: Arm, recipe: Recipe, *, repeats: int
+    loaded: LoadedModel, lessons: Sequence[Lesson], arm: Arm, recipe: Recipe, *, repeats: int
 ) -> pd.DataFrame:
     """Seconds of one forward and backward pass over ``recipe.questions`` lessons: arm, seconds.
 

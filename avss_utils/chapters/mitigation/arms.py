@@ -1,9 +1,10 @@
 """Which blocks are trained and where the loss looks: the arms of the comparison, and adapters."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import lcm
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -113,7 +114,7 @@ def standard_arms(
     flagged, spared, everywhere = _blocks(order[:top]), _blocks(order[-top:]), range(n_blocks)
     guided = Arm("eavss top", flagged, flagged, contrast)
 
-    def elsewhere(name: str, blocks: Sequence[int]) -> Arm:
+    def elsewhere(name: str, blocks: Iterable[int]) -> Arm:
         return replace(guided, name=name, trained=_blocks(blocks), read=_blocks(blocks))
 
     named = [
@@ -138,7 +139,7 @@ def standard_arms(
 
 
 def chosen_arms(
-    names: Sequence[str], rankings: Mapping[str, np.ndarray], *, n_random: int, **options
+    names: Sequence[str], rankings: Mapping[str, np.ndarray], *, n_random: int, **options: Any
 ) -> list[Arm]:
     """Those of ``standard_arms`` that are named, and the random sets; see ``check_arms``."""
     every = standard_arms(rankings, n_random=n_random, **options)
@@ -164,7 +165,7 @@ def check_arms(names: Sequence[str], *, n_random: int, contrast: str) -> None:
             raise UsageError(f"arm {name!r} is named twice: name it once")
 
 
-def _blocks(numbers: Sequence[int]) -> tuple[int, ...]:
+def _blocks(numbers: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted(map(int, numbers)))
 
 
@@ -189,20 +190,15 @@ def with_adapters(model: nn.Module, arm: Arm, recipe: Recipe, *, seed: int) -> n
     Rank-stabilised (Kalajdzievski 2023, arXiv 2312.03732), because arms of many blocks have small
     ranks and arms of few large ones.
     """
-    base = copy.deepcopy(model).float()
-    layers = linear_layers(base, arm.trained)
-    rank = rank_of(arm, recipe.ranks)
-    return adapted(base, rank=rank, alpha=16, seed=seed, layers=layers, stabilised=True)
-
-
-def linear_layers(model: nn.Module, numbers: Sequence[int]) -> list[str]:
-    """Names in the model of every linear layer of these blocks."""
     from transformers.pytorch_utils import Conv1D
 
-    blocks = decoder_blocks(model)
-    inside = {id(m) for number in numbers for m in blocks[number].modules()}
-    return [
+    base = copy.deepcopy(model).float()
+    blocks = decoder_blocks(base)
+    inside = {id(m) for number in arm.trained for m in blocks[number].modules()}
+    layers = [
         name
-        for name, module in model.named_modules()
+        for name, module in base.named_modules()
         if id(module) in inside and isinstance(module, nn.Linear | Conv1D)
     ]
+    rank = rank_of(arm, recipe.ranks)
+    return adapted(base, rank=rank, alpha=16, seed=seed, layers=layers, stabilised=True)

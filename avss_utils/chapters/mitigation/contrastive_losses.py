@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from avss_utils.data.answer_sets import Events
 from avss_utils.data.token_rows import choice_units, pad
 from avss_utils.measure.passes import last_only
 from avss_utils.models import blocks as families
+from avss_utils.models.load import LoadedModel
 
 END = "\n"  # where ``measure.decoding`` ends an answer
 
@@ -35,7 +37,7 @@ class Answers:
     log_false: torch.Tensor
 
 
-def info_nce(answers: Answers, *, temperature: float, **_) -> torch.Tensor:
+def info_nce(answers: Answers, *, temperature: float, **_: float) -> torch.Tensor:
     """InfoNCE (van den Oord et al. 2018, arXiv 1807.03748), the mean over questions and blocks.
 
     Anchor: the prompt; positive: its true answer; negatives: the false answers of all questions in
@@ -50,7 +52,7 @@ def info_nce(answers: Answers, *, temperature: float, **_) -> torch.Tensor:
     return (scores.logsumexp(-1) - scores[..., 0]).mean()
 
 
-def triplet(answers: Answers, *, margin: float, **_) -> torch.Tensor:
+def triplet(answers: Answers, *, margin: float, **_: float) -> torch.Tensor:
     """How far the false answer is not ``margin`` further from the prompt than the true one.
 
     Distance is 1 - cosine; the mean over questions and blocks (Schroff et al. 2015,
@@ -63,7 +65,7 @@ def triplet(answers: Answers, *, margin: float, **_) -> torch.Tensor:
     return functional.relu(near - far + margin).mean()
 
 
-def preference(answers: Answers, *, strength: float, **_) -> torch.Tensor:
+def preference(answers: Answers, *, strength: float, **_: float) -> torch.Tensor:
     """-log sigmoid of ``strength`` times the gap of log-probabilities a token, true less false.
 
     As SimPO (Meng et al. 2024, arXiv 2405.14734) without its target margin; needs no states.
@@ -71,16 +73,11 @@ def preference(answers: Answers, *, strength: float, **_) -> torch.Tensor:
     return -functional.logsigmoid(strength * (answers.log_true - answers.log_false)).mean()
 
 
-def no_contrast(answers: Answers, **_) -> torch.Tensor:
-    """Nothing: training on the likelihood of true answers alone."""
-    return torch.zeros((), device=answers.log_true.device)
-
-
 CONTRASTS: dict[str, Callable[..., torch.Tensor]] = {
     "infonce": info_nce,
     "triplet": triplet,
     "preference": preference,
-    "none": no_contrast,
+    "none": lambda answers, **_: torch.zeros((), device=answers.log_true.device),
 }
 
 
@@ -94,7 +91,7 @@ class Lesson:
     false: tuple[int, ...]
 
 
-def lessons_of(loaded, events: Events) -> list[Lesson]:
+def lessons_of(loaded: LoadedModel, events: Events) -> list[Lesson]:
     """The true and the false answer of every question, in tokens, each with its END.
 
     The prompt is the one before the true answer. A model that learns answers without an end goes
@@ -123,7 +120,9 @@ def collate(batch: Sequence[Lesson]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "answer_mask": answer_mask}
 
 
-def read_answers(model, batch: dict[str, torch.Tensor], *, read: Sequence[int]) -> Answers:
+def read_answers(
+    model: nn.Module, batch: dict[str, torch.Tensor], *, read: Sequence[int]
+) -> Answers:
     """The pass that losses are taken from, gradients kept; ``read``: blocks, by number.
 
     ``model``: a causal language model, with adapters or without, alone or in torch's wrapper for
@@ -147,7 +146,9 @@ def read_answers(model, batch: dict[str, torch.Tensor], *, read: Sequence[int]) 
     return Answers(prompt, answer[:n], answer[n:], each[:n], each[n:])
 
 
-def _pooled(states: list[torch.Tensor], mask: torch.Tensor, n: int):
+def _pooled(
+    states: list[torch.Tensor], mask: torch.Tensor, n: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(prompt (n, n_read, width), answers (2 n, n_read, width)); empty where nothing is read."""
     if not states:
         empty = torch.zeros(len(mask), 0, 1, device=mask.device)
@@ -161,7 +162,7 @@ def _pooled(states: list[torch.Tensor], mask: torch.Tensor, n: int):
 
 
 @contextlib.contextmanager
-def _kept_states(model, read: Sequence[int]) -> Iterator[list[torch.Tensor]]:
+def _kept_states(model: nn.Module, read: Sequence[int]) -> Iterator[list[torch.Tensor]]:
     """The residual after each block in ``read``, in its order, of the pass inside the context."""
     blocks, found = families.decoder_blocks(model), {}
     handles = []

@@ -34,6 +34,7 @@ from avss_utils.data.loading import check_open
 from avss_utils.data.wordings import check_wording
 from avss_utils.measure.judging import device_name, for_evaluation
 from avss_utils.models.devices import as_dtype
+from avss_utils.models.load import LoadedModel
 from avss_utils.models.plan import n_to_drop
 from avss_utils.scores.answer_study import SetStudy
 from avss_utils.scores.eavss import ProneScores
@@ -169,7 +170,9 @@ class Mitigation:
         numbers="JUDGED",
         but=dict(correct="DECISION"),
         key="arm seed",
-        form=lambda t: t.groupby(["arm", "seed"]).row_id.transform("size") == _n_asked(t),
+        form=lambda t: (
+            t.groupby(["arm", "seed"]).row_id.transform("size") == (t.arm == UNTRAINED).sum()
+        ),
     )
     def trials(self, key: Key, arms: pd.DataFrame) -> pd.DataFrame:
         """Train one (arm, seed, learning rate), or UNTRAINED not at all, and judge its answers.
@@ -193,7 +196,7 @@ class Mitigation:
             self._costs[key] = self._priced(key, *self._trained(key, arms))
         return self._costs.pop(key)
 
-    def _trained(self, key: Key, arms: pd.DataFrame) -> tuple[object, dict]:
+    def _trained(self, key: Key, arms: pd.DataFrame) -> tuple[LoadedModel, dict]:
         """The model after one training, ready to be judged, and facts of the training."""
         name, seed, rate = key
         if name == UNTRAINED:
@@ -208,7 +211,7 @@ class Mitigation:
         after = merged(self.loaded, trained, keep=False)
         return for_evaluation(after, self.p.eval_dtype), facts
 
-    def _priced(self, key: Key, after, facts: dict) -> pd.DataFrame:
+    def _priced(self, key: Key, after: LoadedModel, facts: dict) -> pd.DataFrame:
         rows = [("", measure, float(value)) for measure, value in facts.items()]
         training = pd.DataFrame(rows, columns=["set", "measure", "value"])
         costs = pd.concat([cost_rows(self.judged, after, self.bench.suite), training])
@@ -251,8 +254,3 @@ def trial_keys(rates: pd.DataFrame, *, n_seeds: int) -> list[Key]:
     for seed in range(n_seeds):
         found += [(a, seed, rate) for a, rate in best.items() if not (seed and is_random(a))]
     return found
-
-
-def _n_asked(trials: pd.DataFrame) -> int:
-    """How many answers each arm gives: those of the untrained model."""
-    return int((trials.arm == UNTRAINED).sum())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,7 +48,7 @@ def change(
     measure: Measure = MC1,
     *,
     reference: str = UNTRAINED,
-    **drawn,
+    **drawn: Any,
 ) -> Estimate:
     """The mean of a measure less that of ``reference``, see ``stats.paired``: questions and seeds
     are drawn anew, by ``seed``.
@@ -56,13 +57,13 @@ def change(
 
 
 def rate_fall(
-    outcomes: OutcomeTable, arm: str, name: str, *, relative: bool = False, **drawn
+    outcomes: OutcomeTable, arm: str, name: str, *, relative: bool = False, **drawn: Any
 ) -> Estimate:
     """How far the share of questions with a likelier false answer fell from the untrained model's.
 
     With ``relative`` over that of the untrained model.
     """
-    options = dict(measures=(MC1,), statistic=lacking, kind=_fall(relative))
+    options: dict[str, Any] = dict(measures=(MC1,), statistic=lacking, kind=_fall(relative))
     return paired(outcomes, arm, UNTRAINED, name, **options, **drawn)
 
 
@@ -73,19 +74,19 @@ def own_fall(
     *,
     measure: Measure = MATCH,
     relative: bool = False,
-    **drawn,
+    **drawn: Any,
 ) -> Estimate:
     """How far the share of wrong ones fell among the model's own answers, abstentions apart.
 
     From the untrained model's; ``measure``: MATCH, or the looser CONTAINS.
     """
-    options = dict(measures=(measure, ABSTAINED), statistic=of_answered(lacking))
+    options: dict[str, Any] = dict(measures=(measure, ABSTAINED), statistic=of_answered(lacking))
     return paired(outcomes, arm, UNTRAINED, name, **options, kind=_fall(relative), **drawn)
 
 
-def reading_gain(outcomes: OutcomeTable, arm: str, name: str, **drawn) -> Estimate:
+def reading_gain(outcomes: OutcomeTable, arm: str, name: str, **drawn: Any) -> Estimate:
     """``change`` of MC1 in excess of that of MC1_UNASKED, which needs no question."""
-    options = dict(measures=(MC1, MC1_UNASKED), statistic=gap_of)
+    options: dict[str, Any] = dict(measures=(MC1, MC1_UNASKED), statistic=gap_of)
     return paired(outcomes, arm, UNTRAINED, name, **options, **drawn)
 
 
@@ -97,7 +98,7 @@ def error_fall(
     n_bins: int,
     own_answers: bool = False,
     relative: bool = True,
-    **drawn,
+    **drawn: Any,
 ) -> Estimate:
     """How far the expected calibration error fell from the untrained model's, over it where
     ``relative``.
@@ -108,9 +109,12 @@ def error_fall(
     floor stays in both.
     """
     measures, error = _error(n_bins, own_answers=own_answers)
-    options = dict(measures=measures, statistic=error, kind=_fall(relative), moved=True)
+    options: dict[str, Any] = dict(
+        measures=measures, statistic=error, kind=_fall(relative), moved=True
+    )
     fall = paired(outcomes, arm, UNTRAINED, name, **options, **drawn)
-    return replace(fall, low=min(fall.low, 1.0), high=_at_most_all(fall.high))
+    high = min(fall.high, 1.0) if np.isfinite(fall.high) else fall.high
+    return replace(fall, low=min(fall.low, 1.0), high=high)
 
 
 def error_of(
@@ -127,10 +131,6 @@ def _fall(relative: bool) -> str:
     return "relative fall" if relative else "fall"
 
 
-def _at_most_all(limit: float) -> float:
-    return min(limit, 1.0) if np.isfinite(limit) else limit
-
-
 def _error(n_bins: int, *, own_answers: bool) -> tuple[tuple[Measure, ...], Statistic]:
     """The measures that a calibration error is made of, and its statistic."""
     error = calibration_error(n_bins)
@@ -142,7 +142,7 @@ def by_arm(
     outcomes: OutcomeTable,
     arms: Iterable[str],
     sets: Iterable[str],
-    **options,
+    **options: Any,
 ) -> pd.DataFrame:
     """One of the functions above for every arm and set: arm, set, value, low, high, n."""
     sets, rows = list(sets), []

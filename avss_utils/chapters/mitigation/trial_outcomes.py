@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.special import softmax
+from torch import nn
 
 from avss_utils.data.answer_sets import Events
 from avss_utils.data.suites import Suite
@@ -18,6 +19,7 @@ from avss_utils.measure.judging import bits_per_byte, judge_correct, judge_texts
 from avss_utils.measure.own_answers import ABSTAINED, RIGHT, generated_answers
 from avss_utils.measure.passes import longest_first
 from avss_utils.models.blocks import forward_inputs
+from avss_utils.models.load import LoadedModel
 
 MOST_FALSE = 7  # false answers of a question that are scored
 # How answers came about: choices between given ones, with the question and with it left out, the
@@ -41,7 +43,9 @@ class Bench:
     max_new_tokens: int
 
 
-def choice_scores(loaded, events: Events, *, wording: str, batch_tokens: int) -> pd.DataFrame:
+def choice_scores(
+    loaded: LoadedModel, events: Events, *, wording: str, batch_tokens: int
+) -> pd.DataFrame:
     """Every true and false answer of every question scored: one row per answer.
 
     Answers: all true ones, the canonical one first, then the false one of the pair and up to
@@ -55,8 +59,9 @@ def choice_scores(loaded, events: Events, *, wording: str, batch_tokens: int) ->
         asked.append(answer_prompt(question, answers, events.name, wording))
         n_true.append(len(question.answers))
     prompts, choices = zip(*asked, strict=True)
-    options = dict(batch_tokens=batch_tokens)
-    scores = score_choices(loaded.model, loaded.tokenizer, prompts, choices, **options)
+    scores = score_choices(
+        loaded.model, loaded.tokenizer, prompts, choices, batch_tokens=batch_tokens
+    )
     rows = [
         (events.name, question.row_id, choice, choice < n, score)
         for question, own, n in zip(events.questions, scores, n_true, strict=True)
@@ -89,7 +94,7 @@ def choice_outcomes(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["set", "row_id", "correct", "p_true", "confidence"])
 
 
-def judged_outcomes(after, bench: Bench) -> pd.DataFrame:
+def judged_outcomes(after: LoadedModel, bench: Bench) -> pd.DataFrame:
     """Every answer of a model on the bench: set, wording, row_id, correct, and where they apply
     p_true, confidence, contains, abstained (NaN elsewhere).
 
@@ -105,7 +110,13 @@ def judged_outcomes(after, bench: Bench) -> pd.DataFrame:
     for events in bench.asked:
         options = dict(max_new_tokens=bench.max_new_tokens, batch_tokens=tokens)
         table, _ = generated_answers(after, events, **options)
-        parts.append(_own_words(table))
+        own = table[["set", "row_id", "contains"]].assign(
+            wording=OWN_WORDS,
+            correct=table.label == RIGHT,
+            confidence=np.exp(table.log_probability),
+            abstained=table.label == ABSTAINED,
+        )
+        parts.append(own)
     tasks = judge_correct(after, bench.suite, WHOLE)[["set", "row_id", "correct"]]
     table = pd.concat([*parts, tasks.assign(wording=TASK)], ignore_index=True)
     numbers = ["p_true", "confidence", "contains", "abstained"]
@@ -113,17 +124,7 @@ def judged_outcomes(after, bench: Bench) -> pd.DataFrame:
     return table.astype(dict.fromkeys(numbers, float)).round(5)
 
 
-def _own_words(answers: pd.DataFrame) -> pd.DataFrame:
-    return answers[["set", "row_id"]].assign(
-        wording=OWN_WORDS,
-        correct=answers.label == RIGHT,
-        confidence=np.exp(answers.log_probability),
-        contains=answers.contains.astype(float),
-        abstained=(answers.label == ABSTAINED).astype(float),
-    )
-
-
-def cost_rows(before, after, suite: Suite) -> pd.DataFrame:
+def cost_rows(before: LoadedModel, after: LoadedModel, suite: Suite) -> pd.DataFrame:
     """Bits per byte and divergence from the model ``before`` by text set: set, measure, value."""
     texts = judge_texts(after, suite, WHOLE).groupby("text_set", sort=False)
     rows = [(name, "bits per byte", bits_per_byte(own)) for name, own in texts]
@@ -134,7 +135,9 @@ def cost_rows(before, after, suite: Suite) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["set", "measure", "value"])
 
 
-def divergence_rows(before, after, windows: Sequence[Window], *, batch_tokens: int) -> pd.DataFrame:
+def divergence_rows(
+    before: nn.Module, after: nn.Module, windows: Sequence[Window], *, batch_tokens: int
+) -> pd.DataFrame:
     """KL divergence of the next token's distribution from the original's; one row per window.
 
     Columns: row_id, window, kl (nats, summed over scored tokens), n_tokens. ``before`` and

@@ -38,10 +38,8 @@ def orders(
     stats: BlockStats, criteria: Sequence[str], *, options: Mapping[str, float]
 ) -> pd.DataFrame:
     """Blocks from least to most important, one row per criterion: criterion, order."""
-    rows = []
-    for criterion in criteria:
-        order = np.argsort(score_blocks(criterion, stats, **options), kind="stable")
-        rows.append((criterion, as_text(order)))
+    scores = ((name, score_blocks(name, stats, **options)) for name in criteria)
+    rows = [(name, as_text(np.argsort(score, kind="stable"))) for name, score in scores]
     return pd.DataFrame(rows, columns=["criterion", "order"])
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 
@@ -32,7 +33,7 @@ ONE_BLOCK = dict(ONE_TEXT, first_blocks=1, drop_ratio=0.06, drop_counts=[1], hea
 ONE_BLOCK |= dict(scale_eps=[1e-5, 1e-3])
 TWO_BLOCKS = dict(ONE_BLOCK, first_blocks=2)
 SMALLEST = dict(TWO_BLOCKS, n_calibration=1, heal_sets=1, heal_steps=1, heal_batch_rows=1)
-FEW_ROWS = dict(ONE_TEXT, n_calibration=1, heal_sets=0, n_questions=3, n_confirm=3)
+FEW_ROWS: dict[str, Any] = dict(ONE_TEXT, n_calibration=1, heal_sets=0, n_questions=3, n_confirm=3)
 FEW_ROWS |= dict(n_text_tokens=1023, n_loss_tokens=255, n_pair_tokens=2048)
 FEW_ROWS |= dict(arms=["tail"], confirm_arms=["tail"], heal_arms=["tail"])
 OWN_BLOCK = ["variance", "update-variance", "relative-update-variance", "relative-magnitude"]

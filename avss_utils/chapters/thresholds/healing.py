@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ def heal(
     *,
     rank: int,
     seed: int,
-    **training,
+    **training: Any,
 ) -> LoadedModel:
     """The model without ``drop``, trained on ``windows``, its adapters merged into its weights.
 

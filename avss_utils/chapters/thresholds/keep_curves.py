@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from avss_utils.data.token_rows import Scored
 from avss_utils.measure.activations import collect_block_stats
@@ -19,13 +20,13 @@ from avss_utils.stats.retention import BASELINE, plan_name, text_estimates
 
 
 def development_loss(
-    model,
+    model: nn.Module,
     rows: Mapping[str, Sequence[Scored]],
     arm: tuple[str, Sequence[int]],
     *,
     batch_tokens: int,
 ) -> pd.DataFrame:
-    """Nats a token of one (arm, drop) on development texts, a row: arm, drop, every set, mean."""
+    """Nats a token of one (arm, drop) on development texts, one row: arm, drop, every set, mean."""
     name, drop = arm
     by_set = {
         own: drop_losses(model, texts, [drop], batch_tokens=batch_tokens).mean[0]
@@ -105,7 +106,6 @@ def crossings(
     n_blocks: int,
     kept: float,
     seed: int,
-    n_resamples: int = 1000,
 ) -> pd.DataFrame:
     """The drop ratio at which retention first leaves ``kept``, by arm, set and measure.
 
@@ -120,7 +120,7 @@ def crossings(
         for of in outcomes.sets():
             right = np.stack([outcomes.of(name, of)[0] for name in names])
             n, chance = right.shape[1], outcomes.chance(of)
-            weights = resample_counts(n, n_resamples, np.random.default_rng(seed)) / n
+            weights = resample_counts(n, 1000, np.random.default_rng(seed)) / n
             for measure, level in (("raw", 0.0), ("corrected", chance)):
                 means = weights @ (right - level).T
                 found = np.array([_first_below(m, ratios, kept) for m in means])

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from avss_utils.measure.activations import available_sites, collect_block_stats
 from avss_utils.scores.importance import floored_sparsity, min_max, normalised
@@ -49,14 +50,14 @@ def figure_one() -> pd.DataFrame:
     )
 
 
-def figure_fits(figure: pd.DataFrame, *, max_shift: int = 2) -> pd.DataFrame:
-    """Pearson correlation of the plotted curve with each formula, shifted by some layers.
+def figure_fits(figure: pd.DataFrame) -> pd.DataFrame:
+    """Pearson correlation of the plotted curve with each formula, shifted by up to two layers.
 
     ``shift`` s compares the plotted value of layer i with the formula's of layer i + s.
     """
     rows = []
     for formula in ("ratio", "product"):
-        for shift in range(-max_shift, max_shift + 1):
+        for shift in range(-2, 3):
             first, last = max(0, -shift), len(figure) - max(0, shift)
             plotted = figure.plotted.to_numpy()[first:last]
             other = figure[formula].to_numpy()[first + shift : last + shift]
@@ -77,7 +78,7 @@ def figure_facts(figure: pd.DataFrame) -> dict[str, object]:
 
 
 def scale_table(
-    model, batches: Iterable[dict], *, eps: Iterable[float], tokens: str
+    model: nn.Module, batches: Iterable[dict], *, eps: Iterable[float], tokens: str
 ) -> pd.DataFrame:
     """Scale and sparsity by site, eps and block; ``tokens``: "all", or "skip-first" of each text.
 
