@@ -189,8 +189,8 @@ class Mitigation:
         """What one of ``trials`` costs: arm, seed, set, measure, value.
 
         Bits per byte and divergence of each text set; of the training ("") the number of
-        parameters, steps, and those of them that were left out. Work that was interrupted after
-        ``trials`` trains again.
+        parameters, steps, and those of them that were left out. Asked right after ``trials``
+        (``Chapter.rows_together``) it trains nothing again.
         """
         if key not in self._costs:
             self._costs[key] = self._priced(key, *self._trained(key, arms))
