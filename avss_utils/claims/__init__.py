@@ -23,7 +23,7 @@ from avss_utils.claims.papers import (
     SMALL_EFFECT,
 )
 from avss_utils.claims.pruning import null_findings, pruning_findings
-from avss_utils.claims.verdicts import Finding
+from avss_utils.claims.verdicts import Finding, ledger
 from avss_utils.store.run_folder import Run
 
 FINDINGS: dict[str, Callable[[Run], list[Finding]]] = {
@@ -45,6 +45,7 @@ __all__ = [
     "answer_findings",
     "few_draws",
     "flag_findings",
+    "ledger",
     "mechanism_findings",
     "mitigation_findings",
     "null_findings",
