@@ -256,7 +256,7 @@ def test_the_budget_is_stated_by_part():
         },
         "seconds": {"blocks": 10.0, "plans": 5.0, "answers": 20.0, "texts": 30.0, "null": 40.0},
     }
-    answers = pd.DataFrame({"arm": ["full", "full", "avss", "avss"]})
+    answers = pd.DataFrame({"wording": "plain", "arm": ["full", "full", "avss", "avss"]})
     texts = pd.DataFrame({"arm": ["full", "avss"], "n_tokens": [4096, 4096]})
     table = budget(record, answers, texts, pd.DataFrame({"null": ["random"] * 42}))
     assert table.columns.tolist() == ["part", "count", "each", "seconds"]

@@ -21,8 +21,10 @@ def budget(
 ) -> pd.DataFrame:
     """What a run spent, stated where its results are: rows, scored tokens and seconds by part."""
     parameters, seconds = record["parameters"], record["seconds"]
-    arms = answers.arm.nunique()
-    per_arm = f"{len(answers) // arms} questions, {texts.n_tokens.sum() // arms:,} text tokens"
+    arms, wordings = answers.arm.nunique(), answers.wording.nunique()
+    asked = f"{(answers.wording == 'plain').sum() // arms} questions"
+    asked += f" (some arms in {wordings} wordings)" * (wordings > 1)
+    per_arm = f"{asked}, {texts.n_tokens.sum() // arms:,} text tokens"
     statistics = f"{parameters['n_calibration']} texts x {parameters['calibration_length']} tokens"
     per_set = f"{parameters['null_questions']} questions, {parameters['null_tokens']:,} text tokens"
     rows = [
