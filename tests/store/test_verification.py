@@ -131,6 +131,15 @@ def test_other_weights_or_data_are_named(verified, given, says):
     assert says in found["answers"][1]
 
 
+def test_data_that_is_made_of_the_parameters_is_none_to_compare(verified):
+    def prepare(**sizes):
+        own = small(**sizes)
+        own.data.append({"name": "sciq", "sha256": "of fewer rows", "source": "made here"})
+        return own
+
+    assert verified(prepare=prepare)["answers"][0] == "ok"
+
+
 def test_without_the_data_its_keys_are_left_out_and_the_rest_is_checked(verified, monkeypatch):
     monkeypatch.delenv(DATA_DIR)
     monkeypatch.chdir("/")

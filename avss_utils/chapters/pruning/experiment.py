@@ -23,7 +23,8 @@ from avss_utils.store.agreement import ANYTHING, checked
 
 WORDINGS = ("plain", "second", "answer-only")
 TWO_BLOCKS = dict(first_blocks=2, drop_ratio=0.06, n_questions=1, n_text_tokens=1)
-FEW_ROWS: dict[str, Any] = dict(n_calibration=1, n_questions=3, n_text_tokens=1023)
+FEW_ROWS: dict[str, Any] = dict(n_calibration=1, n_questions=3, n_text_tokens=1023, text_sets=1)
+FEW_ROWS |= dict(null_questions=3, null_tokens=1)
 FEW_ROWS |= dict(latency_tokens=1, latency_repeats=1, checkpoint="_build/verification")
 A_RANDOM_SET = dict(n_calibration=1, n_questions=256, n_text_tokens=1, null_tokens=1)
 OWN_BLOCK = ["variance", "update-variance", "relative-update-variance", "block-influence"]
