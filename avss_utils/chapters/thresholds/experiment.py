@@ -261,7 +261,7 @@ class Thresholds(Inputs):
     def healed_texts(self, key: HealedArm) -> pd.DataFrame:
         """Nats and bytes of one (arm, seed, drop): arm, seed, text_set, nll, n_bytes.
 
-        Where an interrupted run goes on, the arm is trained once more for them.
+        Asked right after ``healed_answers`` (``Chapter.rows_together``) it trains nothing again.
         """
         if key not in self._healed_texts:
             self.healed_answers(key)
