@@ -4,9 +4,11 @@ Weights are larger than a fresh model's and no bias or norm is at its neutral va
 block changes the output clearly and a block that is lost, doubled or misplaced shows.
 """
 
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
+import pandas as pd
 import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -197,3 +199,12 @@ def tiny_run(results: str | Path = "results", notebook: str = "01_x", **given) -
     settings = dict(parameters={"seed": 0}, profile="full", data=[], collect_version=1)
     settings |= dict(model={"short": "tiny", "weights_sha256": "aa"}, device="cpu")
     return open_run(notebook, results=results, **settings | given)
+
+
+def fill_run(results: str | Path, part: Callable[[int], pd.DataFrame], *, n_keys: int) -> None:
+    """A tiny run to its end: two tables built key by key, and between them one built at once."""
+    run = tiny_run(results)
+    run.rows("first", range(n_keys), part)
+    run.table("second", lambda: part(99))
+    run.rows("third", range(n_keys), part)
+    run.finish()

@@ -4,7 +4,7 @@ Nothing of a model or a data set is needed to show a record; nothing is loaded b
 parameter has been checked.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import pandas as pd
 from avss_utils.data.own import set_name
 from avss_utils.models.blocks import remove_blocks
 from avss_utils.models.load import LoadedModel, load_model, short_name
+from avss_utils.store.agreement import checks_of
 from avss_utils.store.notebooks import LOCATION, given_parameters
 from avss_utils.store.run_folder import Run
 from avss_utils.store.runs import open_record, open_run
@@ -62,9 +63,10 @@ class Chapter:
         self, name: str, compute: Callable[..., pd.DataFrame], *args: Any, **options: Any
     ) -> pd.DataFrame:
         """The table ``name``: ``compute(inputs, *args, **options)``, unless it is there."""
+        bound = _bound(compute, args, options)
         if self._verification:
-            self._verification.table(name, compute, None, args, options)
-        return self.run.table(name, lambda: compute(self._inputs, *args, **options))
+            self._verification.table(name, bound, checks_of(compute))
+        return self.run.table(name, lambda: bound(self._inputs))
 
     def rows(
         self,
@@ -77,25 +79,27 @@ class Chapter:
         """The same, ``compute(inputs, key, *args, **options)`` key by key; interrupted work goes
         on after the last finished key.
         """
-        return self.rows_together({name: compute}, keys, *args, **options)[name]
+        keys, bound = list(keys), _bound(compute, args, options)
+        if self._verification:
+            self._verification.table(name, bound, checks_of(compute), keys)
+        return self.run.rows(name, keys, partial(bound, self._inputs))
 
     def rows_together(
         self,
-        computes: Mapping[str, Callable[..., pd.DataFrame]],
+        names: Sequence[str],
         keys: Iterable,
+        compute: Callable[..., Mapping[str, pd.DataFrame]],
         *args: Any,
         **options: Any,
-    ) -> dict[str, pd.DataFrame]:
-        """Several tables of the same keys, as ``Run.rows_together`` makes them."""
-        keys = list(keys)
+    ) -> list[pd.DataFrame]:
+        """Tables that are made together, key by key: ``compute`` gives the rows of each by name."""
+        keys, bound = list(keys), _bound(compute, args, options)
         if self._verification:
-            for name, compute in computes.items():
-                self._verification.table(name, compute, keys, args, options)
-
-        def bound(compute: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
-            return lambda key: compute(self._inputs, key, *args, **options)
-
-        return self.run.rows_together({n: bound(own) for n, own in computes.items()}, keys)
+            once = cache(bound)
+            for name in names:
+                own = partial(_one_of, once, name)
+                self._verification.table(name, own, checks_of(compute, name), keys)
+        return list(self.run.rows_together(names, keys, partial(bound, self._inputs)).values())
 
     def finish(self) -> None:
         """All tables are there: the run gets its final name, a verification its report."""
@@ -174,6 +178,15 @@ def _reduced_inputs(
         return prepare(load, own)
 
     return make
+
+
+def _bound(compute: Callable[..., Any], args: Sequence, options: Mapping) -> Callable[..., Any]:
+    """``compute`` of the inputs and, of rows, a key."""
+    return lambda *inputs_and_key: compute(*inputs_and_key, *args, **options)
+
+
+def _one_of(compute: Callable, name: str, *inputs_and_key: Any) -> pd.DataFrame:
+    return compute(*inputs_and_key)[name]
 
 
 def _device(name: str) -> str | None:

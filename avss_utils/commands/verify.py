@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from avss_utils.errors import UsageError
 from avss_utils.store.files import project_root
 from avss_utils.store.notebooks import execute
-from avss_utils.store.run_folder import FORMAT, Run, read_record
-from avss_utils.store.runs import run_key
+from avss_utils.store.run_folder import Run, read_record
+from avss_utils.store.runs import check_format, run_key
 from avss_utils.store.tables import read_csv
 from avss_utils.store.verification import COLUMNS, DIFFERS, OK
 
@@ -36,6 +35,7 @@ def verified(
 
 def _verified(folder: Path, records: Path, model: str, n: int) -> pd.DataFrame:
     record = read_record(folder) or {}
+    check_format(folder, record)
     if found := _changed(folder, record):
         rows = [(folder.name, name, 1, np.inf, 0.0, DIFFERS, what) for name, what in found]
         return pd.DataFrame(rows, columns=COLUMNS)
@@ -51,8 +51,6 @@ def _verified(folder: Path, records: Path, model: str, n: int) -> pd.DataFrame:
 
 def _changed(folder: Path, record: dict) -> list[tuple[str, str]]:
     """(table, what) of files that are not those of the record, and of a key that is not its own."""
-    if record.get("format") != FORMAT:
-        raise UsageError(f"{folder} is not the record of a run that this version reads")
     names = ("parameters", "model", "data", "collect_version")
     if run_key(*(record[name] for name in names)) != record["key"]:
         return [("run.json", "its key is not that of what it says")]

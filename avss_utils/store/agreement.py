@@ -80,9 +80,10 @@ class Check:
     whose values are the first parts of all keys. ``values``: False if the numbers are of a device
     that is not here: a key is made in ``sizes`` and its columns are compared. ``form``: what holds
     of every row of the record, a function of the table to booleans. ``known``: column -> how far
-    the record is known to differ, and why.
+    the record is known to differ, and why. ``table``: which one, of several made together.
     """
 
+    table: str = ""
     by: str = ""
     numbers: str | None = "FLOAT32"
     but: Mapping[str, str | None] = field(default_factory=dict)
@@ -108,6 +109,11 @@ def checked(**declared: Any) -> Callable:
         return function
 
     return declare
+
+
+def checks_of(function: Callable, table: str = "") -> Sequence[Check]:
+    """What a function declares, of one of several tables what it declares of this one."""
+    return [check for check in getattr(function, "checks", ()) if check.table == table]
 
 
 @dataclass(frozen=True)

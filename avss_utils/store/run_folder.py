@@ -7,10 +7,11 @@ renamed when complete, so a folder under its final name is always finished.
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from filelock import FileLock
@@ -63,48 +64,55 @@ class Run:
 
         Several processes can build it together (``sharing``).
         """
-        return self.rows_together({name: compute}, keys)[name]
+        return self.rows_together([name], keys, lambda key: {name: compute(key)})[name]
 
     def rows_together(
-        self, computes: Mapping[str, Callable[..., pd.DataFrame]], keys: Iterable
+        self,
+        names: Sequence[str],
+        keys: Iterable,
+        compute: Callable[..., Mapping[str, pd.DataFrame]],
     ) -> dict[str, pd.DataFrame]:
-        """Several tables of the same keys: of a key all are made, in order, before the next key.
-
-        So that what is dear and common to them, such as a training, is done once a key.
+        """Several tables that are made together, such as those of one training: ``compute(key)``
+        gives the rows of each by its name.
         """
         if not self.finished:
-            self._make_parts(computes, list(keys))
+            self._make_parts(names, list(keys), compute)
         if self._helping:
-            return {name: self._made_by_owner(name) for name in computes}
-        tables = {name: self._once(name, partial(self._joined, name)) for name in computes}
+            return {name: self._made_by_owner(name) for name in names}
+        tables = {name: self._once(name, partial(self._joined, name)) for name in names}
         if not self.finished:
-            for name in computes:
+            for name in names:
                 shutil.rmtree(self._working / f"{name}.parts", ignore_errors=True)
         return tables
 
-    def _make_parts(self, computes: Mapping[str, Callable[..., pd.DataFrame]], keys: list) -> None:
+    def _make_parts(
+        self,
+        names: Sequence[str],
+        keys: list,
+        compute: Callable[..., Mapping[str, pd.DataFrame]],
+    ) -> None:
         def done() -> bool:
-            return all(find_table(self.place(name)) for name in computes)
+            return all(find_table(self.place(name)) for name in names)
 
         if done():
             return
         if self._helping and not self._working.exists():
             raise sharing.Helped
-        folders = {name: self._working / f"{name}.parts" for name in computes}
-        for folder in folders.values():
+        folders = [self._working / f"{name}.parts" for name in names]
+        for folder in folders:
             with plain_write_errors(folder):
                 folder.mkdir(exist_ok=True)
         files = [f"{number:05d}.parquet" for number in range(len(keys))]
-        *_, last = folders  # its parts tell which keys are finished
+        last = folders[-1]  # its parts tell which keys are finished
         bar = iter(progress(range(len(keys)), last))
 
         def make(number: int) -> None:
             next(bar, None)
-            for name, compute in computes.items():
-                part = self._timed(name, partial(compute, keys[number]))
-                put_whole(folders[name] / files[number], partial(part.to_parquet, index=False))
+            parts = self._timed(names[0], partial(compute, keys[number]))
+            for name, folder in zip(names, folders, strict=True):
+                put_whole(folder / files[number], partial(parts[name].to_parquet, index=False))
 
-        sharing.make_parts([folders[last] / file for file in files], make, done=done)
+        sharing.make_parts([last / file for file in files], make, done=done)
         list(bar)
 
     def _joined(self, name: str) -> pd.DataFrame:
@@ -156,18 +164,18 @@ class Run:
             write_table(make(), self.place(name))  # last: what is there needs nothing more
         return self.read(name)
 
-    def _timed(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    def _timed(self, name: str, compute: Callable[[], Any]) -> Any:
         """What ``compute`` gives; its seconds join those of the table's other parts, whichever
         process made them.
         """
         start = time.perf_counter()
-        table = compute()
+        made = compute()
         spent = time.perf_counter() - start
         with FileLock(self._working / "seconds.writing"):
             noted = self._seconds()
             noted[name] = round(noted.get(name, 0.0) + spent, 2)
             write_json(self._working / "run.json", {**self.record, "seconds": noted})
-        return table
+        return made
 
     def place(self, name: str) -> Path:
         """Where a table is or will be, without the suffix of its kind."""

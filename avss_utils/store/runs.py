@@ -150,14 +150,19 @@ def read_run(folder: Path) -> Run:
     return _readable(folder, record)
 
 
-def _readable(folder: Path, record: dict) -> Run:
-    """The finished run, or UsageError where its tables are of another format or were changed."""
+def check_format(folder: Path, record: dict) -> None:
+    """Raise UsageError where a record's tables are not of this version's format."""
     if record.get("format") != FORMAT:
         made = (record.get("versions") or {}).get("avss_utils", "another version")
         raise UsageError(
             f"the record in {folder} was written by avss_utils {made}, whose tables this version "
             f"does not read: {renew_command(record)}"
         )
+
+
+def _readable(folder: Path, record: dict) -> Run:
+    """The finished run, or UsageError where its tables are of another format or were changed."""
+    check_format(folder, record)
     run = Run(folder, record, finished=True)
     for path in run.changed():
         raise UsageError(f"{path} is not what the run wrote: {renew_command(record)}")

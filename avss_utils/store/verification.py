@@ -104,30 +104,24 @@ class Verification:
     def table(
         self,
         name: str,
-        compute: Callable,
-        keys: Sequence | None,
-        args: Sequence,
-        options: Mapping[str, Any],
+        compute: Callable[..., pd.DataFrame],
+        checks: Sequence[Check],
+        keys: Sequence | None = None,
     ) -> None:
-        """Hold one table against what its function declares; without ``keys``: one made whole."""
+        """Hold one table against its checks; ``compute``: of inputs, and a key if there are any."""
         row = self.rows.setdefault(name, Row())
-        checks: Sequence[Check] = getattr(compute, "checks", ())
         if not checks or name not in self.run.record["tables"]:
             what = "table without a check" if not checks else "table that the record lacks"
             row.findings.append(Finding(what, 1, np.inf))
             return
         recorded = self.run.read(name)
-
-        def called(*inputs_and_key: Any) -> pd.DataFrame:  # as Chapter.table and Chapter.rows do
-            return compute(*inputs_and_key, *args, **options)
-
         for check in checks:
             if check.form:
                 row.add("its form", partial(form_of, check, recorded))
             if check.key and keys is not None and not self.gone:
                 row.add(f"every {check.key}", partial(keys_recorded, check, recorded, keys))
             if check.by or not check.values:
-                self._again(row, check, recorded, called, keys)
+                self._again(row, check, recorded, compute, keys)
 
     def _again(
         self,

@@ -31,7 +31,7 @@ def study(**given) -> experiment.Mitigation:
     """The chapter on a tiny model and six questions, without what reads data sets."""
     own = object.__new__(experiment.Mitigation)
     own.loaded = own.judged = tiny_loaded()
-    own.identity, own._costs = {"n_blocks": 4}, {}
+    own.identity = {"n_blocks": 4}
     own.taught, own.stopped = [events_of_animals()], [events_of_animals()]
     questions = tuple(Question(str(i), "a?", ("b", "c"), i % 2) for i in range(3))
     windows = [Window("a", (5, 9, 7, 30), 8), Window("b", (6, 9, 31), 6)]
@@ -46,10 +46,10 @@ def study(**given) -> experiment.Mitigation:
 
 def test_an_arm_is_judged_on_everything_and_the_untrained_model_as_it_is():
     own, key = study(), ("none", 0, 0.0)
-    table = own.trials(key, ARMS)
+    table, costs = own.trials(key, ARMS).values()
     assert table.columns.to_list()[:5] == ["arm", "seed", "set", "wording", "row_id"]
     assert set(table.arm) == {effects.UNTRAINED}
-    costs = own.trial_costs(key, ARMS).set_index(["set", "measure"]).value
+    costs = costs.set_index(["set", "measure"]).value
     assert costs["c4", "divergence"] == pytest.approx(0, abs=1e-6)
     assert costs["c4", "bits per byte"] > 0
     assert costs["", "parameters"] == 0
@@ -70,7 +70,7 @@ def test_an_arm_is_judged_on_everything_and_the_untrained_model_as_it_is():
 
 def test_a_trained_arm_differs_and_has_its_name_seed_and_costs():
     key, own = ("eavss top", 7, 1e-2), study()
-    table, costs = own.trials(key, ARMS), own.trial_costs(key, ARMS)
+    table, costs = own.trials(key, ARMS).values()
     for found in (table, costs):
         assert (found.arm == "eavss top").all()
         assert (found.seed == 7).all()
@@ -78,9 +78,8 @@ def test_a_trained_arm_differs_and_has_its_name_seed_and_costs():
     assert values["c4", "divergence"] > 1e-4
     assert values["", "parameters"] > 0
     assert values["", "steps"] == 8
-    again = study()  # as after an interruption: the costs are there without the trial
-    pd.testing.assert_frame_equal(again.trial_costs(key, ARMS), costs)
-    pd.testing.assert_frame_equal(again.trials(key, ARMS), table)
+    for once, again in zip((table, costs), study().trials(key, ARMS).values(), strict=True):
+        pd.testing.assert_frame_equal(again, once)
 
 
 def test_blocks_are_ranked_by_eavss_and_by_probes():

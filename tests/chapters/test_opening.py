@@ -151,3 +151,28 @@ def test_a_record_is_verified_as_the_notebook_asks_for_its_tables(honest, monkey
         "facts": "ok",
     }
     assert report.what["answers"].endswith("every arm; 2 of 2 keys")
+
+
+def test_tables_that_are_made_together_are_verified_by_one_computation():
+    asked = []
+
+    @checked(table="losses", by="arm", numbers="EXACT", key="arm")
+    @checked(table="costs", by="arm", numbers="EXACT", key="arm", form=lambda t: t.value > 0)
+    def trained(own: Experiment, arm: str) -> dict[str, pd.DataFrame]:
+        asked.append(arm)
+        tables = {"losses": 2.0, "costs": len(asked)}
+        return {n: pd.DataFrame({"arm": [arm], "value": [x]}) for n, x in tables.items()}
+
+    def made(**changed) -> list[pd.DataFrame]:
+        chapter = opened(**changed)
+        tables = chapter.rows_together(["losses", "costs"], ["full", "avss"], trained)
+        chapter.finish()
+        return tables
+
+    losses, costs = made()
+    assert losses.value.tolist() == [2.0, 2.0]
+    assert costs.value.tolist() == [1, 2]
+    made(records="results/quick", results="_build/verify", verify=2)
+    assert asked == ["full", "avss"] * 2  # a key once, for both tables
+    report = read_csv(Path("_build/verify/tiny/01_tiny.csv")).set_index("table")
+    assert report.verdict.to_dict() == {"losses": "ok", "costs": "DIFFERS"}  # 3 and 4, not 1 and 2

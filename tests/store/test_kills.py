@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import tiny_run
+from tiny import fill_run, tiny_run
 
 from avss_utils.errors import UsageError
 from avss_utils.store import files as project
@@ -30,12 +30,7 @@ def one_part(key: int) -> pd.DataFrame:
 
 
 def work(results: str) -> None:
-    """A small run of two tables built key by key and one built at once."""
-    run = tiny_run(results)
-    run.rows("first", range(N_KEYS), one_part)
-    run.table("second", lambda: one_part(99))
-    run.rows("third", range(N_KEYS), one_part)
-    run.finish()
+    fill_run(results, one_part, n_keys=N_KEYS)
 
 
 def in_child(function) -> int:

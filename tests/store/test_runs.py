@@ -262,18 +262,15 @@ def test_tables_of_the_same_keys_are_made_key_by_key_together():
 
     def trained(key):
         asked.append(key)
-        return judged(key)
-
-    def costs(key):
         if key == "bb" and asked.count("bb") == 1:
             raise KeyboardInterrupt
-        return pd.DataFrame({"arm": [key], "cost": [len(key)]})
+        return {"costs": pd.DataFrame({"arm": [key], "cost": [len(key)]}), "answers": judged(key)}
 
-    computes = {"answers": trained, "costs": costs}
+    both = ["answers", "costs"]
     with pytest.raises(KeyboardInterrupt):
-        opened().rows_together(computes, ["a", "bb", "ccc"])
+        opened().rows_together(both, ["a", "bb", "ccc"], trained)
     run = opened()
-    found = run.rows_together(computes, ["a", "bb", "ccc"])
+    found = run.rows_together(both, ["a", "bb", "ccc"], trained)
     assert asked == ["a", "bb", "bb", "ccc"]  # only the key that was not finished is made again
     assert found["costs"].cost.tolist() == [1, 2, 3]
     assert found["answers"].arm.tolist() == ["a", "a", "bb", "bb", "ccc", "ccc"]

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from test_kills import in_child
-from tiny import tiny_run
+from tiny import fill_run
 
 from avss_utils.commands import cli
 from avss_utils.store import sharing
@@ -31,11 +31,7 @@ def one_part(key: int) -> pd.DataFrame:
 
 
 def work(results: str) -> None:
-    run = tiny_run(results)
-    run.rows("first", range(N_KEYS), one_part)
-    run.table("second", lambda: one_part(99))
-    run.rows("third", range(N_KEYS), one_part)
-    run.finish()
+    fill_run(results, one_part, n_keys=N_KEYS)
 
 
 def help_with(results: str) -> int:

@@ -4,7 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avss_utils.store.agreement import ANYTHING, Check, checked, compare, keys_recorded
+from avss_utils.store.agreement import (
+    ANYTHING,
+    Check,
+    checked,
+    checks_of,
+    compare,
+    keys_recorded,
+)
 from avss_utils.store.files import file_sha256
 from avss_utils.store.run_folder import Run
 from avss_utils.store.tables import read_csv, write_table
@@ -63,8 +70,8 @@ def verified(tmp_path, monkeypatch):
         report = tmp_path / "report.csv"
         check = Verification(own, lambda sizes, gone: prepare(**sizes), n=2, report=report)
         for name in ask:
-            keys = None if name == "blocks" else KEYS
-            check.table(name, getattr(Experiment, name), keys, (), {})
+            compute = getattr(Experiment, name)
+            check.table(name, compute, checks_of(compute), None if name == "blocks" else KEYS)
         check.finish()
         return {row.table: (row.verdict, row.what) for row in read_csv(report).itertuples()}
 
@@ -113,8 +120,8 @@ def test_a_table_without_a_check_and_one_that_the_record_lacks_differ(tmp_path):
     record = {"notebook": "01_x", "model": IDENTITY, "data": [], "tables": {"plain": {}}}
     own = Run(tmp_path, record, finished=True)
     check = Verification(own, lambda *_: small(), n=2, report=tmp_path / "r.csv")
-    check.table("plain", lambda own: own, None, (), {})
-    check.table("blocks", Experiment.blocks, None, (), {})
+    check.table("plain", lambda own: own, checks_of(len))
+    check.table("blocks", Experiment.blocks, checks_of(Experiment.blocks))
     words = [row.cells()[3:] for row in check.rows.values()]
     assert words == [
         ("DIFFERS", "table without a check"),

@@ -120,6 +120,7 @@ class Architectures:
     @checked(
         values=False,
         sizes=SMALL,
+        pick="first",
         key="architecture seed taught",
         form=lambda t: (t.n >= 0) & (~t.measure.isin(MEASURES) | t.value.between(0, 1)),
     )

@@ -15,10 +15,10 @@ from avss_utils.store.agreement import ANYTHING, checked
 
 Arm = tuple[str, tuple[int, ...]]
 
-TWO_BLOCKS = dict(first_blocks=2, sets=1, held_out=0, n_texts=1)
+ONE_BLOCK = dict(first_blocks=1, sets=1, held_out=0, n_texts=1)
 A_SET = dict(sets=1, held_out=0, n_questions=24, n_texts=1)
-FEW_ROWS = dict(sets=2, held_out=0, n_generated=2, n_causal=1, n_pruned=2, n_texts=1)
-FEW_OF_EACH = dict(n_questions=8, n_calibration=8, n_shuffles=1, n_texts=1)
+FEW_ROWS = dict(sets=2, held_out=0, n_generated=1, n_causal=1, n_pruned=1, n_texts=1)
+FEW_OF_EACH = dict(n_questions=2, n_calibration=2, n_shuffles=1, n_texts=1)
 SMALL_PLANS = dict(sets=1, held_out=0, n_questions=8, n_calibration=8, n_texts=1)
 CONTRAST = "set kind tokens site limit score block"
 ANSWER: dict[str, str | None] = dict(label="DECISION", correct="DECISION", contains="DECISION")
@@ -41,14 +41,14 @@ def _shares(table: pd.DataFrame) -> pd.Series:
 class Hallucination(Studies):
     """One function per table, each with how it is verified."""
 
-    @checked(by="set", sizes=TWO_BLOCKS, pick="first", numbers="WRITTEN", key="set")
+    @checked(by="set", sizes=ONE_BLOCK, pick="first", numbers="WRITTEN", key="set")
     def questions(self, name: str) -> pd.DataFrame:
         """``SetStudy.questions`` of one set."""
         return self.studies[name].questions()
 
     @checked(
         by=CONTRAST,
-        sizes=TWO_BLOCKS,
+        sizes=ONE_BLOCK,
         pick="first",
         numbers="DIFFERENCE",
         but=dict(p="RANKS", z="RANKS", p_max=ANYTHING),
@@ -57,7 +57,7 @@ class Hallucination(Studies):
     )
     @checked(
         by=CONTRAST,
-        sizes=TWO_BLOCKS,
+        sizes=ONE_BLOCK,
         pick="first",
         numbers="RANKS",
         but=dict.fromkeys(("p", "z", "p_max", "effect"), ANYTHING),
@@ -70,7 +70,7 @@ class Hallucination(Studies):
 
     @checked(
         by="set kind",
-        sizes=A_SET,
+        sizes=SMALL_PLANS,
         pick="first",
         but=dict.fromkeys(("value", "low", "high", "n"), ANYTHING),
         key="set",
@@ -128,13 +128,13 @@ class Hallucination(Studies):
         return precision_table(scores, rounded, top=self.n_drop)
 
     @checked(
-        by="set label block", sizes=TWO_BLOCKS, pick="first", but=dict(zeros="COUNT"), key="set"
+        by="set label block", sizes=ONE_BLOCK, pick="first", but=dict(zeros="COUNT"), key="set"
     )
     def counts(self, name: str) -> pd.DataFrame:
         """``SetStudy.counts`` of one set."""
         return self.studies[name].counts()
 
-    @checked(by="set block", sizes=TWO_BLOCKS, pick="first", numbers="RANKS", key="set")
+    @checked(by="set block", sizes=ONE_BLOCK, pick="first", numbers="RANKS", key="set")
     def probes(self, name: str) -> pd.DataFrame:
         """``probes.probe_table`` of one set."""
         return probe_table(self.studies[name], n_folds=self.p.n_folds)

@@ -34,7 +34,6 @@ from avss_utils.data.loading import check_open
 from avss_utils.data.wordings import check_wording
 from avss_utils.measure.judging import device_name, for_evaluation
 from avss_utils.models.devices import as_dtype
-from avss_utils.models.load import LoadedModel
 from avss_utils.models.plan import n_to_drop
 from avss_utils.scores.answer_study import SetStudy
 from avss_utils.scores.eavss import ProneScores
@@ -42,7 +41,7 @@ from avss_utils.scores.probes import probe_table
 from avss_utils.store.agreement import checked
 
 # One set that is learned from: others borrow false answers from all questions that are read.
-FEW = dict(sets=1, n_questions=3, n_development=3, n_train=8, n_asked=1, n_task_questions=3)
+FEW = dict(sets=1, n_questions=2, n_development=2, n_train=8, n_asked=1, n_task_questions=1)
 FEW |= dict(n_text_tokens=511, cost_repeats=1)
 FEW |= dict(rates=2, steps=1, evaluate_every=1, questions_a_step=2)
 Key = tuple[str, int, float]  # arm, seed and learning rate of one training
@@ -86,7 +85,6 @@ class Mitigation:
             for own, shown in zip(held, learned, strict=True)
         ]
         self.bench = Bench(held, asked, suite, p.wording, p.max_new_tokens)
-        self._costs: dict[Key, pd.DataFrame] = {}
 
     def _part(self, names: Sequence[str], part: str, n: int) -> tuple[list[Events], list[dict]]:
         """The first ``n`` questions of a part of every set, and the sets' identities."""
@@ -162,8 +160,9 @@ class Mitigation:
             parts.append(history[["step", "development"]].assign(arm=name, rate=rate))
         return pd.concat(parts, ignore_index=True)[["arm", "rate", "step", "development"]]
 
-    @checked(sizes=FEW, pick=lambda keys: keys[1:2], values=False)
+    @checked(table="trials", sizes=FEW, pick=lambda keys: keys[1:2], values=False)
     @checked(
+        table="trials",
         by="arm seed set wording row_id",
         sizes=FEW,
         pick="first",  # the untrained model
@@ -174,48 +173,38 @@ class Mitigation:
             t.groupby(["arm", "seed"]).row_id.transform("size") == (t.arm == UNTRAINED).sum()
         ),
     )
-    def trials(self, key: Key, arms: pd.DataFrame) -> pd.DataFrame:
-        """Train one (arm, seed, learning rate), or UNTRAINED not at all, and judge its answers.
+    @checked(
+        table="trial_costs",
+        sizes=FEW,
+        pick="first",
+        values=False,
+        key="arm seed",
+        form=lambda t: t.value >= 0,
+    )
+    def trials(self, key: Key, arms: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Train one (arm, seed, learning rate), or UNTRAINED not at all, and judge it.
 
-        Columns: arm, seed, and those of ``trial_outcomes.judged_outcomes``.
+        "trials": arm, seed, and the columns of ``trial_outcomes.judged_outcomes``; "trial_costs":
+        arm, seed, set, measure, value: bits per byte and divergence of each text set, of the
+        training ("") the number of parameters, steps, and those of them that were left out.
         """
-        after, facts = self._trained(key, arms)
-        self._costs[key] = self._priced(key, after, facts)
-        own = judged_outcomes(after, self.bench)
-        return own.assign(arm=key[0], seed=key[1])[["arm", "seed", *own.columns]]
-
-    @checked(sizes=FEW, pick="first", values=False, key="arm seed", form=lambda t: t.value >= 0)
-    def trial_costs(self, key: Key, arms: pd.DataFrame) -> pd.DataFrame:
-        """What one of ``trials`` costs: arm, seed, set, measure, value.
-
-        Bits per byte and divergence of each text set; of the training ("") the number of
-        parameters, steps, and those of them that were left out. Asked right after ``trials``
-        (``Chapter.rows_together``) it trains nothing again.
-        """
-        if key not in self._costs:
-            self._costs[key] = self._priced(key, *self._trained(key, arms))
-        return self._costs.pop(key)
-
-    def _trained(self, key: Key, arms: pd.DataFrame) -> tuple[LoadedModel, dict]:
-        """The model after one training, ready to be judged, and facts of the training."""
         name, seed, rate = key
-        if name == UNTRAINED:
-            return self.judged, {"parameters": 0}
-        recipe = replace(self.recipe, learning_rate=rate)
-        trained = train(self.loaded, self.lessons, arm_of(arms, name), recipe, seed=seed)
-        facts = {
-            "parameters": trained.n_parameters,
-            "steps": trained.history.step.max(),
-            "left out": trained.n_left_out,
-        }
-        after = merged(self.loaded, trained, keep=False)
-        return for_evaluation(after, self.p.eval_dtype), facts
-
-    def _priced(self, key: Key, after: LoadedModel, facts: dict) -> pd.DataFrame:
+        after, facts = self.judged, {"parameters": 0}
+        if name != UNTRAINED:
+            recipe = replace(self.recipe, learning_rate=rate)
+            trained = train(self.loaded, self.lessons, arm_of(arms, name), recipe, seed=seed)
+            after = for_evaluation(merged(self.loaded, trained, keep=False), self.p.eval_dtype)
+            steps = trained.history.step.max()
+            facts = {"parameters": trained.n_parameters, "steps": steps}
+            facts["left out"] = trained.n_left_out
         rows = [("", measure, float(value)) for measure, value in facts.items()]
         training = pd.DataFrame(rows, columns=["set", "measure", "value"])
         costs = pd.concat([cost_rows(self.judged, after, self.bench.suite), training])
-        return costs.assign(arm=key[0], seed=key[1])[["arm", "seed", *costs.columns]]
+        tables = dict(trials=judged_outcomes(after, self.bench), trial_costs=costs)
+        return {
+            table: own.assign(arm=name, seed=seed)[["arm", "seed", *own.columns]]
+            for table, own in tables.items()
+        }
 
     @checked(by="set row_id choice", sizes=FEW, pick="first", numbers="NATS", key="set")
     def development_choices(self, name: str) -> pd.DataFrame:

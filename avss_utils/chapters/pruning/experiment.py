@@ -22,9 +22,9 @@ from avss_utils.scores.arms import Calibration, check_arms, usable_criteria
 from avss_utils.store.agreement import ANYTHING, checked
 
 WORDINGS = ("plain", "second", "answer-only")
-TWO_BLOCKS = dict(first_blocks=2, drop_ratio=0.06, n_questions=1, n_text_tokens=1)
-FEW_ROWS: dict[str, Any] = dict(n_calibration=1, n_questions=3, n_text_tokens=1023, text_sets=1)
-FEW_ROWS |= dict(null_questions=3, null_tokens=1)
+ONE_BLOCK = dict(first_blocks=1, drop_ratio=0.06, n_questions=1, n_text_tokens=1)
+FEW_ROWS: dict[str, Any] = dict(n_calibration=1, n_questions=1, n_text_tokens=1023, text_sets=1)
+FEW_ROWS |= dict(null_questions=1, null_tokens=1)
 FEW_ROWS |= dict(latency_tokens=1, latency_repeats=1, checkpoint="_build/verification")
 A_RANDOM_SET = dict(n_calibration=1, n_questions=256, n_text_tokens=1, null_tokens=1)
 OWN_BLOCK = ["variance", "update-variance", "relative-update-variance", "block-influence"]
@@ -75,7 +75,7 @@ class Pruning:
     @checked(form=lambda t: abs(t.sparsity * t.n_entries - t.zeros) <= 1e-6 * t.zeros)
     @checked(
         by="tokens site block",
-        sizes=TWO_BLOCKS,
+        sizes=ONE_BLOCK,
         but=dict(mean="DIFFERENCE", zeros="COUNT", relative_sparsity="COUNTED")
         | dict(sparsity=ANYTHING, avss=ANYTHING),
     )
@@ -83,7 +83,7 @@ class Pruning:
         """``arms.blocks_table``: statistics by tokens, site and block."""
         return arms.blocks_table(self.collect, eps=self.p.eps, ratio=self.p.relative_eps)
 
-    @checked(by="criterion block", sizes=TWO_BLOCKS, only=dict(criterion=OWN_BLOCK))
+    @checked(by="criterion block", sizes=ONE_BLOCK, only=dict(criterion=OWN_BLOCK))
     def scores(self) -> pd.DataFrame:
         """Every criterion that these statistics decide: criterion, block, score."""
         stats = self.collect()

@@ -33,7 +33,8 @@ ONE_BLOCK = dict(ONE_TEXT, first_blocks=1, drop_ratio=0.06, drop_counts=[1], hea
 ONE_BLOCK |= dict(scale_eps=[1e-5, 1e-3])
 TWO_BLOCKS = dict(ONE_BLOCK, first_blocks=2)
 SMALLEST = dict(TWO_BLOCKS, n_calibration=1, heal_sets=1, heal_steps=1, heal_batch_rows=1)
-FEW_ROWS: dict[str, Any] = dict(ONE_TEXT, n_calibration=1, heal_sets=0, n_questions=3, n_confirm=3)
+HEALED: dict[str, Any] = dict(sizes=SMALLEST, pick="first", values=False, key="arm seed")
+FEW_ROWS: dict[str, Any] = dict(ONE_TEXT, n_calibration=1, heal_sets=0, n_questions=1, n_confirm=1)
 FEW_ROWS |= dict(n_text_tokens=1023, n_loss_tokens=255, n_pair_tokens=2048)
 FEW_ROWS |= dict(arms=["tail"], confirm_arms=["tail"], heal_arms=["tail"])
 OWN_BLOCK = ["variance", "update-variance", "relative-update-variance", "relative-magnitude"]
@@ -69,7 +70,6 @@ class Thresholds(Inputs):
     def __init__(self, load: Load, p: SimpleNamespace) -> None:
         super().__init__(load, p)
         self._stats_by_set: dict[str, BlockStats] = {}
-        self._healed_texts: dict[HealedArm, pd.DataFrame] = {}
 
     @checked(
         by="tokens site eps block dtype",
@@ -237,13 +237,11 @@ class Thresholds(Inputs):
         """``judging.judge_correct`` of one (arm, drop) on the untouched tasks."""
         return judge_correct(self.judged, self.untouched, arm)
 
-    @checked(
-        sizes=SMALLEST, pick="first", values=False, key="arm seed", form=lambda t: t.n_choices > 1
-    )
-    def healed_answers(self, key: HealedArm) -> pd.DataFrame:
-        """``judging.judge_correct`` of one (arm, seed, drop) after its training.
-
-        Its texts are judged too, and kept until ``healed_texts`` asks for them.
+    @checked(table="healed_answers", **HEALED, form=lambda t: t.n_choices > 1)
+    @checked(table="healed_texts", **HEALED, form=lambda t: t.nll > 0)
+    def healed(self, key: HealedArm) -> dict[str, pd.DataFrame]:
+        """One (arm, seed, drop) after its training: ``judging.judge_correct``, and of its texts
+        arm, seed, text_set, nats (nll) and n_bytes.
         """
         (name, seed, drop), p = key, self.p
         sizes = dict(steps=p.heal_steps, batch_rows=p.heal_batch_rows, rank=p.heal_rank)
@@ -252,17 +250,7 @@ class Thresholds(Inputs):
         judged = for_evaluation(healed, p.eval_dtype)
         texts = judge_texts(judged, self.suite, (name, ()))
         texts = texts.groupby("text_set", sort=False)[["nll", "n_bytes"]].sum().reset_index()
-        self._healed_texts[key] = pd.DataFrame({"arm": name, "seed": seed, **texts})
+        texts = pd.DataFrame({"arm": name, "seed": seed, **texts})
         answers = judge_correct(judged, self.suite, (name, ()))
         answers.insert(1, "seed", seed)
-        return answers
-
-    @checked(sizes=SMALLEST, pick="first", values=False, key="arm seed", form=lambda t: t.nll > 0)
-    def healed_texts(self, key: HealedArm) -> pd.DataFrame:
-        """Nats and bytes of one (arm, seed, drop): arm, seed, text_set, nll, n_bytes.
-
-        Asked right after ``healed_answers`` (``Chapter.rows_together``) it trains nothing again.
-        """
-        if key not in self._healed_texts:
-            self.healed_answers(key)
-        return self._healed_texts[key]
+        return dict(healed_answers=answers, healed_texts=texts)
