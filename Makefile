@@ -21,6 +21,9 @@ PYTEST   := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 CHOSEN   := $(if $(filter all,$(NOTEBOOK)),all,$(sort $(NOTEBOOK) 07_claims))
 # Models beside the primary one with committed records: their chapters come after its own.
 OTHERS   := $(filter-out smollm2-135m,$(notdir $(wildcard results/full/*)))
+# Notebooks but for the ledger, and committed records, MODEL/NOTEBOOK; two run at a time.
+CHAPTERS := $(filter-out 07_claims,$(basename $(notdir $(wildcard notebooks/[0-9]*.ipynb))))
+SHOWN    := $(patsubst results/full/%/run.json,record/%,$(wildcard results/full/*/*/run.json))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup assets reproduce test verify lint unit smoke book browser bench agreement kills lab clean
@@ -63,17 +66,23 @@ lint: setup ## ruff and mypy: style, format and types
 unit: setup ## the unit tests
 	$(PYTEST)
 
-# Of six of its thirty blocks: every notebook and all of its code in a third of the time.
+# Of six of its thirty blocks: every notebook and all of its code in half the time.
 smoke: setup ## run every notebook in the smoke profile, a proof of the code and nothing else
 	$(PY) -m avss_utils prune --criterion tail --drop-ratio 0.8 --out $(SIX_BLOCKS)
-	$(RUN) --profile smoke --model $(SIX_BLOCKS) --results _build/smoke --out $(EXECUTED)/smoke/six-blocks
+	$(MAKE) -j2 $(CHAPTERS:%=smoke/%)
+	$(MAKE) smoke/07_claims
+
+smoke/%: export OMP_NUM_THREADS = 1
+smoke/%:
+	$(RUN) --profile smoke --model $(SIX_BLOCKS) --results _build/smoke --notebook $*
 
 book: setup ## build the published book from the committed records; needs no model and no data
-	for model in smollm2-135m $(OTHERS); do \
-	  $(RUN) --profile full --records results/full --model $$model --notebook $$(ls results/full/$$model) || exit; \
-	done
+	$(MAKE) -j2 $(SHOWN)
 	$(RUN) --profile full --records results/full --model smollm2-135m --notebook 07_claims
 	$(PY) book/build.py --profile full --model smollm2-135m --others $(OTHERS:%=$(EXECUTED)/full/%)
+
+record/%:
+	$(RUN) --profile full --records results/full --model $(*D) --notebook $(*F)
 
 browser: book ## open every page of the published book in Chromium, which the system provides
 	$(PYTEST) -rs --dist load tests/browser
