@@ -81,6 +81,7 @@ book: setup ## build the published book from the committed records; needs no mod
 	$(RUN) --profile full --records results/full --model smollm2-135m --notebook 07_claims
 	$(PY) book/build.py --profile full --model smollm2-135m --others $(OTHERS:%=$(EXECUTED)/full/%)
 
+record/%: export OMP_NUM_THREADS = 1
 record/%:
 	$(RUN) --profile full --records results/full --model $(*D) --notebook $(*F)
 

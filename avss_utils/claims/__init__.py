@@ -1,6 +1,7 @@
-"""Records -> findings on the papers' claims, answers to their questions, the ledger.
+"""Records -> conditions of the papers' claims, answers to their questions, the ledger.
 
-Each claim has one primary measurement, declared here before it is run; the others are exploratory.
+A claim is a conjunction of conditions, declared here before the records that they judge; other
+measurements are exploratory.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from avss_utils.claims.hallucination import (
     hallucination_findings,
     pattern_findings,
 )
-from avss_utils.claims.mechanisms import mechanism_findings
+from avss_utils.claims.mechanisms import mechanism_findings, shape_findings
 from avss_utils.claims.mitigation import few_draws, mitigation_findings, signature
 from avss_utils.claims.papers import (
     CLAIMED_ARM,
@@ -23,7 +24,14 @@ from avss_utils.claims.papers import (
     SMALL_EFFECT,
 )
 from avss_utils.claims.pruning import null_findings, pruning_findings
-from avss_utils.claims.verdicts import Finding, ledger
+from avss_utils.claims.verdicts import (
+    Finding,
+    effect,
+    shown,
+    turned,
+    verdicts_of,
+    words_of,
+)
 from avss_utils.store.run_folder import Run
 
 FINDINGS: dict[str, Callable[[Run], list[Finding]]] = {
@@ -31,6 +39,7 @@ FINDINGS: dict[str, Callable[[Run], list[Finding]]] = {
     "02_hallucination_metrics": hallucination_findings,
     "03_contrastive_mitigation": mitigation_findings,
     "04_pruning_thresholds": mechanism_findings,
+    "06_architecture": shape_findings,
 }
 
 __all__ = [
@@ -43,13 +52,17 @@ __all__ = [
     "KEPT",
     "SMALL_EFFECT",
     "answer_findings",
+    "effect",
     "few_draws",
     "flag_findings",
-    "ledger",
     "mechanism_findings",
     "mitigation_findings",
     "null_findings",
     "pattern_findings",
     "pruning_findings",
+    "shown",
     "signature",
+    "turned",
+    "verdicts_of",
+    "words_of",
 ]

@@ -1,4 +1,4 @@
-"""The ledger in one figure: every claim's primary estimate against its threshold."""
+"""The ledger in one figure: the effect of every claim against its threshold."""
 
 from typing import Any
 
@@ -7,15 +7,24 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from avss_utils.claims.verdicts import CANNOT_BE_TESTED, NOT_REPRODUCED, REPRODUCED, UNDECIDED
+from avss_utils.claims.verdicts import (
+    CANNOT_BE_TESTED,
+    IN_PART,
+    NOT_MEASURED,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    UNDECIDED,
+)
 from avss_utils.show.figures import COLOURS, FAINT, INK
 
 # verdict -> marker, colour, whether it is filled: told apart without colours too
 LOOKS = {
     REPRODUCED: ("o", COLOURS[2], True),
+    IN_PART: ("P", COLOURS[1], True),
     NOT_REPRODUCED: ("X", COLOURS[3], True),
     UNDECIDED: ("D", COLOURS[0], False),
     CANNOT_BE_TESTED: ("s", FAINT, False),
+    NOT_MEASURED: ("v", FAINT, False),
 }
 REACH = 1.0  # of the scale to both sides; what lies beyond ends in an arrow
 SMALL, GAP = 7, 0.5  # points; between claims, in rows

@@ -5,17 +5,39 @@ The first paper is arXiv 2411.02117 (AVSS), the second 2411.10069 (EAVSS).
 """
 
 from dataclasses import dataclass
+from math import inf
 
 # the papers' thresholds, and ours where they give none
 KEPT, LEVEL = 0.9, 0.05  # "over 90 %" of performance; better than chance at the 5 % level
 DROPPED = 0.25  # of the layers
-BYTE_ENTROPY = 4.5  # bits a byte of English for who knows how frequent each byte is, about 4.7
+BYTE_ENTROPY = 4.59  # bits per byte of a unigram model of the bytes of WikiText-2's test part
 FEWEST_BLOCKS = 8  # with fewer, only a perfect ranking would be told from chance
+FEWEST_SETS = 200  # random sets of blocks: of fewer, the interval of a share says too little
 SMALL_EFFECT = 0.2  # Cohen's: what is called a pattern has to reach it
 PRIMARY_TASK, CLAIMED_ARM = "sciq", "avss"
 RATE_FALL, ERROR_FALL = 0.12, 0.34  # of the hallucination rate and of ECE, read as relative
-GUIDED, ERROR_BINS = "eavss top", 15
+POINTS = 0.03  # by which wrong answers of the model's own may seem to rise: 3 in 100
+CALIBRATED = ("nq_open", "sciq_open", "wiki_qa")  # the sets that the papers name for C10
+GUIDED, SHUFFLED, ERROR_BINS = "eavss top", "shuffled labels", 15
 ROOM = 0.05  # a model that has fewer of its own answers right cannot show that it gives more
+# what a condition has to be able to show, by claim and part (the unit is the estimate's)
+SIZES = {
+    "C1": {"a": 0.1, "b": 0.1},
+    "C2": {"a": 0.1},
+    "C3": {"a": 0.1},
+    "C5": {"a": 0.1, "b": 0.5},
+    "C6": {"a": 0.1, "b": 0.5},
+    "C7": {"a": 0.2, "b": 0.2, "c": 0.1},
+    "C8": {"a": 0.25, "c": POINTS},
+    "C9": {"a": RATE_FALL, "b": RATE_FALL / 2, "c": POINTS},
+    "C10": {"a": ERROR_FALL, "b": ERROR_FALL},
+}
+
+
+def shown_by(n_sets: int) -> float:
+    """The size of a share of random sets: any for FEWEST_SETS, none for fewer, which can refute."""
+    return inf if n_sets >= FEWEST_SETS else 0.0
+
 
 PRUNING, ANSWERS = "01_avss_pruning", "02_hallucination_metrics"
 TRAINING, LIMITS = "03_contrastive_mitigation", "04_pruning_thresholds"

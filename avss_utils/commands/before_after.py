@@ -11,7 +11,7 @@ from avss_utils.chapters.mitigation.trial_outcomes import (
     choice_scores,
     divergence_rows,
 )
-from avss_utils.claims.verdicts import verdict_below
+from avss_utils.claims.verdicts import FAILS, HOLDS, Needs
 from avss_utils.data.answer_sets import PLAIN, Events
 from avss_utils.data.windows import Window
 from avss_utils.measure.judging import bits_per_byte
@@ -99,7 +99,9 @@ def _cost_rows(
 
 
 def rate_verdict(table: pd.DataFrame) -> str:
-    """The verdict on "the hallucination rate fell", of a table of ``before_and_after``."""
+    """Whether the hallucination rate fell, of a table of ``before_and_after``: shown, contradicted
+    (it rose), or not shown.
+    """
     row = table[table.measure == RATE].iloc[0]
-    estimate = Estimate(row.change, row.low, row.high, int(row.n))
-    return verdict_below(estimate, threshold=0.0)
+    state = Needs("below", 0.0).state(Estimate(row.change, row.low, row.high, int(row.n)))
+    return {HOLDS: "shown", FAILS: "contradicted (it rose)"}.get(state, "not shown")

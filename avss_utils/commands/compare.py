@@ -32,14 +32,14 @@ def table_differences(first: Run, second: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def verdicts_beside(first: Run, second: Run) -> pd.DataFrame:
-    """Primary findings of both runs: claim, measure, estimate and verdict of each."""
+def conditions_beside(first: Run, second: Run) -> pd.DataFrame:
+    """Conditions of claims in both runs: claim, measure, estimate and state of each."""
     sides = []
     for run, side in ((first, "first"), (second, "second")):
         judge = FINDINGS.get(run.record["notebook"])
-        found = [finding for finding in (judge(run) if judge else []) if finding.primary]
-        table = with_interval(ledger(found))[["claim", "measure", "estimate", "verdict"]]
-        sides.append(table.rename(columns={c: f"{c}_{side}" for c in ("estimate", "verdict")}))
+        found = [finding for finding in (judge(run) if judge else []) if finding.part]
+        table = with_interval(ledger(found))[["claim", "measure", "estimate", "state"]]
+        sides.append(table.rename(columns={c: f"{c}_{side}" for c in ("estimate", "state")}))
     return sides[0].merge(sides[1], how="outer", on=["claim", "measure"]).fillna("-")
 
 
@@ -48,7 +48,7 @@ def side_by_side(first: Run, second: Run) -> str:
     parts = {
         "What differs in the records": record_differences(first, second),
         "Tables": table_differences(first, second),
-        "Verdicts": verdicts_beside(first, second),
+        "Conditions of claims": conditions_beside(first, second),
     }
     shown = [
         f"{title}\n{table.to_string(index=False) if len(table) else '(nothing)'}"

@@ -178,7 +178,7 @@ def card(identity: dict, trained: Trained, table: pd.DataFrame, facts: dict) -> 
         f"{lines}\n- trained parameters: {trained.n_parameters:,}\n\n"
         "On questions that were not learned from, with 95 % intervals; bits per byte and "
         f"divergence on neutral text:\n\n{head}\n{rows}\n\n"
-        f"That the hallucination rate fell is, by these questions: {rate_verdict(table)}.\n\n"
+        f"That the hallucination rate fell is {rate_verdict(table)} by these questions.\n\n"
         "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n"
         f'base = AutoModelForCausalLM.from_pretrained("{identity["name"]}")\n'
         'model = PeftModel.from_pretrained(base, ".")\n```\n'

@@ -12,7 +12,7 @@ from avss_utils.stats.calibration import (
     reliability_bins,
     temperature,
 )
-from avss_utils.stats.resampling import Estimate, against_null
+from avss_utils.stats.resampling import Estimate, against_null, detectable
 
 __all__ = [
     "Estimate",
@@ -20,6 +20,7 @@ __all__ = [
     "calibration_floor",
     "choice_confidence",
     "debiased_calibration_error",
+    "detectable",
     "expected_calibration_error",
     "rank_correlation",
     "reliability_bins",

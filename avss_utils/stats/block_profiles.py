@@ -52,6 +52,14 @@ def partial_rank(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> RankCorrela
     return _by_shifts(correlation, rest(x), rest(y))
 
 
+def shifted_correlations(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+    """Spearman's rho of two profiles, and of ``x`` with ``y`` turned around by every shift."""
+    ours, theirs = _standard_ranks(x), _standard_ranks(y)
+    shifts = np.stack([np.roll(theirs, s) for s in range(len(theirs))])
+    rho = np.clip(shifts @ ours, -0.999, 0.999)  # so that Fisher's z is finite
+    return float(rho[0]), rho[1:]
+
+
 def _by_shifts(
     correlate: Callable[[np.ndarray, np.ndarray], float], x: np.ndarray, y: np.ndarray
 ) -> RankCorrelation:

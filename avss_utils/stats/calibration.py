@@ -110,9 +110,13 @@ def debiased_calibration_error(
     accuracy = np.bincount(bins, correct) / n
     gap = np.abs(accuracy - np.bincount(bins, confidence) / n)
     spread = np.sqrt(np.bincount(bins, (correct - accuracy[bins]) ** 2)) / n  # of the accuracy
-    far = np.divide(gap, spread, out=np.full(len(n), np.inf), where=spread > 0)
-    drawn = spread * np.sqrt(2 / np.pi) * np.exp(-(far**2) / 2) + gap * (1 - 2 * ndtr(-far))
-    return float((n * (2 * gap - drawn)).sum() / len(confidence))
+    return float((n * (2 * gap - folded_mean(gap, spread))).sum() / len(confidence))
+
+
+def folded_mean(gap: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """The mean distance from 0 of a normal around each ``gap``, at least 0."""
+    far = np.divide(gap, spread, out=np.full(np.shape(gap), np.inf), where=spread > 0)
+    return spread * np.sqrt(2 / np.pi) * np.exp(-(far**2) / 2) + gap * (1 - 2 * ndtr(-far))
 
 
 def reliability_bins(
@@ -164,23 +168,26 @@ def choice_confidence(
         raise ValueError(f"a temperature is above 0, not {temperature}")
     table = _table(scores)
     prediction = table.argmax(1)
-    return prediction, np.exp(_at(log_softmax(table / temperature, axis=1), prediction))
+    there = np.isfinite(table)  # a choice that a question lacks stays at -inf
+    divided = np.divide(table, temperature, out=np.full(table.shape, -np.inf), where=there)
+    return prediction, np.exp(_at(log_softmax(divided, axis=1), prediction))
 
 
 def temperature(
     logits: Sequence[ArrayLike],
     label: ArrayLike,
     *,
-    bounds: tuple[float, float] = (0.05, 20.0),
+    bounds: tuple[float, float] = (1e-3, 1e6),
 ) -> float:
     """By what to divide the scores so that the right choices are least surprising.
 
     ``logits``: scores as in ``choice_confidence``; ``label``: the right choice's number, (n,). More
     than 1 for an overconfident model. Minimises the mean negative log-likelihood, which has one
-    minimum, within ``bounds``: it ends near the lower where every answer is right, near the upper
-    where the scores tell nothing. Fit it on other questions than those that judge it. Source: Guo
-    et al. 2017 (arXiv 1706.04599). Raises ValueError as ``choice_confidence`` does, or for a label
-    that is no choice's number.
+    minimum: at infinity, equal confidence in every choice, where the right choices' scores are on
+    average not above the mean of their questions' choices, as of a model below chance. Else it is
+    sought within ``bounds``, and ends near the lower where every answer is right. Fit it on other
+    questions than those that judge it. Source: Guo et al. 2017 (arXiv 1706.04599). Raises
+    ValueError as ``choice_confidence`` does, or for a label that is no choice's number.
     """
     from scipy.optimize import minimize_scalar  # slow to import, and few commands need it
 
@@ -188,6 +195,10 @@ def temperature(
     n_choices = np.isfinite(table).sum(1)
     if len(right) != len(table) or not ((right >= 0) & (right < n_choices)).all():
         raise ValueError(f"{len(table)} questions need one label each, the number of a choice")
+
+    choices = np.ma.masked_invalid(table).mean(1).filled()
+    if (_at(table, right) - choices).mean() <= 0:  # the likelihood's slope at equal confidence
+        return float(np.inf)
 
     def surprise(log_temperature: float) -> float:
         return -_at(log_softmax(table / np.exp(log_temperature), axis=1), right).mean()

@@ -29,6 +29,7 @@ class OutcomeTable:
         self._questions: dict[tuple[str, str], pd.Index] = {}
         for (_, name, wording), own in self._rows.items():
             self._questions.setdefault((name, wording), pd.Index(own.row_id.unique()))
+        self._orders: dict[tuple[str, str, str], np.ndarray] = {}
         self._arrays: dict[tuple[str, str, str, str], np.ndarray] = {}
 
     @property
@@ -53,8 +54,9 @@ class OutcomeTable:
         wording, column = ("", measure) if isinstance(measure, str) else measure
         key = (arm, name, wording, column)
         if key not in self._arrays:
-            seeds = self._rows[arm, name, wording].groupby("seed", sort=True)
-            self._arrays[key] = np.stack([self._one_seed(own, key) for _, own in seeds])
+            values = self._rows[arm, name, wording][column].to_numpy(float)
+            order = self._order(arm, name, wording)
+            self._arrays[key] = values[order].reshape(-1, len(self._questions[name, wording]))
         return self._arrays[key]
 
     def chance(self, name: str, wording: str = "") -> np.ndarray:
@@ -86,12 +88,14 @@ class OutcomeTable:
         own = self._rows[arm, name, wording].select_dtypes(["number", "bool"])
         return [c for c in own if c not in NAMES and own[c].notna().any()]
 
-    def _one_seed(self, own: pd.DataFrame, key: tuple[str, str, str, str]) -> np.ndarray:
-        arm, name, wording, column = key
-        wanted = self._questions[name, wording]
-        place = wanted.get_indexer(own.row_id)
-        if not np.array_equal(np.sort(place), np.arange(len(wanted))):
-            raise ValueError(f"arm {arm!r} was not asked the same questions of {name!r} as others")
-        values = np.empty(len(wanted))
-        values[place] = own[column].to_numpy(float)
-        return values
+    def _order(self, arm: str, name: str, wording: str) -> np.ndarray:
+        """Of an arm's rows: seed by seed, the questions in their order."""
+        if (arm, name, wording) not in self._orders:
+            own, wanted = self._rows[arm, name, wording], self._questions[name, wording]
+            place = wanted.get_indexer(own.row_id)
+            order = np.lexsort([place, own.seed])
+            n_seeds = own.seed.nunique()
+            if not np.array_equal(place[order], np.tile(np.arange(len(wanted)), n_seeds)):
+                raise ValueError(f"arm {arm!r} was not asked the same questions of {name!r}")
+            self._orders[arm, name, wording] = order
+        return self._orders[arm, name, wording]

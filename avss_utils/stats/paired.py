@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from avss_utils.stats.calibration import bin_numbers
+from avss_utils.stats.calibration import bin_numbers, folded_mean
 from avss_utils.stats.outcomes import Measure, OutcomeTable
 from avss_utils.stats.resampling import (
+    LEVEL,
     N_RESAMPLES,
     Estimate,
     limits,
@@ -66,6 +67,22 @@ def calibration_error(n_bins: int, *, equal_mass: bool = False) -> Statistic:
     return error
 
 
+def debiased_error(n_bins: int) -> Statistic:
+    """``calibration.debiased_calibration_error`` of (correct, confidence), as a ``Statistic``."""
+
+    def error(right: np.ndarray, sure: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        inside = np.eye(n_bins)[bin_numbers(sure, n_bins, False)]
+        columns = (np.ones_like(right), right, right**2, sure)
+        n, hits, squares, confidence = (weights @ (inside * x[:, None]) for x in columns)
+        gaps, spread = (
+            np.abs(hits - confidence),
+            np.sqrt(np.maximum(squares - hits**2 / np.maximum(n, 1), 0)),
+        )
+        return safe_ratio((2 * gaps - folded_mean(gaps, spread)).sum(1), weights.sum(1))
+
+    return error
+
+
 def arm_draws(
     outcomes: OutcomeTable,
     arm: str,
@@ -86,24 +103,29 @@ def arm_draws(
     return (seeds.T * each).sum(0)
 
 
-def paired_draws(
+def together(
     outcomes: OutcomeTable,
-    arms: tuple[str, str],
+    arms: Sequence[str],
     name: str,
     measures: Sequence[Measure],
     statistic: Statistic,
     *,
     rng: np.random.Generator,
     n_resamples: int = N_RESAMPLES,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """``arm_draws`` of two arms over the same questions of a set, and how many questions."""
+    seeds: Sequence[int] | None = None,
+) -> tuple[list[np.ndarray], int]:
+    """``arm_draws`` of several arms over the same questions of a set, and how many questions.
+
+    ``seeds``: what the draws of each arm's seeds begin from, so that they are the same on every
+    set: a training is judged on all of them.
+    """
     n = outcomes.of(arms[0], name, measures[0]).shape[1]
-    weights = resample_counts(n, n_resamples, rng)
-    own, other = (
-        arm_draws(outcomes, arm, name, measures, statistic, weights=weights, rng=rng)
-        for arm in arms
-    )
-    return own, other, n
+    weights = resample_counts(n, n_resamples, rng).astype(float)  # once, not in every product
+    found = []
+    for number, arm in enumerate(arms):
+        own = rng if seeds is None else np.random.default_rng([*seeds, number])
+        found.append(arm_draws(outcomes, arm, name, measures, statistic, weights=weights, rng=own))
+    return found, n
 
 
 def paired(
@@ -117,27 +139,30 @@ def paired(
     kind: str = "difference",
     corrected: bool = False,
     moved: bool = False,
-    seed: int | Sequence[int] | np.random.Generator,
+    level: float = LEVEL,
+    seed: int | Sequence[int],
     n_resamples: int = N_RESAMPLES,
 ) -> Estimate:
-    """A statistic of ``arm`` beside that of ``reference``, the mean over sets, with 95 % limits.
+    """A statistic of ``arm`` beside that of ``reference``, mean over sets; limits at ``level``.
 
     ``kind``: difference (arm less reference), fall (reference less arm), relative fall (over the
     reference) or retention (arm over reference). ``corrected`` takes each question's chance off the
     measure first. ``moved``: the draws are shifted onto the value, for statistics that resampling
-    itself adds to, such as calibration errors. Sets are resampled apart; n is all their questions.
+    itself adds to, such as calibration errors. Questions of sets are drawn apart, an arm's seeds
+    once for all sets; n is all questions.
     """
     sets = [sets] if isinstance(sets, str) else list(sets)
-    total, n_all = np.zeros(n_resamples + 1), 0
+    total, n_all, sizes = np.zeros(n_resamples + 1), 0, dict(n_resamples=n_resamples)
+    once = [int(x) for x in np.atleast_1d(seed)] if len(sets) > 1 else None
     for number, name in enumerate(sets):
         rng = _generator(seed, number, len(sets))
         taken = above(outcomes.chance(name)) if corrected else statistic
-        draws = paired_draws(
-            outcomes, (arm, reference), name, measures, taken, rng=rng, n_resamples=n_resamples
+        (own, other), n = together(
+            outcomes, (arm, reference), name, measures, taken, **sizes, rng=rng, seeds=once
         )
-        total += compared(*draws[:2], kind) / len(sets)
-        n_all += draws[2]
-    return as_estimate(total, n_all, moved=moved)
+        total += compared(own, other, kind) / len(sets)
+        n_all += n
+    return as_estimate(total, n_all, moved=moved, level=level)
 
 
 def compared(own: np.ndarray, other: np.ndarray, kind: str) -> np.ndarray:
@@ -151,16 +176,14 @@ def compared(own: np.ndarray, other: np.ndarray, kind: str) -> np.ndarray:
     return kinds[kind]()
 
 
-def as_estimate(draws: np.ndarray, n: int, *, moved: bool = False) -> Estimate:
+def as_estimate(
+    draws: np.ndarray, n: int, *, moved: bool = False, level: float = LEVEL
+) -> Estimate:
     """The first draw, which is the value, and the limits of the others."""
     rest = moved_onto(draws[0], draws[1:]) if moved else draws[1:]
-    return Estimate(float(draws[0]), *limits(rest), n)
+    return Estimate(float(draws[0]), *limits(rest, level), n)
 
 
-def _generator(
-    seed: int | Sequence[int] | np.random.Generator, number: int, n_sets: int
-) -> np.random.Generator:
+def _generator(seed: int | Sequence[int], number: int, n_sets: int) -> np.random.Generator:
     """The random numbers of one of several sets."""
-    if isinstance(seed, np.random.Generator):
-        return seed
     return np.random.default_rng(seed if n_sets == 1 else [seed, number])

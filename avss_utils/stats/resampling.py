@@ -4,8 +4,9 @@ All resampling is over the rows handed in (questions, text windows), so that com
 compared on the same rows. Randomness is an argument.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -53,9 +54,9 @@ def bootstrap(
     return Estimate(value, low, high, n)
 
 
-def limits(draws: np.ndarray) -> tuple[float, float]:
-    """Percentiles around LEVEL of the draws; one that is not finite widens both sides."""
-    tail = (1 - LEVEL) / 2
+def limits(draws: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """Percentiles around ``level`` of the draws; one that is not finite widens both sides."""
+    tail = (1 - level) / 2
     low = np.quantile(np.where(np.isfinite(draws), draws, -np.inf), tail, method="lower")
     high = np.quantile(np.where(np.isfinite(draws), draws, np.inf), 1 - tail, method="higher")
     return float(low), float(high)
@@ -73,9 +74,36 @@ def resample_counts(n: int, n_resamples: int, rng: np.random.Generator) -> np.nd
     """How often each of n rows is drawn, (1 + n_resamples, n): once each, then in every resample.
 
     For statistics that are sums over rows, of which all resamples are one product of matrices.
+    Not to be written to: the last few are kept, for drawing them costs more than all that is
+    computed from them, and every arm of a comparison asks for the same ones.
     """
+    key = (n, n_resamples, repr(rng.bit_generator.state))
+    if key in _drawn:
+        counts, rng.bit_generator.state = _drawn[key]
+        return counts
     drawn = rng.multinomial(n, [1 / n] * n, n_resamples)
-    return np.vstack([np.ones(n, dtype=drawn.dtype), drawn])
+    counts = np.vstack([np.ones(n, dtype=drawn.dtype), drawn])
+    counts.setflags(write=False)
+    if n > FEW_ROWS:
+        if len(_drawn) >= KEPT_DRAWS:
+            del _drawn[next(iter(_drawn))]
+        _drawn[key] = counts, rng.bit_generator.state
+    return counts
+
+
+FEW_ROWS = 50  # of fewer, such as seeds, draws cost little
+KEPT_DRAWS = 8  # of 2,000 resamples of 600 rows each is 10 MB
+_drawn: dict[tuple, tuple[np.ndarray, Any]] = {}
+
+
+def mean_of_estimates(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of independent estimates; half-widths add as standard errors do."""
+    value = float(np.mean([e.value for e in estimates]))
+    below, above = (
+        float(np.sqrt(np.sum(np.square(reach)))) / len(estimates)
+        for reach in zip(*((e.value - e.low, e.high - e.value) for e in estimates), strict=True)
+    )
+    return Estimate(value, value - below, value + above, sum(e.n for e in estimates))
 
 
 def safe_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -133,3 +161,12 @@ def against_null(observed: float, null: np.ndarray) -> NullComparison:
 
 
 DETECTABLE = 2.8  # standard errors: 1.96 for two-sided 5 % and 0.84 for 80 % power
+
+
+def detectable(estimate: Estimate) -> float:
+    """The smallest effect that an interval as wide as this one finds with 80 % power.
+
+    1.43 half-widths of a 95 % interval; infinite where a limit is not finite.
+    """
+    width = estimate.high - estimate.low
+    return DETECTABLE * width / (2 * 1.96) if np.isfinite(width) else np.inf

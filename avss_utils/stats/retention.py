@@ -166,7 +166,7 @@ def pooled_retention(
     """
     names = list(outcomes.sets() if sets is None else sets)
     n_rows = sum(len(outcomes.questions(name)) for name in names)
-    draws, rows = _pooled_draws(plans, outcomes, names, baseline, seed), []
+    draws, rows = pooled_draws(plans, outcomes, names, baseline, seed=seed), []
     for (measure, arm), own in draws.items():
         rows.append((arm, f"mean {measure} retention", *_with_limits(own), n_rows))
         for reference in references if measure == "raw" else ():
@@ -176,11 +176,12 @@ def pooled_retention(
     return pd.DataFrame(rows, columns=["arm", "measure", "value", "low", "high", "n"])
 
 
-def _pooled_draws(
+def pooled_draws(
     plans: pd.DataFrame,
     outcomes: OutcomeTable,
     names: Sequence[str],
-    baseline: str,
+    baseline: str = BASELINE,
+    *,
     seed: int,
 ) -> dict[tuple[str, str], np.ndarray]:
     """Mean retention over sets, raw and corrected, by (measure, arm): (1 + N_RESAMPLES,) each.
@@ -267,7 +268,7 @@ def picked(
 
 
 def over_pruned(questions: pd.DataFrame, texts: pd.DataFrame, *, kept: float) -> pd.DataFrame:
-    """The papers' failure signature by arm: has any task's performance fallen below ``kept``?
+    """The brief's failure signature by arm: has any task's performance fallen below ``kept``?
 
     Columns: arm, raw retention by task, bits retention by text set, over_pruned (yes, no).
     """

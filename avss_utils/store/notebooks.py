@@ -52,6 +52,7 @@ def default_parameters(path: Path) -> dict:
     if len(tagged) != 1:
         raise UsageError(f"{path.name} needs one cell tagged 'parameters', it has {len(tagged)}")
     defaults = {}
+    line: Any
     for line in ast.parse("".join(tagged[0]["source"])).body:
         try:
             ((name,), value) = line.targets, ast.literal_eval(line.value)

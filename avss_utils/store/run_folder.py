@@ -104,7 +104,7 @@ class Run:
                 folder.mkdir(exist_ok=True)
         files = [f"{number:05d}.parquet" for number in range(len(keys))]
         last = folders[-1]  # its parts tell which keys are finished
-        bar = iter(progress(range(len(keys)), last))
+        bar = iter(progress(range(len(keys)), names[-1]))
 
         def make(number: int) -> None:
             next(bar, None)

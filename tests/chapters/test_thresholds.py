@@ -50,17 +50,15 @@ def test_retention_by_hand_raw_and_corrected():
     assert (table.value <= table.high + rounding).all()
 
 
-def test_a_crossing_lies_between_the_ratios_around_it():
-    found = keep_curves.crossings(PLANS, outcomes_of(CURVE), n_blocks=8, kept=0.9, seed=0)
-    raw, corrected = found.value
-    assert raw == pytest.approx(1 / 8 + (1 - 0.9) / (1 - 0.75) / 8)
-    assert corrected == pytest.approx(1 / 8 + (1 - 0.9) / (1 - 0.35 / 0.55) / 8)
+def test_the_last_share_kept_is_that_of_the_isotonic_curve():
+    found = keep_curves.shares_kept(PLANS, outcomes_of(CURVE), n_blocks=8, kept=0.9, seed=0)
+    assert found.value.to_list() == [1 / 8, 1 / 8]  # raw and corrected: 1, then .75 and .64
     assert (found.low <= found.value).all()
     assert (found.high >= found.value).all()
     assert found.open.to_list() == ["", ""]
     flat = dict.fromkeys(CURVE, CURVE["full"])
-    found = keep_curves.crossings(PLANS, outcomes_of(flat), n_blocks=8, kept=0.9, seed=0)
-    assert found.value.to_list() == [0.5, 0.5]  # the largest measured ratio
+    found = keep_curves.shares_kept(PLANS, outcomes_of(flat), n_blocks=8, kept=0.9, seed=0)
+    assert found.value.to_list() == [0.5, 0.5]  # the largest measured share
     assert found.open.to_list() == ["yes", "yes"]
 
 

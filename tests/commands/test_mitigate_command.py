@@ -144,6 +144,6 @@ def test_a_verdict_needs_the_whole_interval():
         names = ["measure", "before", "after", "change", "low", "high", "n"]
         return pd.DataFrame([row], columns=names)
 
-    assert judging.rate_verdict(table(-0.2, -0.1)) == "reproduced"
-    assert judging.rate_verdict(table(-0.2, 0.1)) == "undecided"
-    assert judging.rate_verdict(table(0.1, 0.2)) == "not reproduced"
+    assert judging.rate_verdict(table(-0.2, -0.1)) == "shown"
+    assert judging.rate_verdict(table(-0.2, 0.1)) == "not shown"
+    assert judging.rate_verdict(table(0.1, 0.2)) == "contradicted (it rose)"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from avss_utils.stats import paired
 from avss_utils.stats.calibration import (
     calibration_floor,
     choice_confidence,
@@ -12,6 +13,7 @@ from avss_utils.stats.calibration import (
     reliability_bins,
     temperature,
 )
+from avss_utils.stats.resampling import resample_counts
 
 
 def test_by_hand():
@@ -204,7 +206,8 @@ def test_confidence_in_a_choice_by_hand():
 def test_temperature_goes_from_certainty_to_a_blind_guess():
     scores = [np.array([-1.0, -2.0]), np.array([-7.0, -6.0, -900.0])]
     assert choice_confidence(scores, temperature=1e-3)[1] == pytest.approx([1, 1])
-    assert choice_confidence(scores, temperature=1e9)[1] == pytest.approx([1 / 2, 1 / 3])
+    for hottest in (1e9, np.inf):
+        assert choice_confidence(scores, temperature=hottest)[1] == pytest.approx([1 / 2, 1 / 3])
 
 
 def test_a_planted_temperature_is_found_and_corrects_the_error():
@@ -229,8 +232,10 @@ def test_temperature_is_where_the_likelihood_is_flat():
     assert temperature(scores, [1, 1, 0, 1]) == pytest.approx(2 / np.log(3), rel=1e-3)
 
 
-@pytest.mark.parametrize(("label", "end"), [([1] * 4, 0.1), ([0] * 4, 9.0), ([0, 1] * 2, 9.0)])
-def test_temperature_stays_within_its_bounds(label, end):
+@pytest.mark.parametrize(
+    ("label", "end"), [([1] * 4, 0.1), ([0] * 4, np.inf), ([0, 1] * 2, np.inf)]
+)
+def test_temperature_is_infinite_where_the_scores_tell_nothing_and_bounded_below(label, end):
     scores = [np.array([-2.0, -1.0])] * 4
     assert temperature(scores, label, bounds=(0.1, 9.0)) == pytest.approx(end, rel=1e-2)
 
@@ -253,3 +258,15 @@ TWO = [[0.0, 1.0], [0.0, 1.0, 2.0]]
 def test_scores_labels_and_temperatures_without_meaning_are_refused(ask, message):
     with pytest.raises(ValueError, match=message):
         ask()
+
+
+def test_the_debiased_error_as_a_statistic_is_that_of_the_rows_drawn():
+    rng = np.random.default_rng(0)
+    sure = rng.random(200)
+    right = (rng.random(200) < sure**2).astype(float)
+    weights = resample_counts(200, 5, rng)
+    found = paired.debiased_error(15)(right, sure, weights.astype(float))
+    for own, counts in zip(found, weights, strict=True):
+        rows = np.repeat(np.arange(200), counts)
+        expected = debiased_calibration_error(sure[rows], right[rows], n_bins=15)
+        assert own == pytest.approx(expected, abs=1e-12)

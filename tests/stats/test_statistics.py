@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from avss_utils.stats import resampling
 from avss_utils.stats.block_profiles import autoregressive_p, rank_correlation
 from avss_utils.stats.resampling import (
     Estimate,
@@ -197,3 +198,23 @@ def test_the_autoregressive_null_holds_its_level_rough_or_smooth(phi):
 def test_the_autoregressive_null_rejects_where_profiles_go_together():
     x = rng(20).normal(size=30)
     assert autoregressive_p(x, x**3, rng=rng(21), n_profiles=400) == pytest.approx(1 / 401)
+
+
+def test_the_same_draws_are_kept_and_give_the_same_numbers_and_what_follows():
+    n = resampling.FEW_ROWS + 1
+    first, again = (np.random.default_rng(3) for _ in range(2))
+    one, two = (resampling.resample_counts(n, 20, rng) for rng in (first, again))
+    assert one is two
+    assert first.random() == again.random()  # the generator has gone on alike
+    fresh = np.random.default_rng(3).multinomial(n, [1 / n] * n, 20)
+    assert (one[1:] == fresh).all()
+    assert (one[0] == 1).all()
+    with pytest.raises(ValueError, match="read-only"):
+        one[0, 0] = 2
+    assert resampling.resample_counts(n, 20, np.random.default_rng(4)) is not one
+
+
+def test_the_mean_of_independent_estimates_is_as_wide_as_standard_errors_add():
+    parts = [Estimate(1.0, 0.4, 1.8, 10), Estimate(3.0, 2.2, 3.6, 5)]
+    found = resampling.mean_of_estimates(parts)
+    assert found == Estimate(2.0, 2.0 - 0.5, 2.0 + 0.5, 15)  # sqrt(.6^2 + .8^2) / 2 both ways

@@ -20,14 +20,15 @@ DEPTH, WIDTH, SIZE = "log2 depth", "log2 width", "log2 parameters"
 FACTORS = ("log2 width of a head", "log2 heads a key", "untied", "window", "post-norm", "gpt2")
 MOST_INFLATION = 10.0
 BEYOND = "beyond shuffled"
-PRIMARY = f"hallucination, {HELD_OUT}"
+COVARIATE = "covariate"
+PRIMARY, RECALL = f"hallucination, {HELD_OUT}", f"recall, {KNOWN}"
 # name -> (measure, group) in the rows of all members
 OUTCOMES: dict[str, tuple[str, str]] = {
     PRIMARY: ("hallucination", HELD_OUT),
     f"hallucination, {RARE}": ("hallucination", RARE),
     f"hallucination, {KNOWN}": ("hallucination", KNOWN),
     f"abstention, {KNOWN}": ("abstention", KNOWN),
-    f"recall, {KNOWN}": ("recall", KNOWN),
+    RECALL: ("recall", KNOWN),
     f"recall, {RARE}": ("recall", RARE),
     "bits per byte": ("bits per byte", "stories"),
     f"{EAVSS}, {CENTRE}, {BEYOND}": (f"{EAVSS} {CENTRE}", "excess"),
@@ -113,14 +114,20 @@ def inflation(terms: pd.DataFrame) -> pd.Series:
     return pd.Series(np.linalg.inv(related).diagonal(), terms.columns)
 
 
-def slopes(values: pd.DataFrame, family: Sequence[Architecture], size: str) -> pd.DataFrame:
+def slopes(
+    values: pd.DataFrame,
+    family: Sequence[Architecture],
+    size: str,
+    beside: pd.DataFrame | None = None,
+) -> pd.DataFrame:
     """Slopes of an outcome on depth, on ``size`` (WIDTH or SIZE) and on every factor that varies.
 
     ``values``: architecture, value, one row per seed. The seeds of one architecture are a
     cluster that shares all but its initial weights, so their mean is one observation of an ordinary
     least squares regression and intervals (95 %, Student's t) count architectures, not runs. Depth
     beside WIDTH is depth at a fixed width, beside SIZE at a fixed number of parameters: all three
-    are collinear. Columns: term, value, low, high, p, inflation, n (architectures); limits are
+    are collinear. ``beside``: another outcome by member, whose mean is a term, COVARIATE.
+    Columns: term, value, low, high, p, inflation, n (architectures); limits are
     infinite where no architecture is left over to tell them. Raises UsageError for a design that is
     collinear or has fewer architectures than terms.
     """
@@ -129,6 +136,9 @@ def slopes(values: pd.DataFrame, family: Sequence[Architecture], size: str) -> p
     means = values.groupby("architecture", sort=False).value.mean()
     table = design(row for row in family if row.name in means.index).set_index("architecture")
     terms = table[[DEPTH, size, *(f for f in FACTORS if table[f].nunique() > 1)]]
+    if beside is not None:
+        known = beside.groupby("architecture").value.mean()
+        terms = terms.assign(**{COVARIATE: known.loc[terms.index]})
     if len(terms) <= terms.shape[1]:
         raise UsageError(
             f"{len(terms)} architectures cannot tell {terms.shape[1]} terms apart: train more of "

@@ -139,6 +139,18 @@ def development_loss(
     return float(scored.nll.sum() / scored.n_tokens.sum())
 
 
+def at_an_edge(tried: pd.DataFrame | None) -> set[str]:
+    """Architectures whose rate of least development loss is the first or the last of its grid.
+
+    A better one may lie beyond. None where there was nothing to choose between.
+    """
+    if tried is None:
+        return set()
+    groups = {name: own.sort_values("rate") for name, own in tried.groupby("architecture")}
+    ends = {name: own.development.argmin() for name, own in groups.items() if len(own) > 1}
+    return {name for name, at in ends.items() if at in (0, len(groups[name]) - 1)}
+
+
 def best_recipe(name: str, recipe: Recipe, tried: pd.DataFrame | None) -> Recipe:
     """The recipe with an architecture's rate of least development loss; as it is if None."""
     if tried is None:

@@ -20,7 +20,7 @@ from avss_utils.stats.paired import (
     as_estimate,
     calibration_error,
     mean_of,
-    paired_draws,
+    together,
 )
 from avss_utils.stats.resampling import safe_ratio
 
@@ -64,7 +64,7 @@ def _area(right: np.ndarray, sure: np.ndarray, weights: np.ndarray) -> np.ndarra
 
 
 def _risk(right: np.ndarray, sure: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return mean_risks(-sure, right < 0.5, weights)
+    return mean_risks(-sure, right < 0.5, weights.astype(int))
 
 
 STATISTICS: dict[str, Statistic] = {
@@ -95,7 +95,7 @@ def calibration_rows(
         for measure, statistic in STATISTICS.items():
             rng = np.random.default_rng(seed)
             pair = (arm, UNTRAINED), name, CHOICES, statistic
-            own, before, n = paired_draws(outcomes, *pair, rng=rng, n_resamples=n_resamples)
+            (own, before), n = together(outcomes, *pair, rng=rng, n_resamples=n_resamples)
             found = {measure: own}
             if arm != UNTRAINED:
                 found[f"change of {measure}"] = own - before

@@ -41,7 +41,7 @@ from avss_utils.scores.probes import probe_table
 from avss_utils.store.agreement import checked
 
 # One set that is learned from: others borrow false answers from all questions that are read.
-FEW = dict(sets=1, n_questions=2, n_development=2, n_train=8, n_asked=1, n_task_questions=1)
+FEW = dict(sets=1, n_questions=3, n_development=3, n_train=8, n_asked=1, n_task_questions=1)
 FEW |= dict(n_text_tokens=511, cost_repeats=1)
 FEW |= dict(rates=2, steps=1, evaluate_every=1, questions_a_step=2)
 Key = tuple[str, int, float]  # arm, seed and learning rate of one training

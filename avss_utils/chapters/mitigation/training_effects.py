@@ -18,7 +18,7 @@ from avss_utils.stats.paired import (
     of_answered,
     paired,
 )
-from avss_utils.stats.resampling import DETECTABLE, Estimate
+from avss_utils.stats.resampling import Estimate
 
 UNTRAINED = "none"
 TYPICAL = "mean random set"
@@ -153,14 +153,6 @@ def by_arm(
     return pd.DataFrame(rows, columns=["arm", "set", "value", "low", "high", "n"])
 
 
-def detectable(estimate: Estimate) -> float:
-    """The smallest change that an interval as wide as this one would have found."""
-    return DETECTABLE * (estimate.high - estimate.low) / (2 * 1.96)
-
-
 def rank_among(outcomes: OutcomeTable, arm: str, name: str) -> tuple[float, np.ndarray]:
-    """The arm's mean MC1, and that of every random set: higher is better.
-
-    All are of their first seed: a mean over more seeds would vary less than what it is ranked in.
-    """
-    return float(outcomes.of(arm, name, MC1)[0].mean()), outcomes.of(TYPICAL, name, MC1).mean(1)
+    """The arm's MC1, the mean over its seeds, and that of every random set: higher is better."""
+    return float(outcomes.of(arm, name, MC1).mean()), outcomes.of(TYPICAL, name, MC1).mean(1)

@@ -14,7 +14,7 @@ from avss_utils.chapters.thresholds.healing import (
     recovery,
     with_unpruned,
 )
-from avss_utils.chapters.thresholds.keep_curves import crossings, guide, keep_curve
+from avss_utils.chapters.thresholds.keep_curves import guide, keep_curve, shares_kept
 from avss_utils.chapters.thresholds.loss_correlations import correlations, pair_gap, rises
 from avss_utils.chapters.thresholds.paper_figure import (
     figure_facts,
@@ -22,6 +22,7 @@ from avss_utils.chapters.thresholds.paper_figure import (
     figure_one,
     scale_law,
 )
+from avss_utils.chapters.thresholds.rivals import rival_table
 
 __all__ = [
     "AS_IT_WAS",
@@ -29,7 +30,6 @@ __all__ = [
     "Thresholds",
     "agreement",
     "correlations",
-    "crossings",
     "figure_facts",
     "figure_fits",
     "figure_one",
@@ -41,8 +41,10 @@ __all__ = [
     "pair_gap",
     "recovery",
     "rises",
+    "rival_table",
     "scale_law",
     "separate_draws",
     "set_plans",
+    "shares_kept",
     "with_unpruned",
 ]
