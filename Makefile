@@ -15,8 +15,9 @@ BENCH_PY := $(BENCH)/bin/python
 EXECUTED := _build/executed
 SIX_BLOCKS := _build/six-blocks
 RUN      := $(PY) -m avss_utils run
-# Tests of one file stay in one of two processes, each of one thread: what they share is made once.
-PYTEST   := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+# Tests of one file stay in one process of three, each of one thread: what they share is made once,
+# and where one waits for a command that it has started, another computes.
+PYTEST   := OMP_NUM_THREADS=1 $(PY) -m pytest -n 3 --dist loadfile
 # The ledger goes with every choice: the book's first page shows its verdicts.
 CHOSEN   := $(if $(filter all,$(NOTEBOOK)),all,$(sort $(NOTEBOOK) 07_claims))
 # Models beside the primary one with committed records: their chapters come after its own.
