@@ -41,7 +41,8 @@ reproduce: setup ## run every notebook on MODEL in PROFILE and build the book fr
 
 test: lint unit smoke book browser ## lint, unit tests, the smoke notebooks, the book, its pages in a browser
 
-verify: export OMP_NUM_THREADS = 1  # two notebooks at a time
+# Two notebooks at a time, a thread each.
+verify: export OMP_NUM_THREADS = 1
 verify: setup ## compute some keys of every table of MODEL's committed records again, on the CPU
 	$(PY) -m avss_utils verify --model "$(MODEL)"
 
