@@ -102,7 +102,9 @@ def judge_records(records: str | Path, *, primary: str) -> dict[str, Judged]:
 
 def first_edition() -> pd.DataFrame:
     """What edition 1.0.0 said: claim, model, measure, value, low, high, n, said. It stays."""
-    return read_csv(project_root() / "results" / "first_edition.csv")
+    file = project_root() / "results" / "first_edition.csv"
+    names = ["claim", "model", "measure", "value", "low", "high", "n", "said"]
+    return read_csv(file) if file.exists() else pd.DataFrame(columns=names)
 
 
 def by_model(models: Mapping[str, Judged]) -> pd.DataFrame:
