@@ -321,7 +321,9 @@ def test_what_the_machine_refuses_is_a_sentence_and_our_own_error_keeps_its_trac
 
 def test_ctrl_c_ends_a_command_with_one_sentence(model, calibration):
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        # one that was started in the background inherits that it is deaf
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from avss_utils.commands import actions as commands, cli\n"
         "def wait(_):\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "commands.score = wait\n"
