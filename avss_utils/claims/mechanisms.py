@@ -15,7 +15,14 @@ from avss_utils.claims.papers import BYTE_ENTROPY, FEWEST_BLOCKS, SIZES
 from avss_utils.claims.verdicts import NOTHING, Finding, Needs
 from avss_utils.stats.block_profiles import shifted_correlations
 from avss_utils.stats.resampling import Estimate
-from avss_utils.stats.retention import pick, plan_name, text_estimates, text_gap
+from avss_utils.stats.retention import (
+    WINDOW,
+    pick,
+    plan_name,
+    same_windows,
+    text_estimates,
+    text_gap,
+)
 from avss_utils.store.run_folder import Run
 
 MECHANISMS = {"C5": "variance", "C6": "sparsity"}
@@ -40,7 +47,7 @@ def mechanism_findings(run: Run) -> list[Finding]:
         wide = row.n >= FEWEST_BLOCKS
         rho = pick(table, criterion=name)
         found.append(Finding(claim, _RANKS[claim], rho, _ABOVE, testable=wide, note=note))
-        gap, wrecks = _gap(run, name)
+        gap, _, wrecks = _gap(run, name)
         note = "both are wrecks: left out" if wrecks else ""
         found.append(Finding(claim, _BITS[claim], gap, _ABOVE, testable=not wrecks, note=note))
     return found
@@ -56,8 +63,10 @@ _BITS = {
 }
 
 
-def _gap(run: Run, name: str) -> tuple[Estimate, bool]:
-    """The mechanism's gap in bits per byte, paired by window, and whether both are wrecks."""
+def _gap(run: Run, name: str) -> tuple[Estimate, float, bool]:
+    """The mechanism's gap in bits per byte, paired by window, its sampling variance (that of a
+    ratio of sums over windows, linearised), and whether both are wrecks.
+    """
     seed, texts = run.record["parameters"]["seed"], run.read("texts")
     opposite = run.read("opposites").set_index("arm")["drop"].map(plan_name)
     important, redundant = opposite[f"{name}:highest"], opposite[name]
@@ -65,7 +74,12 @@ def _gap(run: Run, name: str) -> tuple[Estimate, bool]:
     own = primary[primary.arm.isin(["full", important, redundant])]
     bits = text_estimates(own, seed=seed).query("measure == 'bits per byte'").set_index("arm")
     wrecks = min(bits.value[important], bits.value[redundant]) >= BYTE_ENTROPY
-    return text_gap(primary, important, redundant, seed=seed), wrecks
+    windows = same_windows(primary, important, on=WINDOW, other=redundant)
+    gaps = (windows.nll - windows.nll_full).to_numpy(float) / np.log(2)
+    n_bytes = windows.n_bytes.to_numpy(float)
+    rest = gaps - gaps.sum() / n_bytes.sum() * n_bytes
+    variance = float(rest @ rest / n_bytes.sum() ** 2)
+    return text_gap(primary, important, redundant, seed=seed), variance, wrecks
 
 
 @dataclass(frozen=True)
@@ -126,9 +140,12 @@ def shape_findings(run: Run) -> list[Finding]:
 def gaps(runs: Mapping[str, Run], name: str) -> Effects:
     """The gap in bits of every model that is not a wreck both ways."""
     found = {model: _gap(run, name) for model, run in runs.items()}
-    kept = {model: gap for model, (gap, wrecks) in found.items() if not wrecks}
-    errors = [((e.high - e.low) / (2 * 1.96)) ** 2 for e in kept.values()]
-    return Effects([e.value for e in kept.values()], errors, list(kept))
+    kept = {
+        model: (gap, variance) for model, (gap, variance, wrecks) in found.items() if not wrecks
+    }
+    values = [gap.value for gap, _ in kept.values()]
+    variances = [variance for _, variance in kept.values()]
+    return Effects(values, variances, list(kept))
 
 
 def ranks(runs: Mapping[str, Run], name: str) -> Effects:

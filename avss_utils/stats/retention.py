@@ -20,7 +20,7 @@ from avss_utils.stats.resampling import (
 BASELINE = "full"
 SENTIMENT = "sst2"  # its choices are the same two words in every row
 NOT_MEASURED = "(not measured)"
-_WINDOW = ["row_id", "window", "n_tokens", "n_bytes"]  # what a text window is known by
+WINDOW = ["row_id", "window", "n_tokens", "n_bytes"]  # what a text window is known by
 
 
 def plan_name(drop: object) -> str:
@@ -218,7 +218,7 @@ def text_estimates(texts: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     rows = []
     for (text_set, arm), _ in texts.groupby(["text_set", "arm"], sort=False):
         same = texts[texts.text_set == text_set]
-        both = same_windows(same, arm, on=_WINDOW)
+        both = same_windows(same, arm, on=WINDOW)
         for measure, function in _TEXT_MEASURES.items():
             columns = [both[c].to_numpy(float) for c in ("nll", "nll_full", "n_tokens", "n_bytes")]
             e = bootstrap(function, *columns, rng=np.random.default_rng(seed))
@@ -236,7 +236,7 @@ _TEXT_MEASURES: dict[str, Callable] = {
 
 def text_gap(texts: pd.DataFrame, first: str, second: str, *, seed: int) -> Estimate:
     """Bits per byte of arm ``first`` less those of ``second`` over the same windows of all sets."""
-    both = same_windows(texts, first, on=["text_set", *_WINDOW], other=second)
+    both = same_windows(texts, first, on=["text_set", *WINDOW], other=second)
     both = both.sort_values(["text_set", "row_id", "window"])
     return bootstrap(
         lambda g, b, axis: g.sum(axis) / np.log(2) / b.sum(axis),

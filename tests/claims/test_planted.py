@@ -205,6 +205,7 @@ def test_sets_that_are_held_out_decide_nothing(tmp_path):
     run = opened(tmp_path / "full", "tiny", papers.TRAINING, tables, parameters).finish()
     found = claims.mitigation_findings(run)
     assert verdicts.verdicts_of(found)["C9"] == REPRODUCED
+    assert {f.group for f in found if f.claim == "C9" and f.part} == {"nq_open"}
     assert parts(found, "C11")["a"].estimate.n == N_QUESTIONS
     assert [f for f in found if "halueval_qa" in f.measure and not f.part]
 
@@ -362,13 +363,17 @@ def half_draws(excess: float, *, spread: float = 0.05) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["set", "draw", "resample", "excess"])
 
 
-def transfer_draws(n_carried: int, *, shared: float = 0.9) -> pd.DataFrame:
-    """Of the six sets left out so many share more than any of 199 shuffled labels, the others a
-    quarter, as shuffled ones do.
+def transfer_draws(n_carried: int, *, shared: float = 0.9, as_good: int = 0) -> pd.DataFrame:
+    """Of the six sets left out so many share more than shuffled labels, but for ``as_good`` of 199
+    draws of these, the others a quarter, as shuffled ones do.
     """
     rng = np.random.default_rng(0)
     rows = [(t, -1, shared if i < n_carried else 0.25) for i, t in enumerate(TARGETS)]
-    rows += [(t, draw, rng.choice([0.0, 0.25, 0.5])) for t in TARGETS for draw in range(199)]
+    rows += [
+        (t, draw, shared if draw < as_good else rng.choice([0.0, 0.25, 0.5]))
+        for t in TARGETS
+        for draw in range(199)
+    ]
     return pd.DataFrame(rows, columns=["target", "draw", "shared"])
 
 
@@ -410,6 +415,8 @@ PRONE = dict(
         (dict(transfer_draws=transfer_draws(3)), [HOLDS, OPEN, HOLDS], UNDECIDED),
         (dict(transfer_draws=transfer_draws(0)), [HOLDS, FAILS, HOLDS], IN_PART),
         (dict(transfer_draws=transfer_draws(6, shared=0.5)), [HOLDS, OPEN, HOLDS], UNDECIDED),
+        # p is 0.02 on each of the six, and 0.12 by Holm's method
+        (dict(transfer_draws=transfer_draws(6, as_good=3)), [HOLDS, OPEN, HOLDS], UNDECIDED),
         (dict(half_draws=half_draws(-0.4)), [FAILS, HOLDS, HOLDS], NOT_REPRODUCED),
         (dict(half_draws=half_draws(0.0)), [OPEN, HOLDS, HOLDS], UNDECIDED),
         (dict(half_draws=half_draws(0.2, spread=1.0)), [OPEN, HOLDS, HOLDS], CANNOT_BE_TESTED),

@@ -255,14 +255,15 @@ def test_the_ledger_has_a_row_a_finding_with_every_number():
     first = Finding("C1", "m", estimate(0.92, 0.96), Needs("above", 0.9), "a", note="x")
     open_one, waiting = conditions("holds wide waits", group="s")[1:]
     beside = Finding("C4", "p", estimate(0.1, 0.2, n=7), Needs("below", 0.05))
-    table = verdicts.ledger([first, open_one, waiting, beside])
+    untold = Finding("C4", "q", estimate(0.0, 0.2), Needs("below", 0.05), testable=False)
+    table = verdicts.ledger([first, open_one, waiting, beside, untold])
     numbers = ["value", "low", "high", "n"]
     names = ["claim", "part", "group", "measure", *numbers, "needed", "state", "note"]
     assert table.columns.tolist() == names
     row = ["C1", "a", "", "m", 0.94, 0.92, 0.96, 100, "> 0.9", HOLDS, "x"]
     assert table.iloc[0].tolist() == row
-    assert table.state.tolist() == [HOLDS, "open, could not show", WAITS, FAILS]
-    assert table.note.tolist() == ["x", "", "waits for: `command`", ""]
+    assert table.state.tolist() == [HOLDS, "open, could not show", WAITS, FAILS, OPEN]
+    assert table.note.tolist() == ["x", "", "waits for: `command`", "", ""]
     assert verdicts.ledger([]).columns.tolist() == names
 
 

@@ -33,6 +33,7 @@ class Found(NamedTuple):
     testable: bool = True
     shows: bool = True  # whether an open one could have shown its size
     counted: bool = False
+    variance: float = np.nan  # of a gap in bits, over windows
 
 
 Conditions = dict[tuple[str, str, str], Found]  # by claim, part and set ("" where it has none)
@@ -273,9 +274,10 @@ def mechanisms(folders: list[Path]) -> Conditions:
 
 
 def over_models(gaps: list[Found]) -> Found:
-    """A limit is 1.96 standard errors away."""
-    errors = [(gap.high - gap.low) / (2 * 1.96) for gap in gaps]
-    return hartung_knapp(np.array([gap.value for gap in gaps]), np.square(errors))
+    """Random effects of gaps with their variances."""
+    return hartung_knapp(
+        *(np.array([getattr(gap, of) for gap in gaps]) for of in ("value", "variance"))
+    )
 
 
 def bits_gap(folder: Path, criterion: str) -> Found:
@@ -293,7 +295,12 @@ def bits_gap(folder: Path, criterion: str) -> Found:
     n_bytes = windows @ wide["n_bytes", arms[0]]
     important, redundant = (windows @ wide["nll", a] / np.log(2) / n_bytes for a in arms)
     wrecks = min(important[0], redundant[0]) >= BYTES_ALONE
-    return percentiles(important - redundant)._replace(testable=not wrecks)
+    # of a ratio of sums: each window's bits less what its bytes would have at the mean gap
+    size = wide["n_bytes", arms[0]].to_numpy()
+    each = (wide["nll", arms[0]] - wide["nll", arms[1]]).to_numpy() / np.log(2)
+    variance = np.sum((each - size * each.sum() / size.sum()) ** 2) / size.sum() ** 2
+    gap = percentiles(important - redundant)
+    return gap._replace(testable=not wrecks, variance=variance)
 
 
 def rank_effect(folder: Path, criterion: str) -> tuple[float, float]:

@@ -41,9 +41,8 @@ BY_THE_LETTER = {
     ("gemma3-270m", "C9"): "reproduced",
     ("smollm2-135m", "C9"): "undecided",
 }
-# values that hang on resamples; claims and conditions whose limits do not
-RESAMPLED = [("C5", "a"), ("C6", "a")]
-EXACT = ["C4", "C7", "C8", ("C5", "b"), ("C6", "b")]
+# claims whose limits do not hang on resamples
+EXACT = ["C4", "C5", "C6", "C7", "C8"]
 HOLDS, FAILS, OPEN, WAITS = "holds", "fails", "open", "waits"
 
 
@@ -104,9 +103,7 @@ def test_estimates_are_those_of_own_code(judged, found, model, claim):
 
 def assert_alike(estimate, own: Found, name: tuple[str, str, str]) -> None:
     """Values agree exactly, limits up to the noise of 2,000 resamples with another seed."""
-    # a weight over models holds the variance of each one's resamples
-    near = 3e-4 if name[:2] in RESAMPLED else 1e-9
-    assert estimate.value == pytest.approx(own.value, rel=near, abs=near), name
+    assert estimate.value == pytest.approx(own.value, rel=1e-9, abs=1e-9), name
     for theirs, ours in ((estimate.low, own.low), (estimate.high, own.high)):
         if not (np.isfinite(theirs) and np.isfinite(ours)):
             assert theirs == ours, name
@@ -114,23 +111,18 @@ def assert_alike(estimate, own: Found, name: tuple[str, str, str]) -> None:
         # .02 is more than some intervals are wide, and less than the noise of the widest
         width = own.high - own.low
         noise = min(0.15 * width, max(0.02, 0.05 * width))
-        noise = 0 if name[0] in EXACT or name[:2] in EXACT else noise
+        noise = 0 if name[0] in EXACT and name[1] else noise
         assert theirs == pytest.approx(ours, rel=1e-9, abs=noise + 1e-9), name
 
 
 @pytest.mark.parametrize(("claim", "criterion"), recomputing.CRITERIA.items())
-def test_gaps_of_models_are_pooled_as_own_code_pools_them(judged, claim, criterion):
-    gaps = {}
+def test_gaps_of_models_are_those_of_own_code(judged, claim, criterion):
     for model in filter(lambda model: has(model, LIMITS), MODELS):
         own = recomputing.bits_gap(RECORDS / model / LIMITS, criterion)
         beside = [f for f in judged[model].findings if f.claim == claim and not f.part]
         (one,) = (f for f in beside if "bits" in f.measure and ", over " not in f.measure)
         assert one.testable == own.testable
         assert_alike(one.estimate, own, (claim, "", model))
-        gaps[model] = Found(one.estimate.value, one.estimate.low, one.estimate.high, one.testable)
-    theirs = with_rows(judged[PRIMARY], claim)[claim, "a", ""]
-    ours = recomputing.over_models([gap for gap in gaps.values() if gap.testable])
-    assert (theirs.value, theirs.low, theirs.high) == pytest.approx(ours[:3], rel=1e-9)
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
