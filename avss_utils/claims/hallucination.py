@@ -23,6 +23,9 @@ from avss_utils.stats.retention import BASELINE, pick, plan_name
 from avss_utils.store.run_folder import Run
 
 FEWEST_MATCHED = 20  # sets of blocks that a bypass is compared with
+ALIKE = (
+    1.25  # how many times the flagged blocks' added bits per byte theirs may be, or the other way
+)
 CARRIED = 4  # of the sets left out, to which flags have to carry over
 SHOWN = 0.25  # of the flagged quarter: below this the pooled excess says that flags do not
 _BEYOND = Needs("above", 0.0)
@@ -191,11 +194,17 @@ def _bypass(run: Run) -> Finding:
     options: dict[str, Any] = dict(part="c", size=SIZES["C8"]["c"])
     if (rows := awaited(run, "bypassed")) is None:
         return Finding("C8", measure, NOTHING, _BEYOND, **options, waits=command(run))
-    wide = rows.pivot(index="arm", columns=["set", "row_id"], values="correct")
+    bits = rows.groupby("arm").added_bits.first()
+    alike = bits.between(bits["flagged"] / ALIKE, bits["flagged"] * ALIKE)
+    rows = rows[rows.arm.isin([BASELINE, "flagged", *alike.index[alike]])]
+    wide = rows.pivot(index="arm", columns=["set", "row_id"], values="correct").astype(float)
     moved = (wide - wide.loc[BASELINE]).drop(BASELINE)
     weights = resample_counts(moved.shape[1], N_RESAMPLES, np.random.default_rng(0))
     sizes = np.abs(moved.to_numpy(float) @ weights.T) / moved.shape[1]
     flagged = moved.index == "flagged"
+    if flagged.all():
+        options |= dict(testable=False, note="0 matched sets")
+        return Finding("C8", measure, NOTHING, _BEYOND, **options)
     gap = sizes[flagged][0] - sizes[~flagged].mean(0)
     estimate = Estimate(float(gap[0]), *limits(gap[1:]), moved.shape[1])
     enough = (~flagged).sum() >= FEWEST_MATCHED

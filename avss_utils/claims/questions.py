@@ -157,12 +157,14 @@ def movement_answer(run: Run) -> Answer:
     """
     parameters, rows = run.record["parameters"], run.read("frozen")
     frozen, seed = freezing.Frozen(rows), parameters["seed"]
-    random = frozen.differences([(freezing.RANDOM, freezing.NONE)], seed=seed).set_index("task")
-    helped = [task for task in frozen.tasks if task in random.index and random.high[task] < 0]
-    tasks = [task for task in frozen.tasks if task not in helped]
-    rng = np.random.default_rng(seed)
-    need = frozen.difference(freezing.MOST, freezing.LEAST, tasks=tasks, rng=rng)
     thirds = sum(arm.startswith(f"{freezing.RANDOM} ") for arm in frozen.arms)
+    pairs = [(freezing.RANDOM, freezing.NONE)] if thirds else []
+    random = frozen.differences(pairs, seed=seed).set_index("task")
+    helped = [task for task in frozen.tasks if task in random.index and random.high[task] < 0]
+    tasks, rng = [t for t in frozen.tasks if t not in helped], np.random.default_rng(seed)
+    need = verdicts.NOTHING
+    if tasks:
+        need = frozen.difference(freezing.MOST, freezing.LEAST, tasks=tasks, rng=rng)
     n_seeds = rows[rows.arm == freezing.MOST].seed.nunique()
     enough = thirds >= FEWEST_THIRDS and n_seeds >= FEWEST_SEEDS
     parts = [f"movement of the {parameters['moved_by']}"]

@@ -523,6 +523,7 @@ def test_need_is_the_loss_of_the_most_moved_third_less_that_of_the_least(tmp_pat
 @pytest.mark.parametrize(
     ("options", "has"),
     [
+        (dict(thirds=0), "0 random thirds and 3 judging seeds"),
         (dict(thirds=9), "9 random thirds and 3 judging seeds"),
         (dict(seeds=(1, 2)), "10 random thirds and 2 judging seeds"),
     ],
@@ -542,6 +543,12 @@ def test_a_task_on_which_freezing_random_blocks_helps_is_left_out_and_named(tmp_
     found = questions.movement_answer(tuned(tmp_path / "b", "tiny", kept))
     assert (found.estimate.value, found.estimate.n) == (pytest.approx((0.5 + 8) / 2), 4)
     assert "without" not in found.note
+
+
+def test_need_is_not_told_where_freezing_random_blocks_helps_everywhere(tmp_path):
+    found = questions.movement_answer(tuned(tmp_path / "full", random=[0.9, 0.9]))
+    assert (found.direction, found.estimate.n) == (questions.UNTOLD, 0)
+    assert "without t, where freezing random blocks helps" in found.note
 
 
 # Q3: depth
@@ -716,3 +723,10 @@ def test_the_notebook_shows_a_single_chapter_and_links_no_other(tmp_path):
     assert set(re.findall(r"</notebooks/(\w+)>", text)) == {TUNING}
     assert text.count(ledger.NOT_MEASURED) > 20
     assert "preliminary" in text
+
+
+@pytest.mark.parametrize("given", [dict(random=[0.9, 0.9]), dict(thirds=0)])
+def test_nothing_is_told_where_freezing_helps_on_every_task_or_no_third_is_random(tmp_path, given):
+    assert questions.movement_answer(tuned(tmp_path / "full", **given)).direction == (
+        questions.UNTOLD
+    )

@@ -644,3 +644,12 @@ def test_shapes_are_the_units_of_trained_models_and_decide_nothing(tmp_path, sig
     ]
     bare = opened(tmp_path / "full", "bare", "06_architecture", {"x": members[0]}, {}).finish()
     assert {f.state for f in mechanisms.shape_findings(bare)} == {WAITS}
+
+
+def test_sets_that_harm_text_otherwise_are_no_matches(tmp_path):
+    rows = bypassed(0.3, 0.05)
+    rows.loc[rows.arm.str.startswith("matched"), "added_bits"] = 9.0
+    tables = PRONE | {"bypassed": rows}
+    found = parts(claims.flag_findings(flag_run(tmp_path / "full", **tables)), "C8")["c"]
+    assert (found.state, found.could_show) == (OPEN, False)
+    assert found.note == "0 matched sets"
