@@ -134,9 +134,9 @@ def shapes(
         recall = 0.1 * depth + rng.uniform(0, 0.5)
         value = 0.5 + slope * depth + 0.4 * recall + added.get(f"at_{name}", 0.0)
         value += 1e-4 * rng.standard_normal()
-        for taught, by in ((0.5, 0.0), (0.0, -9.0)):  # a control must not enter
-            parts.append((name, taught, "hallucination", "unknown held out", value + by))
-            parts.append((name, taught, "recall", "known", recall + by))
+        for taught, by in ((0.5, 0.0), (0.0, 1.0)):  # a control must not enter
+            parts.append((name, taught, "hallucination", "unknown held out", value - by * depth))
+            parts.append((name, taught, "recall", "known", recall))
     columns = ["architecture", "taught", "measure", "group", "value"]
     members = pd.DataFrame(parts, columns=columns).assign(seed=0, at=0, n=20)
     tables = {"members": members} | ({} if rates is None else {"rates": rates})

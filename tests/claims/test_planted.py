@@ -28,6 +28,7 @@ from avss_utils.claims.verdicts import (
 from avss_utils.data.answer_sets import IRRELEVANT, KINDS, PAIRED
 from avss_utils.errors import UsageError
 from avss_utils.store.run_folder import Run
+from avss_utils.store.tables import find_table, write_table
 
 SETS = list(papers.CALIBRATED)
 
@@ -566,8 +567,8 @@ def test_only_wrecks_on_both_sides_are_left_out(tmp_path):
     assert parts(found, "C5")["a"].note == "models: a, b, c"
     assert parts(found, "C5")["b"].note == "models: a, b, c, d"
     one = {"d": dict(important=9.0, redundant=4.4)}
-    found = mechanisms.pooled(limits_runs(tmp_path / "b", **ALIKE, **one))
-    assert parts(found, "C5")["a"].note == "models: a, b, c, d"
+    found = mechanisms.pooled(limits_runs(tmp_path / "b", **one))
+    assert parts(found, "C5")["a"].note == "models: d"
     found = mechanisms.pooled(limits_runs(tmp_path / "c", **both))
     assert parts(found, "C5")["a"].estimate.n == 0
     assert verdicts.verdicts_of(found)["C5"] == CANNOT_BE_TESTED
@@ -603,15 +604,16 @@ TABLES = [(notebook, table) for notebook, own in AWAITED.items() for table in ow
 def test_an_awaited_table_has_to_have_its_columns(tmp_path, notebook, table):
     columns = AWAITED[notebook][table]
     whole = pd.DataFrame({name: ["1", "2"] for name in columns})
-    run = opened(tmp_path / "a", "tiny", notebook, {table: whole}, {}).finish()
+    run = opened(tmp_path / "full", "tiny", notebook, {"other": whole}, {})
+    assert awaited(run, table) is None
+    write_table(whole, run.place(table))
     assert set(awaited(run, table).columns) == set(columns)
+    find_table(run.place(table)).unlink()
     for lacking in columns:
-        own = {table: whole.drop(columns=lacking)}
-        run = opened(tmp_path / f"without-{lacking}", "tiny", notebook, own, {}).finish()
+        file = write_table(whole.drop(columns=lacking), run.place(table))
         with pytest.raises(UsageError, match=f"table '{table}' without {lacking}$"):
             awaited(run, table)
-    run = opened(tmp_path / "none", "tiny", notebook, {"other": whole}, {}).finish()
-    assert awaited(run, table) is None
+        file.unlink()
 
 
 def test_a_table_is_there_while_its_run_is_not_finished(tmp_path):
