@@ -14,11 +14,11 @@ import torch
 from speed import MODEL, OUT, broken_bounds, presented, timed, value_row
 
 from avss_utils.data.calibrations import scored_texts
-from avss_utils.data.token_rows import Scored, pad
+from avss_utils.data.token_rows import Scored
 from avss_utils.measure.drop_losses import greedy_path, leave_one_out
 from avss_utils.measure.judging import device_name
 from avss_utils.measure.passes import longest_first
-from avss_utils.models.blocks import bypass_blocks, decoder_blocks
+from avss_utils.models.blocks import bypass_blocks, decoder_blocks, pad
 from avss_utils.models.load import load_model
 from avss_utils.store.files import provenance, write_json
 from avss_utils.store.tables import write_csv

@@ -8,10 +8,11 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.loading import check_set, load_questions, load_texts, standard_split
 from avss_utils.data.registry import SPECS
-from avss_utils.data.token_rows import ChoiceRows, Scored, choice_rows, pad, text_batches
+from avss_utils.data.token_rows import ChoiceRows, Scored, choice_rows, text_batches
 from avss_utils.data.windows import Window, text_windows
 from avss_utils.data.wordings import prompt
 from avss_utils.errors import UsageError
+from avss_utils.models.blocks import pad
 from avss_utils.models.tokenizers import automatic_bos
 
 RANDOM_TOKENS = "random tokens"

@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -37,17 +36,6 @@ class Scored(NamedTuple):
             for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
         ]
         return [cls(ids, len(ids) - 1) for ids in rows if len(ids) > 1]
-
-
-def pad(rows: Sequence[Sequence[int]], *, side: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token rows as one (B, T) tensor, and the mask of what is not padding."""
-    length = max(map(len, rows))
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    mask = torch.zeros(len(rows), length, dtype=torch.long)
-    for i, row in enumerate(rows):
-        where = slice(0, len(row)) if side == "right" else slice(length - len(row), length)
-        ids[i, where], mask[i, where] = torch.tensor(row), 1
-    return ids, mask
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from avss_utils.data.token_rows import choice_units, pad
+from avss_utils.data.token_rows import choice_units
 from avss_utils.measure.activations import check_sites, site_hooks
 from avss_utils.measure.block_stats import Moments
-from avss_utils.measure.choices import PromptPass, alike, group_batches, grouped
-from avss_utils.measure.passes import few_rows, forward_logits, log_probabilities
-from avss_utils.models.blocks import decoder_blocks
+from avss_utils.measure.choices import alike, group_batches, grouped
+from avss_utils.measure.passes import few_rows, log_probabilities
+from avss_utils.models.blocks import PromptPass, decoder_blocks, forward_logits, pad, shares_cache
 from avss_utils.store.progress import progress
 
 Limits = dict[str, dict[str, np.ndarray]]  # name -> site -> (n_blocks,)
@@ -78,8 +78,10 @@ def collect_answers(
     number = {id(unit): i for i, unit in enumerate(units)}
     reducer = _TokenReducer(len(decoder_blocks(model)), limits, keep_states)
     parts: list[dict] = []
-    for groups in progress(group_batches(model, grouped(units), batch_tokens), "answers"):
-        prompts = PromptPass(model, [g[0].prefix for g in groups])
+    cached = shares_cache(model)
+    batches = group_batches(model, grouped(units), batch_tokens, whole=not cached)
+    for groups in progress(batches, "answers"):
+        prompts = PromptPass(model, [g[0].prefix for g in groups], cached=cached)
         group_of = torch.tensor([i for i, g in enumerate(groups) for _ in g])
         own = [u for g in groups for u in g]
         for part in alike(model, range(len(own)), [len(u.ids) for u in own]):
@@ -134,10 +136,10 @@ def _read(
 ) -> dict:
     """One padded batch of answers after their prompts: the numbers of its tokens, row by row."""
     ids, mask = pad(rows, side="right")
-    batch, cache = prompts.followed_by(which, ids, mask)
-    reducer.start(mask.bool().to(model.device))
+    batch, cache, seen = prompts.followed_by(which, ids, mask)
+    reducer.start(seen.bool().to(model.device))
     with torch.inference_mode(), site_hooks(model, sites, reducer):
-        logits = forward_logits(model, batch, past_key_values=cache)
+        logits = forward_logits(model, batch, last=ids.shape[1], past_key_values=cache)
     first = prompts.logits[which.to(prompts.logits.device)]
     log_probability, entropy = [], []
     for own, before, wanted in few_rows(logits, first, ids):
@@ -164,7 +166,7 @@ class _TokenReducer:
         self.found: dict[tuple, list] = {}
 
     def start(self, mask: torch.Tensor) -> None:
-        self.mask, self.last = mask, mask.sum(-1) - 1
+        self.mask, self.last = mask, mask.shape[1] - 1 - mask.flip(1).int().argmax(-1)
         self.found = {}
 
     def block(

@@ -1,20 +1,15 @@
 """Log-probabilities of answer choices after their prompts."""
 
-import copy
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import Cache
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from avss_utils.data.token_rows import ChoiceUnit, choice_units, pad
-from avss_utils.errors import UsageError
+from avss_utils.data.token_rows import ChoiceUnit, choice_units
 from avss_utils.measure.passes import (
-    forward_logits,
     in_batches,
-    last_only,
     left_padded,
     log_probabilities,
     within_logits,
@@ -35,10 +30,12 @@ def score_choices(
     """Summed log-probability (nats) of each choice after its prompt, one array per prompt.
 
     ``choices[i]`` are the continuations of ``prompts[i]``, leading space included. The prompt runs
-    once per question and its cache serves every choice; ``shared_prefix=False`` runs both together,
-    for models without a cache: the same scores within float tolerance. A prompt that does not fit
-    into the context with its choice loses its beginning, and a warning counts these.
+    once per question and its cache serves every choice; in a model whose cache cannot be shared, or
+    with ``shared_prefix=False``, both run together: the same scores within float tolerance. A
+    prompt that does not fit into the context with its choice loses its beginning, and a warning
+    counts these.
     """
+    shared_prefix = shared_prefix and families.shares_cache(model)
     units = choice_units(model, tokenizer, prompts, choices)
     groups = grouped(units) if shared_prefix else [[unit] for unit in units]
     scores = [np.full(len(own), np.nan) for own in choices]
@@ -61,7 +58,7 @@ def group_batches(
     run with their prompts as a ``whole``. Behind a ``PromptPass``, ``alike`` sees to these.
     """
     with_logits = batch_tokens / within_logits(model, batch_tokens)
-    spared = bool(last_only(model, 1))
+    spared = bool(families.last_only(model, 1))
 
     def size(group: list[ChoiceUnit]) -> float:
         prompt, choice = len(group[0].prefix), max(len(u.ids) for u in group)
@@ -84,13 +81,13 @@ def grouped(units: Sequence[ChoiceUnit]) -> list[list[ChoiceUnit]]:
 def _score_whole(model: nn.Module, groups: list[list[ChoiceUnit]]) -> np.ndarray:
     units = [u for g in groups for u in g]
     batch, targets, own = left_padded([(u.prefix + u.ids, len(u.ids)) for u in units])
-    logits = forward_logits(model, batch, last=targets.shape[1] + 1)
+    logits = families.forward_logits(model, batch, last=targets.shape[1] + 1)
     scores = log_probabilities(logits[:, :-1], targets)
     return (scores * own).sum(-1).numpy()
 
 
 def _score_shared(model: nn.Module, groups: list[list[ChoiceUnit]]) -> np.ndarray:
-    prompts = PromptPass(model, [g[0].prefix for g in groups])
+    prompts = families.PromptPass(model, [g[0].prefix for g in groups], cached=True)
     group_of = torch.tensor([i for i, g in enumerate(groups) for _ in g])
     units = [u for g in groups for u in g]
     firsts = torch.tensor([[u.ids[0]] for u in units])
@@ -99,46 +96,11 @@ def _score_shared(model: nn.Module, groups: list[list[ChoiceUnit]]) -> np.ndarra
     lengths = [len(u.ids) - 1 for u in units]
     longer = [i for i, n in enumerate(lengths) if n]
     for part in alike(model, longer, lengths):
-        ids, mask = pad([units[i].ids for i in part], side="right")
-        batch, cache = prompts.followed_by(group_of[part], ids[:, :-1], mask[:, :-1])
-        logits = forward_logits(model, batch, past_key_values=cache)
+        ids, mask = families.pad([units[i].ids for i in part], side="right")
+        batch, cache, _ = prompts.followed_by(group_of[part], ids[:, :-1], mask[:, :-1])
+        logits = families.forward_logits(model, batch, past_key_values=cache)
         scores[part] += (log_probabilities(logits, ids[:, 1:]) * mask[:, 1:]).sum(-1)
     return scores.numpy()
-
-
-class PromptPass:
-    """One pass over prompts, of which every continuation starts.
-
-    ``logits``: (n_prompts, 1, V), those of each prompt's last token. Raises UsageError for a model
-    without a cache.
-    """
-
-    def __init__(self, model: nn.Module, prefixes: Sequence[Sequence[int]]) -> None:
-        ids, self.mask = pad(prefixes, side="left")
-        inputs = families.forward_inputs(model, {"input_ids": ids, "attention_mask": self.mask})
-        with torch.inference_mode():
-            out = model(**inputs, use_cache=True, **last_only(model, 1))
-        if getattr(out, "past_key_values", None) is None:
-            raise UsageError(
-                f"{type(model).__name__} keeps no cache of its prompts from which answers could "
-                "go on: score whole rows instead (shared_prefix=False)"
-            )
-        self.logits, self._cache = out.logits[:, -1:], out.past_key_values
-        # over several devices each layer's cache lies where its block does: all take CPU indices
-        is_spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
-        self._device = torch.device("cpu") if is_spread else inputs["input_ids"].device
-
-    def followed_by(
-        self, which: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor
-    ) -> tuple[dict[str, torch.Tensor], Cache]:
-        """(batch, cache) of tokens (B, T), right-padded, each row after prompt ``which[row]``.
-
-        The cache is a copy: the prompts' own serves again.
-        """
-        cache = copy.deepcopy(self._cache)
-        cache.batch_select_indices(which.to(self._device))
-        full = torch.cat([self.mask[which], mask], dim=1)
-        return {"input_ids": ids, "attention_mask": full}, cache
 
 
 def alike(model: nn.Module, rows: Iterable[int], lengths: Sequence[int]) -> list[list[int]]:

@@ -10,7 +10,6 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, StoppingCriteria
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from avss_utils.data.token_rows import pad
 from avss_utils.errors import UsageError
 from avss_utils.measure.passes import log_probabilities, longest_first
 from avss_utils.models import blocks as families
@@ -89,7 +88,7 @@ def _prefixes(
 def _answer(
     model: PreTrainedModel, tokenizer: Tokenizer, prefixes: list[tuple[int, ...]], n_new: int
 ) -> list[Generated]:
-    ids, mask = pad(prefixes, side="left")
+    ids, mask = families.pad(prefixes, side="left")
     named = model.generation_config.eos_token_id  # none, one or several
     named = named if isinstance(named, list | tuple) else [named]
     ends = sorted({i for i in (tokenizer.eos_token_id, *named) if i is not None})

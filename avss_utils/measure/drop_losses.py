@@ -11,7 +11,6 @@ from torch import nn
 from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
 from avss_utils.measure.passes import (
-    last_only,
     left_padded,
     log_probabilities,
     longest_first,
@@ -75,7 +74,7 @@ def _batch_losses(
 
     def score() -> None:
         states = [hidden.to(steps.start.device) for _, hidden in waiting]
-        logits = steps.logits(states, **last_only(model, last + 1))
+        logits = steps.logits(states, **families.last_only(model, last + 1))
         for (which, _), one in zip(waiting, logits, strict=True):
             scores = log_probabilities(one[:, -last - 1 : -1], targets)
             nll[which] = -(scores * own).sum(-1).numpy()

@@ -4,13 +4,10 @@ Log-likelihoods are natural logarithms, from float32 logits whatever the model's
 """
 
 from collections.abc import Iterator, Sequence
-from inspect import signature
 
 import torch
 from torch import nn
-from transformers import Cache
 
-from avss_utils.data.token_rows import pad
 from avss_utils.models import blocks as families
 
 MOST_LOGITS = 2**30  # numbers in one tensor: 4 GB, and half of what 32 bits can count
@@ -24,24 +21,6 @@ def within_logits(model: nn.Module, batch_tokens: int) -> int:
     """
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     return max(1, min(batch_tokens, MOST_LOGITS // vocabulary))
-
-
-def forward_logits(
-    model: nn.Module, batch: dict, *, last: int | None = None, past_key_values: Cache | None = None
-) -> torch.Tensor:
-    """Logits of one pass over ``batch``, (B, T, V); of the ``last`` positions only where given."""
-    inputs = families.forward_inputs(model, batch)
-    if past_key_values is not None:
-        inputs["past_key_values"] = past_key_values
-    keep = {} if last is None else last_only(model, last)
-    with torch.inference_mode():
-        out = model(**inputs, use_cache=past_key_values is not None, **keep)
-    return out.logits if last is None else out.logits[:, -last:]
-
-
-def last_only(model: nn.Module, n: int) -> dict[str, int]:
-    """The keyword that spares logits of all but the last ``n`` positions, where there is one."""
-    return {"logits_to_keep": n} if "logits_to_keep" in signature(model.forward).parameters else {}
 
 
 def log_probabilities(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -91,7 +70,7 @@ def longest_first(
     are what that bounds then, in a model that can spare the others.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    if not last_alone or not last_only(model, 1):
+    if not last_alone or not families.last_only(model, 1):
         return list(in_batches(order, lengths, within_logits(model, batch_tokens)))
     most = within_logits(model, len(order))
     parts = in_batches(order, lengths, batch_tokens)
@@ -106,7 +85,7 @@ def left_padded(
     Targets (B, L) are the last tokens of all rows, as many as the longest scored part has; the mask
     tells which of them are scored.
     """
-    ids, mask = pad([ids for ids, _ in rows], side="left")
+    ids, mask = families.pad([ids for ids, _ in rows], side="left")
     last = max(n for _, n in rows)
     own = torch.tensor([[last - n] for _, n in rows]) <= torch.arange(last)
     return {"input_ids": ids, "attention_mask": mask}, ids[:, -last:], own

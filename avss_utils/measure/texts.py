@@ -8,9 +8,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.rows import Text
-from avss_utils.data.token_rows import pad
 from avss_utils.data.windows import Window, text_windows
-from avss_utils.measure.passes import forward_logits, log_probabilities, longest_first
+from avss_utils.measure.passes import log_probabilities, longest_first
 from avss_utils.models import blocks as families
 from avss_utils.store.progress import progress
 
@@ -26,8 +25,8 @@ def window_likelihoods(
     nll = np.zeros(len(windows))
     parts = longest_first(model, [len(w.ids) for w in windows], batch_tokens)
     for part in progress(parts, "texts"):
-        ids, mask = pad([windows[i].ids for i in part], side="right")
-        logits = forward_logits(model, {"input_ids": ids, "attention_mask": mask})
+        ids, mask = families.pad([windows[i].ids for i in part], side="right")
+        logits = families.forward_logits(model, {"input_ids": ids, "attention_mask": mask})
         scores = log_probabilities(logits[:, :-1], ids[:, 1:])
         nll[part] = -(scores * mask[:, 1:]).sum(-1).numpy()
     rows = [

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from avss_utils.data.token_rows import Scored, pad
+from avss_utils.data.token_rows import Scored
 from avss_utils.measure.passes import within_logits
+from avss_utils.models.blocks import pad
 from avss_utils.models.devices import trains_in_bfloat16, without_cudnn_attention
 
 IGNORED = -100  # the label of a token that the loss does not count

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from avss_utils.errors import UsageError
 from avss_utils.models import blocks as families
 from avss_utils.models.blocks import remove_blocks
+from avss_utils.models.blocks.consistency import check_close, row_logits, sample_rows
+from avss_utils.models.hf_loading import without_progress_bars
 from avss_utils.models.load import LoadedModel
 from avss_utils.models.plan import PruningPlan
 from avss_utils.store.files import plain_write_errors, removed_on_failure, replace_folder
@@ -30,12 +32,26 @@ def save_pruned(loaded: LoadedModel, plan: PruningPlan, folder: Path, *, facts: 
         pruned = remove_blocks(loaded.model, plan.drop, share_weights=True)
         families.check_reload(loaded.model, pruned, plan.keep)
         pruned.save_pretrained(working)
+        _check_saved(working, pruned)
         loaded.tokenizer.save_pretrained(working)
         made = {"drop": list(plan.drop), "keep": list(plan.keep), "rule": plan.rule}
         record = {"base_model": loaded.identity, **made, **facts}
         (working / "pruning.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (working / "README.md").write_text(_card(loaded.identity, plan, facts), encoding="utf-8")
     return folder
+
+
+def _check_saved(folder: Path, pruned: PreTrainedModel) -> None:
+    """Raise UsageError unless the files in ``folder`` load as ``pruned``, with its logits."""
+    is_spread = len(set(getattr(pruned, "hf_device_map", {}).values())) > 1
+    with without_progress_bars():
+        saved = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=pruned.dtype, device_map="auto" if is_spread else None
+        ).eval()
+    saved = saved if is_spread else saved.to(pruned.device)
+    row = sample_rows(pruned)[0]
+    ways = {"saved and loaded again": (row_logits(saved, row), row_logits(pruned, row))}
+    check_close(pruned, ways)
 
 
 @contextlib.contextmanager

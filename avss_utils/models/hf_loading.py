@@ -74,7 +74,7 @@ def load_dense(
     """
     common = {"trust_remote_code": trust_remote_code, **options}
     try:
-        with _without_progress_bars():
+        with without_progress_bars():
             model, report = transformers.AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -95,7 +95,20 @@ def load_dense(
     if "gguf_file" in options:
         _check_gguf_tokenizer(folder / options["gguf_file"], tokenizer)
     _check_complete(folder, model, report["missing_keys"])
+    _check_vocabulary(folder, model, tokenizer)
     return model, tokenizer
+
+
+def _check_vocabulary(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Added tokens may lie beyond the embedding, as Gemma's for images do, and are met later."""
+    size = model.get_input_embeddings().num_embeddings
+    if tokenizer.vocab_size > size:
+        raise UsageError(
+            f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens and the model has "
+            f"embeddings of {size}: pass the tokenizer that belongs to these weights"
+        )
 
 
 def _dequantise(options: dict) -> dict:
@@ -151,7 +164,7 @@ def _check_complete(folder: Path, model: nn.Module, missing: set[str]) -> None:
 
 
 @contextlib.contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Keeps the loader's bars out of executed notebooks; the user's setting comes back."""
     bars = transformers.utils.logging
     shown = bars.is_progress_bar_enabled()

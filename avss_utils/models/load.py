@@ -16,6 +16,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from avss_utils.errors import UsageError
 from avss_utils.models.blocks import decoder_blocks, positions
+from avss_utils.models.checked import check_once
 from avss_utils.models.devices import as_device, as_dtype, settle_attention
 from avss_utils.models.embedded import EMBEDDED, prepare_gguf, prepare_model, safe_name
 from avss_utils.models.hf_loading import check_folder, load_dense
@@ -66,8 +67,9 @@ def load_model(
     CUDA if there is one; "spread" is accelerate's ``device_map="auto"``: blocks on all GPUs in
     turn, and what is too much for them in the machine's memory, then on its disk. The first load of
     a GGUF converts it into the cache; a Hub id downloads.
-    Raises UsageError for whatever cannot be loaded, among it encoders, quantised weights, and what
-    does not fit into free memory (memory.check_memory says how to try all the same).
+    Raises UsageError for whatever cannot be loaded, among it encoders, quantised weights, what does
+    not fit into free memory (memory.check_memory says how to try all the same), and a model whose
+    numbers are not what every score assumes (blocks.check_model).
     """
     spread = device == SPREAD
     device = as_device(None if spread else device)
@@ -86,7 +88,8 @@ def load_model(
     elif model.device.type == "meta":  # where inputs would go
         raise UsageError(f"{name}: the first GPU has no room for the embeddings: pass 'cpu'")
     settle_attention(model)
-    return LoadedModel(model.eval(), tokenizer, identity)
+    check_once(model.eval(), identity["weights_sha256"])
+    return LoadedModel(model, tokenizer, identity)
 
 
 def locate(name: str, trust_remote_code: bool) -> Origin:

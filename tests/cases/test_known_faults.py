@@ -349,11 +349,6 @@ def test_an_incomplete_cache_entry_is_made_again(two_copies, tmp_path, lacking):
 # S4: choices where no cache of attention alone can be shared
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(AttributeError, RuntimeError, UsageError),
-    reason="S4: choices are scored behind a cache that such models do not have or cannot divide",
-)
 @pytest.mark.parametrize("name", ["lfm2", "qwen3_next", "zamba2", "falcon_h1", "mamba"])
 def test_choices_are_scored_whether_or_not_a_cache_can_be_shared(name):
     model, tokenizer = zoo.make(name), tiny_tokenizer()
@@ -362,11 +357,6 @@ def test_choices_are_scored_whether_or_not_a_cache_can_be_shared(name):
     np.testing.assert_allclose(np.concatenate(found), np.concatenate(wanted), atol=1e-3)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(AttributeError, AssertionError),
-    reason="S4: evaluate ends in a traceback, or in advice that no option follows",
-)
 @pytest.mark.parametrize("name", ["lfm2", "mamba"])
 def test_whole_rows_instead_of_a_cache_are_said_once(command, words, tmp_path, name):
     model = zoo.save(name, tmp_path / "model")
@@ -380,11 +370,6 @@ def test_whole_rows_instead_of_a_cache_are_said_once(command, words, tmp_path, n
     assert len([line for line in lines if re.search("cache|whole rows", line)]) == 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(AttributeError, AssertionError),
-    reason="S4: score --questions fits its detector behind the same cache",
-)
 @pytest.mark.parametrize("name", ["lfm2", "mamba"])
 def test_answers_are_scored_whether_or_not_a_cache_can_be_shared(command, words, tmp_path, name):
     model = zoo.save(name, tmp_path / "model")
@@ -411,32 +396,17 @@ def test_mitigate_on_a_hybrid_makes_an_adapter_or_says_why_not(command, words, t
 # S5: blocks that hand on more than one state of (batch, token, width)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="S5: the second stream of a bypassed block is lost, and a wrong checkpoint is written",
-)
 def test_bypassed_removed_and_reloaded_blocks_are_the_same_or_refused(tmp_path):
     with contextlib.suppress(UsageError):
         assert zoo.removal_error(zoo.make("zamba2"), [2, 3], tmp_path / "out") < 1e-3
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(KeyError, RuntimeError),
-    reason="S5: what later blocks read of a removed one is missed as they run",
-)
 @pytest.mark.parametrize("name", ["gemma3n", "gemma4_e"])
 def test_a_judged_model_without_a_block_is_the_bypassed_one_or_refused(name):
     with contextlib.suppress(UsageError):
         assert zoo.removal_error(zoo.make(name), [1]) < 1e-3
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(IndexError, KeyError, RuntimeError),
-    reason="S5: a block is assumed to be handed one state and to return one",
-)
 @pytest.mark.parametrize(
     "case",
     [
@@ -457,11 +427,6 @@ def test_models_with_side_streams_are_served_or_refused(command, words, tmp_path
         refusal(said)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="S5: Gemma 4's per_layer_config is keyed by block and not cut with the blocks",
-)
 def test_a_configuration_keyed_by_block_is_cut_with_the_blocks(command, words, tmp_path):
     model = zoo.save("gemma4_dense", tmp_path / "model")
     said = command(*words["prune"], "--model", model)
@@ -470,11 +435,6 @@ def test_a_configuration_keyed_by_block_is_cut_with_the_blocks(command, words, t
     assert zoo.removal_error(zoo.make("gemma4_dense"), drop, tmp_path / "again") < 1e-3
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="S5: the blocks of ModernBERT's decoder lie beside its body and are not found",
-)
 def test_the_blocks_of_a_modernbert_decoder_are_found(command, words, tmp_path):
     model = zoo.save("modernbert_decoder", tmp_path / "model")
     said = command(*words["score"], "--model", model)
@@ -485,11 +445,6 @@ def test_the_blocks_of_a_modernbert_decoder_are_found(command, words, tmp_path):
 # S6: positions that padding moves
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="S6: positions are counted from 0 or not handed over, or states run through padding",
-)
 @pytest.mark.parametrize(
     "name",
     [
@@ -549,11 +504,6 @@ def test_a_site_that_a_model_lacks_is_refused_naming_those_it_has(
     assert all(has in error for has in {"mlp", "attention", "update", "residual"} - {site})
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=IndexError,
-    reason="S9: tokens beyond the embedding are looked up in it",
-)
 @pytest.mark.parametrize("door", ["score", "questions"])
 def test_a_tokenizer_larger_than_the_embedding_is_refused_with_both_sizes(
     command, words, copied, door

@@ -13,8 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from avss_utils.data.answer_sets import Events
-from avss_utils.data.token_rows import choice_units, pad
-from avss_utils.measure.passes import last_only
+from avss_utils.data.token_rows import choice_units
 from avss_utils.models import blocks as families
 from avss_utils.models.load import LoadedModel
 
@@ -114,7 +113,7 @@ def collate(batch: Sequence[Lesson]) -> dict[str, torch.Tensor]:
     ``input_ids``, ``attention_mask`` and ``answer_mask`` (the answer's tokens): (2 n, T) each.
     """
     rows = [(own.prompt, own.true) for own in batch] + [(own.prompt, own.false) for own in batch]
-    ids, mask = pad([(*prompt, *answer) for prompt, answer in rows], side="right")
+    ids, mask = families.pad([(*prompt, *answer) for prompt, answer in rows], side="right")
     starts = torch.tensor([[len(prompt)] for prompt, _ in rows])
     answer_mask = mask * (torch.arange(ids.shape[1]) >= starts)
     return {"input_ids": ids, "attention_mask": mask, "answer_mask": answer_mask}
@@ -133,7 +132,9 @@ def read_answers(
     first = int(batch["answer_mask"].argmax(1).min())  # no token before it is an answer's
     n_last = batch["input_ids"].shape[1] - first + 1
     with _kept_states(base, read) as states:
-        logits = model(**inputs, use_cache=False, **last_only(base, n_last)).logits[:, -n_last:]
+        logits = model(**inputs, use_cache=False, **families.last_only(base, n_last)).logits[
+            :, -n_last:
+        ]
     ids = inputs["input_ids"]
     mask = batch["answer_mask"].to(ids.device)
     targets, own = ids[:, 1 - n_last :], mask[:, 1 - n_last :].bool()

@@ -11,14 +11,13 @@ from torch import nn
 
 from avss_utils.data.answer_sets import Events
 from avss_utils.data.suites import Suite
-from avss_utils.data.token_rows import pad
 from avss_utils.data.windows import Window
 from avss_utils.data.wordings import answer_prompt
 from avss_utils.measure.choices import score_choices
 from avss_utils.measure.judging import bits_per_byte, judge_correct, judge_texts
 from avss_utils.measure.own_answers import ABSTAINED, RIGHT, generated_answers
 from avss_utils.measure.passes import longest_first
-from avss_utils.models.blocks import forward_inputs
+from avss_utils.models.blocks import forward_inputs, pad
 from avss_utils.models.load import LoadedModel
 
 MOST_FALSE = 7  # false answers of a question that are scored

@@ -3,6 +3,7 @@
 The only place that knows model families.
 """
 
+from avss_utils.models.blocks.consistency import check_model, shares_cache
 from avss_utils.models.blocks.finding import (
     attention_module,
     check_length,
@@ -10,10 +11,17 @@ from avss_utils.models.blocks.finding import (
     context_length,
     decoder_blocks,
     decoder_body,
-    forward_inputs,
     mlp_down_projection,
     positions,
     unwrapped,
+)
+from avss_utils.models.blocks.passing import (
+    PromptPass,
+    check_tokens,
+    forward_inputs,
+    forward_logits,
+    last_only,
+    pad,
 )
 from avss_utils.models.blocks.removing import check_reload, remove_blocks
 from avss_utils.models.blocks.running import (
@@ -26,20 +34,27 @@ from avss_utils.models.blocks.running import (
 
 __all__ = [
     "BlockSteps",
+    "PromptPass",
     "attention_module",
     "bypass_blocks",
     "check_length",
+    "check_model",
     "check_reload",
+    "check_tokens",
     "checked_numbers",
     "context_length",
     "decoder_blocks",
     "decoder_body",
     "forward_inputs",
+    "forward_logits",
     "hidden_in",
     "hidden_out",
+    "last_only",
     "mlp_down_projection",
+    "pad",
     "positions",
     "remove_blocks",
+    "shares_cache",
     "unwrapped",
     "with_output",
 ]

@@ -4,11 +4,9 @@ It goes by the families' shared conventions: a list of blocks under the base mod
 names of projections.
 """
 
-import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -47,7 +45,8 @@ def decoder_body(model: PreTrainedModel) -> nn.Module:
         kind = f"{type(model).__name__} (model type {getattr(config, 'model_type', None)})"
         raise UsageError(f"{kind} {problem}: load a decoder-only model with AutoModelForCausalLM")
     body = model.get_decoder()
-    if body is model:  # Llama 4 does not say where its body is
+    # Llama 4 does not say where its body is, and ModernBERT calls its last projection a decoder
+    if body is model or not isinstance(body, PreTrainedModel):
         body = next((m for m in model.children() if isinstance(m, PreTrainedModel)), model)
     return body
 
@@ -91,24 +90,6 @@ def check_length(model: PreTrainedModel, n_tokens: int) -> None:
             f"a text of {n_tokens} tokens is longer than the {limit} that the model has positions "
             f"for: cut texts to {limit} tokens or fewer"
         )
-
-
-def forward_inputs(model: PreTrainedModel, batch: Mapping) -> dict[str, torch.Tensor]:
-    """The inputs of one forward pass, on the model's device, from a tokenizer output.
-
-    ``batch``: ``input_ids`` (B, T) and optionally ``attention_mask`` (all ones if absent), left- or
-    right-padded, and longer than T where a cache holds the tokens before; anything else is left
-    out. Where the model takes ``position_ids`` they count real tokens, so that absolute positions
-    do not depend on the side of the padding.
-    """
-    ids = torch.as_tensor(batch["input_ids"], device=model.device)
-    mask = batch.get("attention_mask")
-    mask = torch.ones_like(ids) if mask is None else torch.as_tensor(mask, device=model.device)
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    if "position_ids" in inspect.signature(decoder_body(model).forward).parameters:
-        positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
-        inputs["position_ids"] = positions[:, -ids.shape[1] :]
-    return inputs
 
 
 def attention_module(block: nn.Module) -> nn.Module:

@@ -5,14 +5,21 @@ configuration) and checks the result, so that a family with another convention i
 being saved wrongly.
 """
 
+import contextlib
 import copy
 from collections.abc import Iterable, Sequence
 
-import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from avss_utils.errors import UsageError
+from avss_utils.models.blocks.consistency import (
+    check_close,
+    check_removed,
+    evaluating,
+    row_logits,
+    sample_rows,
+)
 from avss_utils.models.blocks.finding import checked_numbers, decoder_blocks, text_config
 from avss_utils.models.blocks.running import PassThrough
 
@@ -30,7 +37,8 @@ def remove_blocks(
     Kept blocks are renumbered and the configuration is cut to them, so that the result generates
     with a cache, saves and loads like any checkpoint. ``share_weights``: only the structure is new,
     the weights are the original's and not copied; ``check_reload`` before such a model is saved.
-    Raises UsageError as ``bypass_blocks`` does and, unless weights are shared, ``check_reload``.
+    Raises UsageError as ``bypass_blocks`` does, where the result has other logits than the model
+    with these blocks bypassed, and, unless weights are shared, as ``check_reload`` does.
     """
     blocks = decoder_blocks(model)
     dropped = checked_numbers(drop, len(blocks))
@@ -48,6 +56,8 @@ def remove_blocks(
     for new, old in enumerate(keep):
         _renumber(kept[new], new - old)
     _cut_config(text_config(pruned), keep)
+    if dropped:
+        check_removed(model, pruned, dropped)
     if not share_weights:
         check_reload(model, pruned, keep)
     return pruned
@@ -67,6 +77,7 @@ def _renumber(block: nn.Module, shift: int) -> None:
 
 
 def _cut_config(config: PreTrainedConfig, keep: list[int]) -> None:
+    by_block = config.to_dict().get("per_layer_config")  # Gemma 4's, keyed by number
     for name, value in list(vars(config).items()):
         if not isinstance(value, list | tuple) or name.endswith(NOT_PER_BLOCK):
             continue
@@ -79,7 +90,11 @@ def _cut_config(config: PreTrainedConfig, keep: list[int]) -> None:
             setattr(config, name, sum(number < count for number in keep))
     if hasattr(config, "attention_types"):  # GPT-Neo expands this pattern into attention_layers
         config.attention_types = [[list(config.attention_layers), 1]]
-    config.num_hidden_layers = len(keep)
+    with contextlib.suppress(AttributeError):  # some count the list that was just cut
+        config.num_hidden_layers = len(keep)
+    if by_block:
+        own = {int(number): value for number, value in by_block.items()}
+        config.per_layer_config = {i: own[n] for i, n in enumerate(keep) if n in own}
 
 
 def check_reload(model: PreTrainedModel, pruned: PreTrainedModel, keep: Sequence[int]) -> None:
@@ -87,30 +102,51 @@ def check_reload(model: PreTrainedModel, pruned: PreTrainedModel, keep: Sequence
 
     What the two configurations build is compared, since only they and the weights are saved. A
     block that comes out different at its new position (GPT-2 can scale its attention by the block's
-    number) would be another block once reloaded.
+    number) would be another block once reloaded. Then the one that is built of the pruned
+    configuration is given the pruned weights, and has to have the pruned model's logits.
     """
     reason = "its configuration builds them differently at their new positions"
     try:
-        (*before, rest), (*after, new_rest) = _blueprint(model), _blueprint(pruned)
+        rebuilt = _rebuilt(pruned)
+        (*before, rest), (*after, new_rest) = _blueprint(_rebuilt(model)), _blueprint(rebuilt)
         if [before[number] for number in keep] == after and rest == new_rest:
-            return
+            return _check_logits(pruned, rebuilt)
     except Exception as error:  # each family has its own way to refuse a configuration
-        reason = str(error).replace("\n", " ")
+        reason = " ".join(str(error).split())
     raise UsageError(
-        f"{type(model).__name__} without these blocks could not be loaded again ({reason}): use "
-        "bypass_blocks, or share_weights=True for a model that is not saved"
+        f"{type(model).__name__} without these blocks could not be loaded again ({reason}): take "
+        "other blocks out, or bypass these and save nothing"
     )
 
 
-def _blueprint(model: PreTrainedModel) -> list[dict]:
-    """What the configuration alone builds: each block's modules, then the shapes of the rest."""
+def _rebuilt(model: PreTrainedModel) -> PreTrainedModel:
+    """What the configuration alone builds, its parameters without memory."""
+    import accelerate  # takes a while, and most models are not saved
+
     config = type(model.config).from_dict(model.config.to_dict())
-    with torch.device("meta"):
-        fresh = type(model)(config)
+    with accelerate.init_empty_weights():
+        return type(model)(config).eval()
+
+
+def _check_logits(pruned: PreTrainedModel, rebuilt: PreTrainedModel) -> None:
+    """Lend the rebuilt model the pruned one's weights, and hold their logits against each other."""
+    weights = pruned.state_dict()
+    if any(tensor.is_meta for tensor in weights.values()):  # they wait on the disk
+        return
+    rebuilt.load_state_dict(weights, assign=True)
+    rebuilt.to(pruned.device)
+    row = sample_rows(pruned)[0]
+    with evaluating(pruned):
+        check_close(pruned, {"once loaded": (row_logits(rebuilt, row), row_logits(pruned, row))})
+
+
+def _blueprint(fresh: PreTrainedModel) -> list[dict]:
+    """Each block's modules, then the shapes of the rest."""
     blocks = decoder_blocks(fresh)
+    inside = {id(tensor) for tensor in blocks.parameters()}
     found = [{path: _describe(m) for path, m in block.named_modules()} for block in blocks]
-    del blocks[:]
-    return [*found, {name: tensor.shape for name, tensor in fresh.named_parameters()}]
+    rest = {name: p.shape for name, p in fresh.named_parameters() if id(p) not in inside}
+    return [*found, rest]
 
 
 def _describe(module: nn.Module) -> tuple:

@@ -16,8 +16,8 @@ from avss_utils.models.blocks.finding import (
     checked_numbers,
     decoder_blocks,
     decoder_body,
-    forward_inputs,
 )
+from avss_utils.models.blocks.passing import forward_inputs
 
 # What a block class returns: None for a tensor, else its sequence type and length.
 _output_form: dict[type, tuple[type, int] | None] = {}
