@@ -18,7 +18,7 @@ from avss_utils.models.blocks.finding import decoder_blocks, text_config, unwrap
 from avss_utils.models.blocks.passing import PromptPass, forward_logits, pad
 from avss_utils.models.blocks.running import handing_through, hidden_in, hidden_out
 
-LENGTHS = (13, 8)  # tokens of the two rows, so that one of them has to be padded
+LENGTHS = (13, 8)  # tokens of a row and of its beginning, which is padded beside it
 N_PROMPT = 5  # of them, that are taken for a prompt
 SMALLEST = 1e-3  # nats, of float32 and wider
 SMALLEST_HALF = 0.25  # of bfloat16 and float16, whose rounding alone makes a tenth
@@ -28,8 +28,8 @@ SHARES = "_avss_shares_cache"  # of a model, once it was tried; copies of the mo
 def check_model(model: PreTrainedModel) -> None:
     """Raise UsageError, with the numbers, where the model does not do what every score assumes.
 
-    Each block is handed one state (batch, token, width) and returns one, and a text has the same
-    logits alone as in a padded batch, on either side.
+    Each block is handed one state (batch, token, width) and returns one; no token changes what
+    stands before it; a text has the same logits alone as in a padded batch, on either side.
     """
     with evaluating(model):
         rows = sample_rows(model)
@@ -107,13 +107,17 @@ def kind(model: nn.Module) -> str:
 
 
 def sample_rows(model: nn.Module) -> list[torch.Tensor]:
-    """Two rows of random tokens, the same at each call, none of them one that ends or pads."""
+    """Random tokens, none of them one that ends or pads, and the beginning of them.
+
+    The same at each call.
+    """
     known = vars(text_config(model)).items()
     special = torch.tensor([i for name, i in known if _is_token(name, i)] or [-1])
     drawn = torch.Generator().manual_seed(0)
-    n_tokens, n = model.get_input_embeddings().num_embeddings, sum(LENGTHS)
-    ids = torch.randint(n_tokens, (n + 99,), generator=drawn)
-    return list(ids[~torch.isin(ids, special)][:n].split(LENGTHS))
+    n_tokens = model.get_input_embeddings().num_embeddings
+    ids = torch.randint(n_tokens, (LENGTHS[0] + 99,), generator=drawn)
+    ids = ids[~torch.isin(ids, special)]
+    return [ids[:n] for n in LENGTHS]
 
 
 def _is_token(name: str, value: object) -> bool:
@@ -168,6 +172,7 @@ def _check_padding(
     with _said_of(model, "on a padded batch"):
         whole, before, after = forward_logits(model, {"input_ids": ids, "attention_mask": mask})
     ways = {
+        "without what follows": (alone[1], alone[0][:n]),
         "in a batch": (whole, alone[0]),
         "padded on the left": (before[-n:], alone[1]),
         "padded on the right": (after[:n], alone[1]),
