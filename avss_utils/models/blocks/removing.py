@@ -97,8 +97,8 @@ def check_reload(model: PreTrainedModel, pruned: PreTrainedModel, keep: Sequence
     except Exception as error:  # each family has its own way to refuse a configuration
         reason = str(error).replace("\n", " ")
     raise UsageError(
-        f"{type(model).__name__} without these blocks could not be loaded again ({reason}): use "
-        "bypass_blocks, or share_weights=True for a model that is not saved"
+        f"{type(model).__name__} without these blocks could not be loaded again ({reason}): "
+        "choose other blocks, or only evaluate the model without them"
     )
 
 
