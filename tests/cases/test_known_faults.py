@@ -1049,7 +1049,7 @@ def test_numbers_that_need_a_scale_are_refused(copied, dtype):
 
 def test_a_configuration_of_millions_of_blocks_is_refused_at_once(words, copied, tmp_path):
     edit_config(copied, num_hidden_layers=2_000_000)
-    refusal(in_process(*words["score"], "--model", copied, cwd=tmp_path, timeout=10))
+    refusal(in_process(*words["score"], "--model", copied, cwd=tmp_path, timeout=60))
 
 
 # by hand: what a refusal says
