@@ -38,10 +38,15 @@ def load_dense(
     """
     named = named or folder / options.get("gguf_file", "")
     common = {"trust_remote_code": trust_remote_code, **options}
-    common["local_files_only"] = not trust_remote_code  # trusted code may lie elsewhere
+    local = not trust_remote_code  # trusted code may lie on the Hub
     try:
         model, report = _from_pretrained(
-            folder, dtype=dtype, device_map=device_map, **common, **_dequantise(options)
+            folder,
+            dtype=dtype,
+            device_map=device_map,
+            local_files_only=local,
+            **common,
+            **_dequantise(options),
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
     except Exception as error:  # a foreign file can break its parser in any way

@@ -237,7 +237,7 @@ def test_nothing_in_a_models_files_is_executed(model, tmp_path, monkeypatch):
     (folder / "config.json").write_text(json.dumps(config))
     own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, **own}))
-    with pytest.raises(UsageError, match="custom code"):
+    with pytest.raises(UsageError, match="needs Python code of its own"):
         load_model(folder)
     assert not (tmp_path / "executed").exists()
 
