@@ -50,7 +50,7 @@ def load_dense(
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
     except Exception as error:  # a foreign file can break its parser in any way
-        if "trust_remote_code" in str(error):  # of a tokenizer, too
+        if not trust_remote_code and "trust_remote_code" in str(error):  # of a tokenizer, too
             raise own_code(named) from error
         raise UsageError(
             f"{named} does not load as a causal language model with its tokenizer: "
