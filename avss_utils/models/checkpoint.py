@@ -13,8 +13,9 @@ from avss_utils.errors import UsageError
 from avss_utils.models import blocks as families
 from avss_utils.models.blocks import remove_blocks
 from avss_utils.models.blocks.consistency import check_close, row_logits, sample_rows
-from avss_utils.models.hf_loading import without_progress_bars
+from avss_utils.models.hf_loading import check_saved, without_progress_bars
 from avss_utils.models.load import LoadedModel
+from avss_utils.models.model_folder import own_path
 from avss_utils.models.plan import PruningPlan
 from avss_utils.store.files import plain_write_errors, removed_on_failure, replace_folder
 
@@ -24,7 +25,8 @@ def save_pruned(loaded: LoadedModel, plan: PruningPlan, folder: Path, *, facts: 
 
     ``facts`` (criterion, calibration, measured costs) go into the card, README.md, and into
     pruning.json with the plan. The folder appears whole or not at all; an existing folder is only
-    replaced if it is an earlier pruned checkpoint.
+    replaced if it is an earlier pruned checkpoint. Raises UsageError, and leaves nothing, where
+    what was written would not load again.
     """
     folder = check_target(folder)
     with whole_folder(folder) as working:
@@ -34,6 +36,8 @@ def save_pruned(loaded: LoadedModel, plan: PruningPlan, folder: Path, *, facts: 
         pruned.save_pretrained(working)
         _check_saved(working, pruned)
         loaded.tokenizer.save_pretrained(working)
+        trusted = not type(pruned).__module__.startswith("transformers.")  # when it was loaded
+        check_saved(working, named=folder, trust_remote_code=trusted)
         made = {"drop": list(plan.drop), "keep": list(plan.keep), "rule": plan.rule}
         record = {"base_model": loaded.identity, **made, **facts}
         (working / "pruning.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -70,7 +74,7 @@ def check_target(folder: str | Path, *, mark: str = "pruning.json") -> Path:
 
     ``mark``: the file by which an earlier checkpoint of the same kind is known.
     """
-    folder = Path(folder)
+    folder = own_path(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: choose an empty or a new folder")
     for parent in folder.parents:

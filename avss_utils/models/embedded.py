@@ -5,7 +5,6 @@ sha256, and dequantised to float32 into the cache, where every later load is a p
 """
 
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -17,8 +16,9 @@ from pathlib import Path
 import torch
 
 from avss_utils.errors import UsageError
-from avss_utils.models.hf_loading import load_dense
-from avss_utils.models.memory import check_memory, gguf_parameters
+from avss_utils.models.hf_loading import check_saved, load_dense
+from avss_utils.models.memory import check_blocks, check_memory, gguf_parameters
+from avss_utils.models.model_folder import check_folder, read_object
 from avss_utils.store.files import cache_dir, file_sha256, plain_write_errors, write_json
 
 CONVERSION = 2  # raise when the conversion itself changes, so that older ones are made again
@@ -157,19 +157,37 @@ def _convert_once(name: str, sha256: str, find_file: Callable[[Path], Path]) -> 
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             gguf = find_file(Path(scratch))
+            check_blocks(gguf)
             check_memory(name, gguf_parameters(gguf), torch.float32, torch.device("cpu"))
             dense = Path(scratch) / "dense"
-            model, tokenizer = load_dense(gguf.parent, dtype=torch.float32, gguf_file=gguf.name)
+            alone = _alone(gguf, Path(scratch) / "alone")
+            model, tokenizer = load_dense(
+                alone.parent, dtype=torch.float32, named=gguf, gguf_file=alone.name
+            )
             model.save_pretrained(dense)
             tokenizer.save_pretrained(dense)
+            check_saved(dense, named=folder)
             write_json(dense / "source.json", made_from)
             _put_in_place(dense, folder, made_from)
     return folder
 
 
+def _alone(file: Path, folder: Path) -> Path:
+    """The same file in a new folder that holds nothing else for its loader to find."""
+    folder.mkdir()
+    (link := folder / file.name).symlink_to(file.resolve())
+    return link
+
+
 def _is_made_from(folder: Path, made_from: dict) -> bool:
-    record = folder / "source.json"
-    return record.exists() and json.loads(record.read_text()) == made_from
+    """Whether a conversion is there that is whole; any other is made again."""
+    try:
+        check_folder(folder, trust_remote_code=False)
+        whole = (folder / "tokenizer.json").read_bytes().rstrip().endswith(b"}")  # large to parse
+        read_object(folder / "tokenizer_config.json")
+        return whole and read_object(folder / "source.json") == made_from
+    except (UsageError, OSError):
+        return False
 
 
 def _put_in_place(made: Path, folder: Path, made_from: dict) -> None:

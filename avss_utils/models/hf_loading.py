@@ -1,7 +1,6 @@
 """A local folder, or a GGUF file, -> a dense model and its tokenizer, or one clear sentence."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,51 +9,14 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from avss_utils.errors import UsageError
+from avss_utils.errors import UsageError, one_line
 from avss_utils.models.blocks import decoder_blocks
+from avss_utils.models.model_folder import check_folder, ignorable, own_code, quantised
 from avss_utils.models.tokenizers import automatic_bos
 
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 N_WORDS = 50  # of a vocabulary, that its tokenizer must know
-
-
-def check_folder(folder: Path, *, trust_remote_code: bool) -> list[Path]:
-    """The safetensors files of a model folder, sorted by name.
-
-    Raises UsageError for a folder without config.json, without safetensors (pickles are never
-    loaded: they can run code), or whose model needs code from the folder without leave to run it.
-    """
-    config = folder / "config.json"
-    if not config.exists():
-        raise UsageError(f"{folder} has no config.json: pass the folder of a Hugging Face model")
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights and any(path for pattern in PICKLES for path in folder.glob(pattern)):
-        raise UsageError(
-            f"{folder} has its weights only as pickle files, which can run code: "
-            "save them as safetensors first"
-        )
-    if not weights:
-        raise UsageError(
-            f"{folder} has a config.json but no *.safetensors weights: "
-            "pass a folder that holds both"
-        )
-    if _needs_own_code(config) and not trust_remote_code:
-        raise UsageError(
-            f"{folder} needs Python code of its own to load: read that code, then "
-            "pass trust_remote_code=True if you trust it"
-        )
-    return weights
-
-
-def _needs_own_code(config: Path) -> bool:
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-        return "auto_map" in content and content.get("model_type") not in CONFIG_MAPPING
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{config} is not a JSON object: {error}") from error
 
 
 def load_dense(
@@ -63,51 +25,84 @@ def load_dense(
     dtype: torch.dtype,
     trust_remote_code: bool = False,
     device_map: str | dict | None = None,
+    named: Path | None = None,
     **options: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """(model, tokenizer) from local files, every weight found and in floating point.
+    """(model, tokenizer) from local files, every weight found, used and in floating point.
 
     On the CPU, or spread as ``device_map`` says: "auto", or accelerate's map of modules to devices.
-    ``options`` go to transformers; with ``gguf_file`` the weights are dequantised. Raises
-    UsageError when files are broken, tensors are missing (transformers would fill them with random
-    numbers), the weights stay quantised, or the model is not decoder-only.
+    ``named``: what messages call it, where that is not ``folder``. ``options`` go to transformers;
+    with ``gguf_file`` the weights are dequantised. Raises UsageError when files are broken, tensors
+    are missing (transformers would fill them with random numbers), left over or of other sizes than
+    the configuration's, the weights stay quantised, or the model is not decoder-only.
     """
+    named = named or folder / options.get("gguf_file", "")
     common = {"trust_remote_code": trust_remote_code, **options}
+    local = not trust_remote_code  # trusted code may lie on the Hub
     try:
-        with without_progress_bars():
-            model, report = transformers.AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                use_safetensors=True,
-                output_loading_info=True,
-                device_map=device_map,
-                **common,
-                **_dequantise(options),
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
+        model, report = _from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map=device_map,
+            local_files_only=local,
+            **common,
+            **_dequantise(options),
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
     except Exception as error:  # a foreign file can break its parser in any way
-        what = str(error).strip().split("\n")[0] or type(error).__name__
+        if not trust_remote_code and "trust_remote_code" in str(error):  # of a tokenizer, too
+            raise own_code(named) from error
         raise UsageError(
-            f"{folder / options.get('gguf_file', '')} does not load as a causal "
-            f"language model with its tokenizer: {what}"
+            f"{named} does not load as a causal language model with its tokenizer: "
+            f"{one_line(error)}"
         ) from error
     decoder_blocks(model)  # refuses what is not a decoder, in its own words
     if "gguf_file" in options:
-        _check_gguf_tokenizer(folder / options["gguf_file"], tokenizer)
-    _check_complete(folder, model, report["missing_keys"])
-    _check_vocabulary(folder, model, tokenizer)
+        _check_gguf_tokenizer(named, tokenizer)
+    _check_complete(named, report)
+    _check_dense(named, model)
+    _check_vocabulary(named, model, tokenizer)
     return model, tokenizer
 
 
-def _check_vocabulary(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Added tokens may lie beyond the embedding, as Gemma's for images do, and are met later."""
-    size = model.get_input_embeddings().num_embeddings
-    if tokenizer.vocab_size > size:
+def check_saved(folder: Path, *, named: Path, trust_remote_code: bool = False) -> None:
+    """Raise UsageError unless the model just saved in ``folder`` is whole and could be loaded.
+
+    Its structure is built and held against the headers of the weights, none of which is read.
+    ``named``: what messages call it.
+    """
+    try:
+        check_folder(folder, trust_remote_code=trust_remote_code)
+        _, report = _from_pretrained(
+            folder, dtype="auto", device_map="meta", trust_remote_code=trust_remote_code
+        )
+        _check_complete(folder, report)
+        if not (folder / "tokenizer_config.json").exists():
+            raise UsageError("its tokenizer was not saved")
+    except Exception as error:  # each family has its own way to fail
         raise UsageError(
-            f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens and the model has "
-            f"embeddings of {size}: pass the tokenizer that belongs to these weights"
+            f"what was written for {named} does not load again, and is removed: "
+            f"{one_line(error).replace(str(folder), str(named))}"
+        ) from error
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """The configuration of a model folder; UsageError, with the reason, where it is refused."""
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a foreign file can break its parser in any way
+        raise UsageError(f"{folder / 'config.json'} cannot be used: {one_line(error)}") from error
+
+
+def _from_pretrained(folder: Path, **options: Any) -> tuple[PreTrainedModel, dict]:
+    """The model, and what transformers reports of its tensors, wrong sizes among it."""
+    with without_progress_bars():
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused in _check_complete
+            **options,
         )
 
 
@@ -149,17 +144,41 @@ def _words(tokens: Any) -> Iterator[str]:
             yield word
 
 
-def _check_complete(folder: Path, model: nn.Module, missing: set[str]) -> None:
-    if missing:
+def _check_complete(named: Path, report: dict) -> None:
+    if missing := report["missing_keys"]:
         raise UsageError(
-            f"the weights in {folder} lack {len(missing)} tensors of their "
+            f"the weights in {named} lack {len(missing)} tensors of their "
             f"configuration, {min(missing)} for one: pass a complete model"
         )
+    if sizes := report["mismatched_keys"]:
+        name, stored, asked = min(sizes)
+        raise UsageError(
+            f"{len(sizes)} of the weights in {named} have other sizes than their configuration "
+            f"says, {name} for one ({tuple(stored)}, not {tuple(asked)}): pass the two of one model"
+        )
+    left_over = [name for name in report["unexpected_keys"] if not ignorable(name)]
+    if left_over:
+        raise UsageError(
+            f"the configuration of {named} has no place for {len(left_over)} of its weights, "
+            f"{min(left_over)} for one, which would be left out: pass the two of one model"
+        )
+
+
+def _check_dense(named: Path, model: nn.Module) -> None:
     dense = all(p.is_floating_point() and p.element_size() > 1 for p in model.parameters())
     if not dense or getattr(model, "is_quantized", False):
+        raise quantised(named)
+
+
+def _check_vocabulary(
+    named: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Added tokens may lie beyond the embedding, as Gemma's for images do, and are met later."""
+    size = model.get_input_embeddings().num_embeddings
+    if tokenizer.vocab_size > size:
         raise UsageError(
-            f"the model in {folder} is quantised: pass its dense version, "
-            "or a GGUF file, which is dequantised"
+            f"the tokenizer of {named} has {tokenizer.vocab_size} tokens and the model has "
+            f"embeddings of {size}: pass the tokenizer that belongs to these weights"
         )
 
 

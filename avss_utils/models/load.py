@@ -12,15 +12,16 @@ from pathlib import Path
 
 import huggingface_hub
 import torch
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from avss_utils.errors import UsageError
 from avss_utils.models.blocks import decoder_blocks, positions
 from avss_utils.models.checked import check_once
 from avss_utils.models.devices import as_device, as_dtype, settle_attention
 from avss_utils.models.embedded import EMBEDDED, prepare_gguf, prepare_model, safe_name
-from avss_utils.models.hf_loading import check_folder, load_dense
+from avss_utils.models.hf_loading import load_dense, read_config
 from avss_utils.models.memory import check_memory, stored_parameters
+from avss_utils.models.model_folder import check_folder, own_path
 from avss_utils.store.files import file_sha256
 
 SPREAD = "spread"  # the device that stands for all GPUs and the machine's memory
@@ -67,9 +68,10 @@ def load_model(
     CUDA if there is one; "spread" is accelerate's ``device_map="auto"``: blocks on all GPUs in
     turn, and what is too much for them in the machine's memory, then on its disk. The first load of
     a GGUF converts it into the cache; a Hub id downloads.
-    Raises UsageError for whatever cannot be loaded, among it encoders, quantised weights, what does
-    not fit into free memory (memory.check_memory says how to try all the same), and a model whose
-    numbers are not what every score assumes (blocks.check_model).
+    Raises UsageError for whatever cannot be loaded, among it encoders, quantised weights, adapters,
+    weights of another model than the configuration's, what does not fit into free memory
+    (memory.check_memory says how to try all the same), and a model whose numbers are not what every
+    score assumes (blocks.check_model).
     """
     spread = device == SPREAD
     device = as_device(None if spread else device)
@@ -100,8 +102,8 @@ def locate(name: str, trust_remote_code: bool) -> Origin:
     """
     if name in EMBEDDED:
         return Origin(prepare_model(name), "embedded", EMBEDDED[name].sha256)
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = own_path(name)
+    if name and path.is_dir():
         return Origin(path, "folder")
     if path.is_file():
         with open(path, "rb") as file:
@@ -151,7 +153,7 @@ def positions_of(name: str | Path) -> int | None:
     """
     folder = locate(str(name), False).folder
     check_folder(folder, trust_remote_code=False)
-    return positions(AutoConfig.from_pretrained(folder))
+    return positions(read_config(folder))
 
 
 def short_name(name: str | Path) -> str:
@@ -161,7 +163,7 @@ def short_name(name: str | Path) -> str:
     """
     if name in EMBEDDED:
         return str(name)
-    path = Path(name).expanduser()
+    path = own_path(name)
     if path.is_dir():
         return safe_name(path.resolve().name)
     if path.is_file() or path.suffix == ".gguf":
@@ -179,9 +181,7 @@ def _identity(
     row = EMBEDDED[name] if origin.source == "embedded" else None
     return {
         # of what lies on this machine the name alone, for records are published
-        "name": name
-        if origin.source in ("embedded", "hub")
-        else Path(name).expanduser().resolve().name,
+        "name": name if origin.source in ("embedded", "hub") else own_path(name).resolve().name,
         "short": short_name(name),
         "source": origin.source,
         "revision": origin.revision,

@@ -1,15 +1,16 @@
 """Whether a model's weights fit into memory, said before they are read."""
 
 import os
+import re
 from collections.abc import Iterable
 from math import prod
 from pathlib import Path
 
 import psutil
 import torch
-from safetensors import safe_open
 
 from avss_utils.errors import UsageError
+from avss_utils.models.model_folder import stored_tensors
 
 SKIP = "AVSS_SKIP_MEMORY_CHECK"
 
@@ -34,21 +35,39 @@ def check_memory(name: str, n_parameters: int, dtype: torch.dtype, device: torch
 
 
 def stored_parameters(weights: Iterable[Path]) -> int:
-    """Number of parameters in safetensors files, from their headers alone.
-
-    0 for a file whose header cannot be read, which its loader will refuse in its own words.
-    """
-    return sum(map(_in_header, weights))
+    """Number of parameters in safetensors files, from their headers alone."""
+    return sum(prod(tensor.shape) for tensor in stored_tensors(weights).values())
 
 
 def gguf_parameters(path: Path) -> int:
     """Number of parameters in a GGUF file, from its header; 0 where it cannot be read."""
+    return sum(int(tensor.n_elements) for tensor in _gguf_header(path)[0])
+
+
+def check_blocks(path: Path) -> None:
+    """Raise UsageError for a GGUF file that says another number of blocks than it holds.
+
+    More would all be built before the first tensor is missed; of fewer the rest is left out unsaid.
+    """
+    tensors, fields = _gguf_header(path)
+    held = {int(found[1]) for t in tensors if (found := re.match(r"blk\.(\d+)\.", t.name))}
+    for name, field in fields.items():
+        if name.endswith(".block_count") and held and max(held) + 1 != field.contents():
+            raise UsageError(
+                f"{path} says {name} {field.contents()} and holds {max(held) + 1} blocks: "
+                "fetch the file anew"
+            )
+
+
+def _gguf_header(path: Path) -> tuple[list, dict]:
+    """Tensors and fields of a GGUF file; none of one that its loader refuses in its own words."""
     from gguf import GGUFReader  # takes a while, and only a conversion needs it
 
     try:
-        return sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
+        reader = GGUFReader(path)
     except Exception:  # a foreign file can break its parser in any way
-        return 0
+        return [], {}
+    return reader.tensors, reader.fields
 
 
 def _free_bytes(device: torch.device) -> dict[str, int]:
@@ -56,11 +75,3 @@ def _free_bytes(device: torch.device) -> dict[str, int]:
     if device.type == "cuda":
         free["the GPU"] = torch.cuda.mem_get_info(device)[0]
     return free
-
-
-def _in_header(path: Path) -> int:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    except Exception:  # a foreign file can break its parser in any way
-        return 0

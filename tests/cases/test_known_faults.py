@@ -268,21 +268,11 @@ def beside(copied) -> Path:
     return copied
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=NOT_REFUSED,
-    reason="S2: transformers applies an adapter beside a model, and nothing says so",
-)
 def test_an_adapter_beside_a_model_is_refused(beside):
     with pytest.raises(UsageError, match="adapter"):
         load_model(beside)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="S2: what is saved of a model with an adapter is the adapter alone",
-)
 def test_a_pruned_model_with_an_adapter_beside_is_whole_or_refused(command, words, beside):
     *_, out = words["prune"]
     said = command(*words["prune"], "--model", beside)
@@ -306,11 +296,6 @@ def two_copies(tmp_path) -> tuple[Path, Path]:
     return tmp_path / "alone" / "own.gguf", tmp_path / "beside" / "own.gguf"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=UsageError,
-    reason="S3: an adapter beside a GGUF file becomes part of its conversion",
-)
 def test_nothing_but_a_gguf_file_decides_what_it_becomes(two_copies, monkeypatch, tmp_path):
     found = []
     for number, path in enumerate(two_copies):
@@ -320,11 +305,6 @@ def test_nothing_but_a_gguf_file_decides_what_it_becomes(two_copies, monkeypatch
     assert all(torch.equal(weight, found[1][name]) for name, weight in found[0].items())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=UsageError,
-    reason="S3: a bad conversion stays in the cache, for every copy of the file",
-)
 def test_a_bad_conversion_of_a_gguf_file_is_not_kept(two_copies):
     alone, beside = two_copies
     with contextlib.suppress(UsageError):
@@ -332,11 +312,6 @@ def test_a_bad_conversion_of_a_gguf_file_is_not_kept(two_copies):
     assert load_model(alone).identity["n_blocks"] == 2
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=UsageError,
-    reason="S3: an incomplete cache entry is taken for whole, for good",
-)
 @pytest.mark.parametrize("lacking", ["config.json", WEIGHTS])
 def test_an_incomplete_cache_entry_is_made_again(two_copies, tmp_path, lacking):
     alone, _ = two_copies
@@ -864,11 +839,6 @@ def test_a_notebook_refuses_parameters_as_run_does(monkeypatch, name, change):
 # S14 and S15: folders of results
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="S14: two commands write into one unfinished folder, and take it from each other",
-)
 def test_one_command_at_a_time_writes_a_checkpoint(command, words, own, monkeypatch):
     *_, out = words["prune"]
     others, save = [], tf.PreTrainedTokenizerFast.save_pretrained
@@ -957,11 +927,6 @@ def test_ctrl_c_before_a_command_has_begun_ends_with_one_sentence(tmp_path):
 SPOILS = "open({mark!r}, 'w').close()\nraise ImportError\n"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="S18: peft imports the package that an adapter names, from the working folder",
-)
 def test_a_package_that_an_adapter_names_is_not_imported(
     command, words, copied, tmp_path, monkeypatch
 ):
@@ -976,11 +941,6 @@ def test_a_package_that_an_adapter_names_is_not_imported(
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="S18: the working folder comes before the installed packages",
-)
 def test_a_module_in_the_working_folder_is_not_imported(copied, tmp_path):
     (copied / "pandas.py").write_text(SPOILS.format(mark=str(tmp_path / "executed")))
     in_process("compare", "a", "b", cwd=copied)
@@ -1001,22 +961,12 @@ def in_shards(folder: Path, away: str) -> Path:
     return folder / away
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=NOT_REFUSED,
-    reason="by hand: an index can name files outside of the model's folder",
-)
 def test_weights_outside_of_the_folder_are_refused(copied):
     in_shards(copied, "../outside.safetensors")
     with pytest.raises(UsageError, match="outside"):
         load_model(copied)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="by hand: the identity covers the files that lie in the folder, not those of the index",
-)
 def test_the_identity_covers_what_was_loaded(copied):
     away, found = in_shards(copied, "inner/second.safetensors"), []
     for _ in range(2):
@@ -1029,22 +979,12 @@ def test_the_identity_covers_what_was_loaded(copied):
     assert len(set(found)) == 2
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=NOT_REFUSED,
-    reason="by hand: weights that the configuration has no place for are left out, unsaid",
-)
 def test_a_configuration_of_fewer_blocks_than_the_weights_is_refused(copied):
     edit_config(copied, num_hidden_layers=2)
     with pytest.raises(UsageError, match=r"layers\.[23]\."):
         load_model(copied)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=NOT_REFUSED,
-    reason="by hand: quantised numbers without their scales are taken for weights",
-)
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
 def test_numbers_that_need_a_scale_are_refused(copied, dtype):
     edit_weights(copied, lambda t: t.update({DOWN: (20 * t[DOWN]).to(dtype)}))
@@ -1052,24 +992,14 @@ def test_numbers_that_need_a_scale_are_refused(copied, dtype):
         load_model(copied)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=subprocess.TimeoutExpired,
-    reason="by hand: every block of a configuration is built before its weights are missed",
-)
 def test_a_configuration_of_millions_of_blocks_is_refused_at_once(words, copied, tmp_path):
     edit_config(copied, num_hidden_layers=2_000_000)
-    refusal(in_process(*words["score"], "--model", copied, cwd=tmp_path, timeout=10))
+    refusal(in_process(*words["score"], "--model", copied, cwd=tmp_path, timeout=60))
 
 
 # by hand: what a refusal says
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="by hand: a command's refusal advises what only a caller in Python can pass",
-)
 @pytest.mark.parametrize("kind", ["a block by its number", "code of its own"])
 def test_a_refusal_advises_what_a_command_can_be_given(command, words, copied, tmp_path, kind):
     if kind == "code of its own":
@@ -1083,11 +1013,6 @@ def test_a_refusal_advises_what_a_command_can_be_given(command, words, copied, t
     assert not re.search(r"\w+=True|bypass_blocks", error)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="by hand: of a reason of two lines the first is said, which ends in a colon",
-)
 @pytest.mark.parametrize(
     ("change", "reason"),
     [({"num_hidden_layers": "four"}, "'four'"), ({"num_attention_heads": 3}, "hidden size")],

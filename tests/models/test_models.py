@@ -200,7 +200,7 @@ def without_tokenizer(folder) -> None:
             ),
             "lack 9 tensors",
         ),
-        (rewrite("config.json", with_own_code), "trust_remote_code=True"),
+        (rewrite("config.json", with_own_code), "Python code of its own"),
         (without_tokenizer, "does not load"),
     ],
 )

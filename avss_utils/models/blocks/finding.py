@@ -66,6 +66,15 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     raise UsageError(f"{name} has no list of {n_blocks} decoder blocks: choose another model")
 
 
+def check_separable(model: PreTrainedModel) -> None:
+    """Raise UsageError where blocks read what others computed, so that none can be taken out."""
+    if n := getattr(text_config(model), "num_kv_shared_layers", None):
+        raise UsageError(
+            f"the last {n} blocks of {type(model).__name__} read the keys and values of earlier "
+            "ones: its blocks can be scored, and none can be taken out or bypassed"
+        )
+
+
 def text_config(model: PreTrainedModel) -> PreTrainedConfig:
     """The configuration of the part of the model that its decoder blocks belong to."""
     return model.config.get_text_config(decoder=True)

@@ -20,7 +20,12 @@ from avss_utils.models.blocks.consistency import (
     row_logits,
     sample_rows,
 )
-from avss_utils.models.blocks.finding import checked_numbers, decoder_blocks, text_config
+from avss_utils.models.blocks.finding import (
+    check_separable,
+    checked_numbers,
+    decoder_blocks,
+    text_config,
+)
 from avss_utils.models.blocks.running import PassThrough
 
 INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number", "layer_index", "block_idx")
@@ -44,6 +49,8 @@ def remove_blocks(
     dropped = checked_numbers(drop, len(blocks))
     if any(isinstance(vars(block).get("forward"), PassThrough) for block in blocks):
         raise UsageError("some blocks are bypassed: leave bypass_blocks before removing blocks")
+    if dropped:
+        check_separable(model)
     keep = [number for number in range(len(blocks)) if number not in dropped]
     memo = {id(blocks[number]): nn.Identity() for number in dropped}  # not worth copying
     if share_weights:
@@ -114,8 +121,8 @@ def check_reload(model: PreTrainedModel, pruned: PreTrainedModel, keep: Sequence
     except Exception as error:  # each family has its own way to refuse a configuration
         reason = " ".join(str(error).split())
     raise UsageError(
-        f"{type(model).__name__} without these blocks could not be loaded again ({reason}): take "
-        "other blocks out, or bypass these and save nothing"
+        f"{type(model).__name__} without these blocks could not be loaded again ({reason}): "
+        "choose other blocks, or only evaluate the model without them"
     )
 
 

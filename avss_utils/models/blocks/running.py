@@ -13,6 +13,7 @@ from torch import nn
 from transformers import Cache, PreTrainedModel
 
 from avss_utils.models.blocks.finding import (
+    check_separable,
     checked_numbers,
     decoder_blocks,
     decoder_body,
@@ -50,10 +51,14 @@ def bypass_blocks(model: PreTrainedModel, drop: Iterable[int]) -> Iterator[None]
     Numbers are the model's own, from 0, inside the context too; contexts of disjoint blocks nest. A
     bypassed block does not run, with two exceptions: with a cache in use it does, to keep the cache
     consistent, and once a process per block class, to learn whether it returns a tensor or a tuple.
-    Raises UsageError for numbers out of range or repeated, or when no block would stay.
+    Raises UsageError for numbers out of range or repeated, when no block would stay, and for models
+    whose blocks read what others computed.
     """
     blocks = decoder_blocks(model)
-    with handing_through([blocks[number] for number in checked_numbers(drop, len(blocks))]):
+    numbers = checked_numbers(drop, len(blocks))
+    if numbers:
+        check_separable(model)
+    with handing_through([blocks[number] for number in numbers]):
         yield
 
 
@@ -104,6 +109,7 @@ class BlockSteps:
     """
 
     def __init__(self, model: PreTrainedModel, batch: dict) -> None:
+        check_separable(model)
         self.model, self.blocks = model, decoder_blocks(model)
         self.inputs, self.n_steps = forward_inputs(model, batch), 0
         self.calls: list[tuple[tuple, dict]] = []
