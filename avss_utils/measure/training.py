@@ -1,4 +1,4 @@
-"""What trainings have in common: rows as a batch, adapters, schedule, and one device."""
+"""What trainings have in common: rows as a batch, schedule, and one device."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,37 +27,6 @@ def collate(rows: Sequence[Scored]) -> dict[str, torch.Tensor]:
         end = len(row.ids)
         label[end - row.n_scored : end] = torch.tensor(row.ids[end - row.n_scored :])
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
-def adapted(
-    model: nn.Module,
-    *,
-    rank: int,
-    alpha: int,
-    seed: int,
-    layers: str | list[str] = "all-linear",
-    stabilised: bool = False,
-) -> nn.Module:
-    """The model in peft's wrapper: low-rank adapters to train, its own weights frozen.
-
-    Hu et al. 2021, arXiv 2106.09685. ``layers``: names of linear layers, or all of every block;
-    ``stabilised``: scaled by alpha over the root of the rank (Kalajdzievski 2023, arXiv 2312.03732)
-    and not over the rank; ``seed`` draws the adapters' start, by the global random states.
-    """
-    from peft import LoraConfig, get_peft_model  # seconds to import
-    from transformers import set_seed
-    from transformers.pytorch_utils import Conv1D
-
-    set_seed(seed)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        use_rslora=stabilised,
-        target_modules=layers,
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, config)
 
 
 @without_cudnn_attention()
