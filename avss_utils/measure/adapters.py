@@ -9,6 +9,7 @@ from avss_utils.models.blocks import decoder_blocks, unwrapped
 
 # what peft takes for the experts of every block where these are fused into one tensor
 OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+FIRST = "in_proj"  # of a state space's mixer
 
 
 def adapted(
@@ -58,32 +59,28 @@ def adapted(
 def adaptable(model: nn.Module, blocks: Iterable[int]) -> list[str]:
     """Names of the linear layers of ``blocks``, without those that other blocks share.
 
-    Experts fused into one tensor are none. Neither is the last projection of a Mamba mixer: its
-    kernels read the weight past the layer, and an adapter there would do nothing.
+    Experts fused into one tensor are none. Of a state space's mixer (Mamba) it is the first
+    projection alone: kernels read the weights of the others past their layers, where an adapter
+    would do nothing.
     """
     from transformers.pytorch_utils import Conv1D
 
-    asked, others = _inside(model, blocks)
-    fused = {
-        f"{name}.out_proj" for name, own in model.named_modules() if hasattr(own, "ssm_state_size")
-    }
-    return [
-        name
+    places, chosen = _places(model), set(blocks)
+    mixers = {name for name, own in model.named_modules() if hasattr(own, "ssm_state_size")}
+    names = [
+        name.rpartition(".")
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
-        and id(module) in asked - others
-        and name not in fused
+        and places.get(id(module.weight), {None}) <= chosen
     ]
+    return ["".join(name) for name in names if name[0] not in mixers or name[2] == FIRST]
 
 
 def check_trained(model: nn.Module, blocks: Iterable[int]) -> None:
     """Raise UsageError unless parameters are trained in each of ``blocks`` and nowhere else."""
     base, blocks = unwrapped(model), set(blocks)
+    places = _places(base)
     found: set[int | None] = set()
-    places: dict[int, set[int]] = {}
-    for number, block in enumerate(decoder_blocks(base)):
-        for parameter in block.parameters():
-            places.setdefault(id(parameter), set()).add(number)
     for parameter in model.parameters():
         if parameter.requires_grad:
             found |= places.get(id(parameter), {None})
@@ -98,14 +95,13 @@ def check_trained(model: nn.Module, blocks: Iterable[int]) -> None:
         )
 
 
-def _inside(model: nn.Module, blocks: Iterable[int]) -> tuple[set[int], set[int]]:
-    """Modules by id: those in ``blocks``, and those in other blocks."""
-    asked: set[int] = set()
-    others: set[int] = set()
-    chosen = set(blocks)
+def _places(model: nn.Module) -> dict[int, set[int | None]]:
+    """The blocks that each parameter, by its id, lies in; those in no block are left out."""
+    places: dict[int, set[int | None]] = {}
     for number, block in enumerate(decoder_blocks(model)):
-        (asked if number in chosen else others).update(map(id, block.modules()))
-    return asked, others
+        for parameter in block.parameters():
+            places.setdefault(id(parameter), set()).add(number)
+    return places
 
 
 def _fused(model: nn.Module) -> bool:
