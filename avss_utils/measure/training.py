@@ -1,5 +1,6 @@
 """What trainings have in common: rows as a batch, schedule, and one device."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from avss_utils.data.token_rows import Scored, pad
+from avss_utils.measure.finite import check_finite
 from avss_utils.measure.passes import within_logits
 from avss_utils.models.devices import trains_in_bfloat16, without_cudnn_attention
 
@@ -44,6 +46,7 @@ def train_on(
 
     ``steps`` of ``batch_rows`` each, in an order drawn by ``seed``; a batch whose logits would be
     too many goes through the model in equal parts. The model keeps its own forward pass.
+    Raises UsageError where a loss was not finite, naming the first block that gives no numbers.
     """
     from transformers import PrinterCallback, Trainer  # seconds to import
 
@@ -60,6 +63,7 @@ def train_on(
             learning_rate=learning_rate,
             seed=seed,
             gradient_accumulation_steps=n_parts,
+            logging_nan_inf_filter=False,  # which would hide a loss that is no number
         )
         trainer = Trainer(
             model,
@@ -69,9 +73,11 @@ def train_on(
             callbacks=list(callbacks),
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        loss = trainer.train().training_loss
     if "_original_forward" in vars(model):  # accelerate's would go on to run it under autocast
         del model.forward, model._original_forward
+    if not math.isfinite(loss):
+        check_finite(torch.tensor([math.nan]), model, [rows[0].ids])
 
 
 def training_arguments(

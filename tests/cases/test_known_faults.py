@@ -522,22 +522,7 @@ def test_padding_changes_no_score_or_the_model_is_refused(tmp_path, name):
 # S7: a model whose logits are no numbers
 
 
-@pytest.mark.parametrize(
-    "door",
-    [
-        pytest.param(
-            door, marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason=f"S7: {why}")
-        )
-        for door, why in {
-            "questions": "an accuracy is printed",
-            "texts": "bits per byte are printed",
-            "score": "another block is named",
-            "prune": "another block is named",
-            "mitigate": "the learning rate is blamed",
-        }.items()
-    ]
-    + ["answers"],
-)
+@pytest.mark.parametrize("door", ["questions", "texts", "answers", "score", "prune", "mitigate"])
 def test_weights_that_are_no_numbers_are_refused_naming_the_block(command, words, copied, door):
     edit_weights(copied, lambda tensors: tensors[DOWN][0].fill_(np.nan))
     assert re.search(r"\bblock 1\b", refusal(command(*words[door], "--model", copied)))
