@@ -531,11 +531,6 @@ def test_weights_that_are_no_numbers_are_refused_naming_the_block(command, words
 # S8 and S9: what a model lacks
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="S8: a criterion is asked for a site that was not collected",
-)
 @pytest.mark.parametrize("door", ["score", "prune"])
 @pytest.mark.parametrize(("name", "site"), [("gpt_oss", "mlp"), ("lfm2", "attention")])
 def test_a_site_that_a_model_lacks_is_refused_naming_those_it_has(

@@ -173,7 +173,7 @@ def test_statistics_of_other_blocks_or_thresholds_do_not_merge(other):
     ],
 )
 def test_what_was_not_collected_is_refused_with_what_there_is(ask):
-    with pytest.raises(ValueError, match="not collected; there are"):
+    with pytest.raises(UsageError, match="choose from .*residual"):
         ask(stats_of(random_states(13)))
 
 
