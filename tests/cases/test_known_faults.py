@@ -808,11 +808,6 @@ def as_html(page: Path, folder: Path) -> str:
     return (folder / "html" / "index.html").read_text()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="S10: the status page reads the values of a record as MyST",
-)
 def test_markup_in_a_record_is_shown_on_the_status_page(build, tmp_path):
     pytest.importorskip("myst_parser")
     script, struck = "<script>alert(1)</script>", "added by others: <s>"
@@ -850,11 +845,6 @@ def drawn() -> Iterator[Callable]:
             mpl.pyplot.close(figure)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="S11: matplotlib reads what stands between two dollar signs as mathematics",
-)
 @pytest.mark.parametrize("where", ["label", "title", "tick", "legend"])
 def test_dollar_signs_in_a_name_are_no_mathematics(drawn, where):
     name = "prices_in_$_and_$.txt"
