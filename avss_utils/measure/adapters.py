@@ -10,6 +10,7 @@ from avss_utils.models.blocks import decoder_blocks, unwrapped
 # what peft takes for the experts of every block where these are fused into one tensor
 OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 FIRST = "in_proj"  # of a state space's mixer
+OUTSIDE = -1  # where a parameter lies that is in no block
 
 
 def adapted(
@@ -71,7 +72,7 @@ def adaptable(model: nn.Module, blocks: Iterable[int]) -> list[str]:
         name.rpartition(".")
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
-        and places.get(id(module.weight), {None}) <= chosen
+        and places.get(id(module.weight), {OUTSIDE}) <= chosen
     ]
     return ["".join(name) for name in names if name[0] not in mixers or name[2] == FIRST]
 
@@ -80,13 +81,13 @@ def check_trained(model: nn.Module, blocks: Iterable[int]) -> None:
     """Raise UsageError unless parameters are trained in each of ``blocks`` and nowhere else."""
     base, blocks = unwrapped(model), set(blocks)
     places = _places(base)
-    found: set[int | None] = set()
+    found: set[int] = set()
     for parameter in model.parameters():
         if parameter.requires_grad:
-            found |= places.get(id(parameter), {None})
+            found |= places.get(id(parameter), {OUTSIDE})
     name = type(base).__name__
     if elsewhere := found - blocks:
-        where = "outside of the blocks" if None in elsewhere else f"in block {min(elsewhere)}"
+        where = "outside of the blocks" if OUTSIDE in elsewhere else f"in block {min(elsewhere)}"
         raise UsageError(f"an adapter of {name} would also train {where}: choose other blocks")
     if lacking := blocks - found:
         raise UsageError(
@@ -95,9 +96,9 @@ def check_trained(model: nn.Module, blocks: Iterable[int]) -> None:
         )
 
 
-def _places(model: nn.Module) -> dict[int, set[int | None]]:
+def _places(model: nn.Module) -> dict[int, set[int]]:
     """The blocks that each parameter, by its id, lies in; those in no block are left out."""
-    places: dict[int, set[int | None]] = {}
+    places: dict[int, set[int]] = {}
     for number, block in enumerate(decoder_blocks(model)):
         for parameter in block.parameters():
             places.setdefault(id(parameter), set()).add(number)
