@@ -3,9 +3,22 @@
 import re
 import textwrap
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """The text as a terminal can show it: control characters, which could steer it, in escapes.
+
+    Line ends and tabs stay; a change of reading direction goes.
+    """
+    return _CONTROL.sub(lambda character: ascii(character[0])[1:-1], text)
+
 
 class UsageError(ValueError):
     """A mistake the user can fix; its message is one sentence saying how."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class WriteError(UsageError, OSError):

@@ -18,6 +18,7 @@ from status_tables import finished_runs, model_table, run_table
 
 from avss_utils.errors import UsageError
 from avss_utils.models.load import short_name
+from avss_utils.show.tables import plain
 from avss_utils.store.notebooks import notebook_names, notebook_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,8 +44,9 @@ def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
     if measured.is_dir():
         shutil.copytree(measured, folder / "results" / "benchmarks")
     runs = finished_runs(ROOT / "results" / "full")
-    _write_table(model_table(runs), folder / "book" / "status_models.csv")
-    _write_table(run_table(runs), folder / "book" / "status_runs.csv")
+    for name, table in (("models", model_table(runs)), ("runs", run_table(runs))):
+        _write_table(table, folder / "book" / f"status_{name}.csv")
+        _write_table(table.map(plain), folder / "book" / f"status_{name}_shown.csv")
     found = _executed(executed)
     if not any(name.startswith("07_") for name in found):
         raise UsageError(f"no executed ledger in {executed}: run `python -m avss_utils run` first")
@@ -133,7 +135,10 @@ def _renamed(text: str, labels: Iterable[str], model: str) -> str:
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:
-    """A file for a page's table, which may not be empty: without rows, one says so."""
+    """A file for a page's table, which may not be empty: without rows, one says so.
+
+    The pages read cells as MyST: what they show is escaped.
+    """
     if table.empty:
         table.loc[0] = ["none yet", *[""] * (table.shape[1] - 1)]
     table.to_csv(path, index=False)

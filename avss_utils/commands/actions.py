@@ -10,9 +10,13 @@ import sys
 from collections import Counter
 from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from avss_utils.errors import UsageError
+from avss_utils.errors import UsageError, printable
 from avss_utils.store import processes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def score(arguments: argparse.Namespace) -> None:
@@ -33,7 +37,13 @@ def score(arguments: argparse.Namespace) -> None:
     n_greedy = max(1, stats.n_blocks // 4)
     options = criterion_options(arguments, loaded, calibration, answers, n_greedy=n_greedy)
     table = scores_table(stats, [criterion], **options)
-    table.to_csv(sys.stdout, index=False)
+    _show(table)
+
+
+def _show(table: "pd.DataFrame", **form: str) -> None:
+    """The table as CSV on standard output, where a name of the user's own may steer no terminal."""
+    cells = table.map(lambda cell: printable(cell) if isinstance(cell, str) else cell)
+    cells.to_csv(sys.stdout, index=False, **form)
 
 
 def _score_answers(arguments: argparse.Namespace) -> None:
@@ -57,7 +67,7 @@ def _score_answers(arguments: argparse.Namespace) -> None:
         batch_tokens=BATCH_TOKENS,
     )
     table = detector.table(asked)
-    table.to_csv(sys.stdout, index=False, float_format="%.6g")
+    _show(table, float_format="%.6g")
     origin = f"fitted on {len(known.questions)} questions of {known.name}"
     lines = [f"score: P(false) from blocks {as_text(detector.blocks)}, {origin}"]
     if table.is_false.any():
@@ -65,7 +75,7 @@ def _score_answers(arguments: argparse.Namespace) -> None:
         lines.append(found.to_string(index=False, float_format="%.3f"))
     else:
         lines.append("AUROC needs false answers: give the file a column 'distractors' with some")
-    print("\n".join(lines), file=sys.stderr)
+    print(printable("\n".join(lines)), file=sys.stderr)
 
 
 def prune(arguments: argparse.Namespace) -> None:
@@ -98,7 +108,8 @@ def prune(arguments: argparse.Namespace) -> None:
     if answers is not None:
         facts["answers"] = f"{len(answers.questions)} questions of {answers.name}"
     save_pruned(loaded, plan, arguments.out, facts=facts)
-    print(f"removed blocks {' '.join(map(str, plan.drop))} of {n_blocks}: {arguments.out}")
+    drop = " ".join(map(str, plan.drop))
+    print(f"removed blocks {drop} of {n_blocks}: {printable(str(arguments.out))}")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -138,7 +149,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         rows = [judge_texts(loaded, suite, arm) for arm in arms]
         table = text_estimates(pd.concat(rows), seed=arguments.seed)
         tables.append(table.rename(columns={"text_set": "set"}))
-    pd.concat(tables).to_csv(sys.stdout, index=False, float_format="%.6g")
+    _show(pd.concat(tables), float_format="%.6g")
 
 
 def mitigate(arguments: argparse.Namespace) -> None:
@@ -147,8 +158,8 @@ def mitigate(arguments: argparse.Namespace) -> None:
 
     given = {name: value for name, value in vars(arguments).items() if name != "command"}
     table = make(**given)
-    table.to_csv(sys.stdout, index=False, float_format="%.6g")
-    print(f"the adapter and its card: {arguments.out}", file=sys.stderr)
+    _show(table, float_format="%.6g")
+    print(printable(f"the adapter and its card: {arguments.out}"), file=sys.stderr)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -180,7 +191,7 @@ def run(arguments: argparse.Namespace) -> None:
             for key, value in parameters.items():
                 if value != asked[key]:
                     has = f"{value}, all that the model has positions for"
-                    print(f"  {key} {has}, not {asked[key]}")
+                    print(printable(f"  {key} {has}, not {asked[key]}"))
         with helpers(_helping(name, arguments), arguments.processes - 1):
             print(execute(name, folder / f"{name}.ipynb", parameters, timeout=arguments.timeout))
 
@@ -219,7 +230,7 @@ def compare(arguments: argparse.Namespace) -> None:
     from avss_utils.store.runs import read_run
 
     first, second = map(read_run, arguments.runs)
-    print(side_by_side(first, second))
+    print(printable(side_by_side(first, second)))
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -237,7 +248,7 @@ def verify(arguments: argparse.Namespace) -> int:
     print(HEAD)
     counts: Counter[str] = Counter()
     for table in verified(found, records=records, model=arguments.model, n=arguments.keys):
-        print(*map(line, table.itertuples()), sep="\n", flush=True)
+        print(printable("\n".join(map(line, table.itertuples()))), flush=True)
         counts.update(table.verdict)
     print("; ".join(f"{n} {verdict}" for verdict, n in counts.most_common()))
     return int(DIFFERS in counts)

@@ -73,16 +73,7 @@ class AnswerDetector:
         return flagged_blocks(self.study, top=self.top)
 
     def features(self, tokens: AnswerTokens) -> np.ndarray:
-        """``answer_features`` at the flagged blocks, (n_answers, 2 top).
-
-        Raises UsageError where an activation is not finite, naming the block.
-        """
-        bad = ~np.isfinite(tokens.m2[SITE]).all(0)
-        if bad.any():
-            raise UsageError(
-                f"block {int(np.argmax(bad))} gave activations that are not finite: check the "
-                "model's weights"
-            )
+        """``answer_features`` at the flagged blocks, (n_answers, 2 top)."""
         return answer_features(tokens, self.blocks, site=SITE, limit=RELATIVE)
 
     @cached_property
@@ -98,7 +89,7 @@ class AnswerDetector:
         Columns: id (the row's), answer (its number in the row, from 0), is_false (0 or 1), score
         (P(false) in [0, 1], as if half of all answers were false), and those of
         ``detection.baseline_scores``. No answer's numbers depend on other rows. Raises UsageError
-        for an answer that leaves no room for its prompt, or as ``features`` does.
+        for an answer that leaves no room for its prompt, or as ``collect_answers`` does.
         """
         study = self.study
         rows = _open(asked)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from avss_utils.commands import actions as commands
 from avss_utils.commands.rooms import purposes
-from avss_utils.errors import UsageError
+from avss_utils.errors import UsageError, printable
 from avss_utils.store import processes
 from avss_utils.store.files import disk_reason
 
@@ -54,7 +54,7 @@ def _memory_ran_out(error: Exception) -> bool:
 
 def _say(sentence: str, code: int) -> int:
     processes.wait_to_speak()
-    print(f"avss_utils: {sentence}", file=sys.stderr)
+    print(f"avss_utils: {printable(sentence)}", file=sys.stderr)
     return code
 
 
@@ -62,7 +62,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line; the usage is what --help is for."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"avss_utils: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"avss_utils: {printable(message)} (see {self.prog} --help)\n")
 
 
 def _whole(text: str, least: int) -> int:

@@ -28,6 +28,7 @@ from avss_utils.models.devices import as_device
 from avss_utils.models.load import LoadedModel, load_model
 from avss_utils.models.plan import as_text
 from avss_utils.scores.eavss import ProneScores
+from avss_utils.show.tables import plain
 
 MARK = "mitigation.json"
 LEARNED, STOPPED_BY, JUDGED = "learned from", "stopped by", "judged"
@@ -164,7 +165,8 @@ def save_adapter(
 
 def card(identity: dict, trained: Trained, table: pd.DataFrame, facts: dict) -> str:
     """The adapter's model card: how it was made, what changed, and whether it helped."""
-    lines = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items())
+    lines = "\n".join(f"- {k.replace('_', ' ')}: {plain(str(v))}" for k, v in facts.items())
+    base = json.dumps(identity["name"])
     head = "| measure | before | after | change | n |\n|---|---|---|---|---|"
     rows = "\n".join(
         f"| {r.measure} | {r.before:.4g} | {r.after:.4g} | {r.change:.3g} [{r.low:.3g}, "
@@ -172,14 +174,14 @@ def card(identity: dict, trained: Trained, table: pd.DataFrame, facts: dict) -> 
         for r in table.itertuples()
     )
     return (
-        f"# An adapter for {identity['short']}\n\n"
-        f"Base model: {identity['name']} (weights sha256 `{identity['weights_sha256']}`). "
+        f"# An adapter for {plain(identity['short'])}\n\n"
+        f"Base model: {plain(identity['name'])} (weights sha256 `{identity['weights_sha256']}`). "
         "Its licence applies.\n\n"
         f"{lines}\n- trained parameters: {trained.n_parameters:,}\n\n"
         "On questions that were not learned from, with 95 % intervals; bits per byte and "
         f"divergence on neutral text:\n\n{head}\n{rows}\n\n"
         f"That the hallucination rate fell is {rate_verdict(table)} by these questions.\n\n"
         "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n"
-        f'base = AutoModelForCausalLM.from_pretrained("{identity["name"]}")\n'
+        f"base = AutoModelForCausalLM.from_pretrained({base})\n"
         'model = PeftModel.from_pretrained(base, ".")\n```\n'
     )

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from avss_utils.data.token_rows import choice_units
+from avss_utils.data.token_rows import ChoiceUnit, choice_units
 from avss_utils.measure.activations import check_sites, site_hooks
 from avss_utils.measure.block_stats import Moments
 from avss_utils.measure.choices import alike, group_batches, grouped
+from avss_utils.measure.finite import check_finite, check_sites_finite
 from avss_utils.measure.passes import few_rows, log_probabilities
 from avss_utils.models.blocks import PromptPass, decoder_blocks, forward_logits, pad, shares_cache
 from avss_utils.store.progress import progress
@@ -71,7 +72,8 @@ def collect_answers(
 
     ``limits``: named thresholds by site and block, below which an entry counts as zero. The
     statistics are those of the answers' own positions, the prompt before them and nothing after.
-    Raises UsageError for an unknown site, an empty prompt or an answer without text.
+    Raises UsageError for an unknown site, an empty prompt or an answer without text, and for
+    activations or logits that are not finite.
     """
     check_sites(sites)
     units = choice_units(model, tokenizer, [a[0] for a in asked], [a[1] for a in asked])
@@ -85,10 +87,10 @@ def collect_answers(
         group_of = torch.tensor([i for i, g in enumerate(groups) for _ in g])
         own = [u for g in groups for u in g]
         for part in alike(model, range(len(own)), [len(u.ids) for u in own]):
-            rows = [own[i].ids for i in part]
-            found = _read(model, prompts, group_of[part], rows, reducer, sites)
-            found["answer"] = np.repeat([number[id(own[i])] for i in part], list(map(len, rows)))
-            found["last"] = [number[id(own[i])] for i in part]
+            asked_now = [own[i] for i in part]
+            found = _read(model, prompts, group_of[part], asked_now, reducer, sites)
+            found["last"] = [number[id(unit)] for unit in asked_now]
+            found["answer"] = np.repeat(found["last"], [len(unit.ids) for unit in asked_now])
             parts.append(found)
     return _joined(parts, reducer)
 
@@ -130,12 +132,12 @@ def _read(
     model: nn.Module,
     prompts: PromptPass,
     which: torch.Tensor,
-    rows: Sequence[Sequence[int]],
+    units: Sequence[ChoiceUnit],
     reducer: "_TokenReducer",
     sites: Sequence[str],
 ) -> dict:
     """One padded batch of answers after their prompts: the numbers of its tokens, row by row."""
-    ids, mask = pad(rows, side="right")
+    ids, mask = pad([unit.ids for unit in units], side="right")
     batch, cache, seen = prompts.followed_by(which, ids, mask)
     reducer.start(seen.bool().to(model.device))
     with torch.inference_mode(), site_hooks(model, sites, reducer):
@@ -145,13 +147,16 @@ def _read(
     for own, before, wanted in few_rows(logits, first, ids):
         before = torch.cat([before, own[:, :-1].to(before.device)], dim=1)
         log_probability.append(log_probabilities(before, wanted))
-        before = before.float()
+        # a token that is ruled out adds nothing, and nothing times infinity is no number
+        before = before.float().clamp(min=torch.finfo(torch.float32).min)
         total = before.logsumexp(-1)
         entropy.append((total - (before.softmax(-1) * before).sum(-1)).double().cpu())
-    real = mask.bool()
+    real, scores = mask.bool(), torch.cat(log_probability)
+    seen = [unit.prefix + unit.ids for unit in units]
+    check_finite(torch.where(real, scores, 0.0), model, seen)
     return {
-        "position": np.concatenate([np.arange(len(row)) for row in rows]),
-        "log_probability": torch.cat(log_probability)[real].numpy(),
+        "position": np.concatenate([np.arange(len(unit.ids)) for unit in units]),
+        "log_probability": scores[real].numpy(),
         "entropy": torch.cat(entropy)[real].numpy(),
         "reduced": reducer.finish(),
     }
@@ -198,7 +203,9 @@ class _TokenReducer:
 
     def finish(self) -> dict[tuple, np.ndarray]:
         """(rows, n_blocks, ...) by key."""
-        return {key: torch.stack(own, 1).cpu().numpy() for key, own in self.found.items()}
+        found = {key: torch.stack(own, 1).cpu().numpy() for key, own in self.found.items()}
+        check_sites_finite({key[1]: own for key, own in found.items() if key[0] == "m2"})
+        return found
 
 
 def _joined(parts: list[dict], reducer: _TokenReducer) -> AnswerTokens:

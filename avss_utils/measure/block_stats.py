@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
+from avss_utils.errors import UsageError
+
 N_BINS = 2048  # exponent (8 bits) and first three mantissa bits of a positive float32
 # Lower edges of the bins; those past the largest finite float32 hold nothing and read as infinite.
 _EDGES = (np.arange(N_BINS, dtype=np.int32) << 20).view(np.float32)
@@ -50,7 +52,8 @@ class BlockStats:
     """Statistics of a model's blocks; one row for all texts, or one a text.
 
     Arrays are (rows, n_blocks); methods return (n_blocks,) over all rows. ``a + b`` merges to one
-    row when both sides are merged, and keeps the rows side by side otherwise. ``sums`` holds all
+    row when both sides are merged, and keeps the rows side by side otherwise. Asking for what was
+    not collected is a UsageError that names what was. ``sums`` holds all
     that simply adds up, by name: ("zeros", site, eps), ("pooled", site), ("influence",),
     ("magnitude",), ("angle", span). Take the statistics of some texts with ``rows``.
     """
@@ -96,9 +99,9 @@ class BlockStats:
 
         Read off the magnitude histogram, linear inside a bin (bins are an eighth of an octave).
         """
-        if site not in self.histograms:
-            raise ValueError(f"no magnitude histogram at {site!r}: collect with histogram=True")
         limits = ratio * np.sqrt(self.variance(site))
+        if site not in self.histograms:
+            raise UsageError(f"no magnitude histogram at {site!r}: collect with histogram=True")
         below = [_count_below(*pair) for pair in zip(self.histograms[site], limits, strict=True)]
         return np.array(below) / self.n_entries(site)
 
@@ -154,12 +157,18 @@ class BlockStats:
 
     def _moments(self, site: str) -> Moments:
         if site not in self.moments:
-            raise ValueError(f"site {site!r} was not collected; there are {list(self.moments)}")
+            raise UsageError(
+                f"these statistics of the model have no site {site!r}: choose from "
+                f"{', '.join(self.sites)}"
+            )
         return self.moments[site]
 
     def _sum(self, key: tuple) -> np.ndarray:
+        if key[0] in ("zeros", "pooled"):
+            self._moments(key[1])  # names the sites that there are
         if key not in self.sums:
-            raise ValueError(f"{key} was not collected; there are {sorted(map(str, self.sums))}")
+            there = ", ".join(sorted(map(_named, self.sums)))
+            raise UsageError(f"{_named(key)} was not collected: choose from {there}")
         return self.sums[key].sum(0)
 
     def _with(
@@ -181,6 +190,10 @@ def _count_below(histogram: np.ndarray, limit: float) -> float:
     low, high = _EDGES[index], _EDGES[min(index + 1, N_BINS - 1)]
     share = (limit - low) / (high - low) if np.isfinite(high) and high > low else 0.0
     return float(histogram[:index].sum() + share * histogram[index])
+
+
+def _named(key: tuple) -> str:
+    return " ".join(map(str, key))
 
 
 def stats_table(stats: BlockStats, *, eps: float, ratio: float) -> pd.DataFrame:

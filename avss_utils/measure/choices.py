@@ -11,7 +11,7 @@ from avss_utils.data.token_rows import ChoiceUnit, choice_units
 from avss_utils.measure.passes import (
     in_batches,
     left_padded,
-    log_probabilities,
+    row_scores,
     within_logits,
 )
 from avss_utils.models import blocks as families
@@ -33,7 +33,7 @@ def score_choices(
     once per question and its cache serves every choice; in a model whose cache cannot be shared, or
     with ``shared_prefix=False``, both run together: the same scores within float tolerance. A
     prompt that does not fit into the context with its choice loses its beginning, and a warning
-    counts these.
+    counts these. Raises UsageError for logits that are not finite.
     """
     shared_prefix = shared_prefix and families.shares_cache(model)
     units = choice_units(model, tokenizer, prompts, choices)
@@ -82,8 +82,8 @@ def _score_whole(model: nn.Module, groups: list[list[ChoiceUnit]]) -> np.ndarray
     units = [u for g in groups for u in g]
     batch, targets, own = left_padded([(u.prefix + u.ids, len(u.ids)) for u in units])
     logits = families.forward_logits(model, batch, last=targets.shape[1] + 1)
-    scores = log_probabilities(logits[:, :-1], targets)
-    return (scores * own).sum(-1).numpy()
+    rows = [u.prefix + u.ids for u in units]
+    return row_scores(logits[:, :-1], targets, own, model=model, rows=rows).numpy()
 
 
 def _score_shared(model: nn.Module, groups: list[list[ChoiceUnit]]) -> np.ndarray:
@@ -92,14 +92,17 @@ def _score_shared(model: nn.Module, groups: list[list[ChoiceUnit]]) -> np.ndarra
     units = [u for g in groups for u in g]
     firsts = torch.tensor([[u.ids[0]] for u in units])
     logits = prompts.logits[group_of.to(prompts.logits.device)]
-    scores = log_probabilities(logits, firsts)[:, 0]
+    whole = [u.prefix + u.ids for u in units]
+    first = torch.ones_like(firsts)
+    scores = row_scores(logits, firsts, first, model=model, rows=whole)
     lengths = [len(u.ids) - 1 for u in units]
     longer = [i for i, n in enumerate(lengths) if n]
     for part in alike(model, longer, lengths):
         ids, mask = families.pad([units[i].ids for i in part], side="right")
         batch, cache, _ = prompts.followed_by(group_of[part], ids[:, :-1], mask[:, :-1])
         logits = families.forward_logits(model, batch, past_key_values=cache)
-        scores[part] += (log_probabilities(logits, ids[:, 1:]) * mask[:, 1:]).sum(-1)
+        rows = [whole[i] for i in part]
+        scores[part] += row_scores(logits, ids[:, 1:], mask[:, 1:], model=model, rows=rows)
     return scores.numpy()
 
 

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, Sto
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.errors import UsageError
+from avss_utils.measure.finite import check_finite
 from avss_utils.measure.passes import log_probabilities, longest_first
 from avss_utils.models import blocks as families
 from avss_utils.store.progress import progress
@@ -48,7 +49,8 @@ def greedy_answers(
     ``max_new_tokens``. The other settings that a model brings (sampling, penalties) are not used.
     ``batch_tokens`` bounds the tokens of a batch, padding and answers included. A prompt that does
     not fit into the model's context with ``max_new_tokens`` loses its beginning, and a warning
-    counts these. Raises UsageError for an empty prompt, or where no room for one is left.
+    counts these. Raises UsageError for an empty prompt, where no room for one is left, or for
+    logits that are not finite.
     """
     if max_new_tokens < 1:
         raise UsageError(f"max_new_tokens must be 1 or more, not {max_new_tokens}")
@@ -112,10 +114,14 @@ def _answer(
         stopping_criteria=[_LineEnded(tokenizer, ids.shape[1])],
     )
     rows = out[:, ids.shape[1] :].tolist()
-    best, entropies = (torch.stack(x, 1).tolist() for x in (sureness.best, sureness.entropies))
+    best, entropies = (torch.stack(x, 1) for x in (sureness.best, sureness.entropies))
+    seen = [(*prefix, *row) for prefix, row in zip(prefixes, rows, strict=True)]
+    check_finite(best, model, seen)
     return [
         _generated(tokenizer, prefix, row, ends, *values)
-        for prefix, row, *values in zip(prefixes, rows, best, entropies, strict=True)
+        for prefix, row, *values in zip(
+            prefixes, rows, best.tolist(), entropies.tolist(), strict=True
+        )
     ]
 
 

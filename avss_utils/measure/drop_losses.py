@@ -12,8 +12,8 @@ from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
 from avss_utils.measure.passes import (
     left_padded,
-    log_probabilities,
     longest_first,
+    row_scores,
     within_logits,
 )
 from avss_utils.models import blocks as families
@@ -76,8 +76,8 @@ def _batch_losses(
         states = [hidden.to(steps.start.device) for _, hidden in waiting]
         logits = steps.logits(states, **families.last_only(model, last + 1))
         for (which, _), one in zip(waiting, logits, strict=True):
-            scores = log_probabilities(one[:, -last - 1 : -1], targets)
-            nll[which] = -(scores * own).sum(-1).numpy()
+            of = dict(model=model, rows=[row.ids for row in rows], drop=sets[which[0]])
+            nll[which] = -row_scores(one[:, -last - 1 : -1], targets, own, **of).numpy()
         waiting.clear()
 
     for leaf in _walk(steps, steps.start, 0, dict(enumerate(sets))):

@@ -3,11 +3,12 @@
 Log-likelihoods are natural logarithms, from float32 logits whatever the model's dtype.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
 
+from avss_utils.measure.finite import check_finite
 from avss_utils.models import blocks as families
 
 MOST_LOGITS = 2**30  # numbers in one tensor: 4 GB, and half of what 32 bits can count
@@ -24,13 +25,37 @@ def within_logits(model: nn.Module, batch_tokens: int) -> int:
 
 
 def log_probabilities(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """log p(target) at each position, float64 on the CPU; logits (B, L, V), targets (B, L)."""
+    """log p(target) at each position, float64 on the CPU; logits (B, L, V), targets (B, L).
+
+    NaN where the logits sum to no number; minus infinity for a target that a logit rules out.
+    """
     parts = []
     for own, wanted in few_rows(logits, targets.to(logits.device)):
         own = own.float()
         picked = own.gather(-1, wanted[..., None])[..., 0]
-        parts.append(picked - own.logsumexp(-1))
+        total = own.logsumexp(-1)
+        parts.append(torch.where(total.isfinite(), picked - total, torch.nan))
     return torch.cat(parts).double().cpu()
+
+
+def row_scores(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    own: torch.Tensor,
+    *,
+    model: nn.Module,
+    rows: Sequence[Sequence[int]],
+    drop: Iterable = (),
+) -> torch.Tensor:
+    """Summed log p of each row's targets that ``own`` marks, (B,): what all rows are judged by.
+
+    Whatever stands at the others, such as padding, does not count. ``rows``: the token ids that
+    ``model`` saw, with ``drop`` out of it; raises UsageError for logits that are not finite, as
+    ``check_finite`` does.
+    """
+    total = torch.where(own.bool(), log_probabilities(logits, targets), 0.0).sum(-1)
+    check_finite(total, model, rows, drop=drop)
+    return total
 
 
 def few_rows(logits: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:

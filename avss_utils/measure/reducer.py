@@ -12,6 +12,7 @@ import torch
 
 from avss_utils.errors import UsageError
 from avss_utils.measure.block_stats import N_BINS, BlockStats, Moments
+from avss_utils.measure.finite import check_sites_finite
 
 
 class Reducer:
@@ -128,6 +129,7 @@ class Reducer:
         sums |= {key: _stack(values).T for key, values in self.per_text.items()}
         arrays = _on_cpu(sums)
         sites = [key[1] for key in arrays if key[0] == "first"]
+        check_sites_finite({site: arrays["first", site] + arrays["second", site] for site in sites})
         n_tokens = self.mask.sum(-1).cpu().numpy()
         moments = {site: self._moments(site, n_tokens, arrays) for site in sites}
         return BlockStats(
@@ -163,12 +165,6 @@ class Reducer:
             )
         n = n_tokens[:, None] * self.width[site][None]
         first, second = arrays["first", site], arrays["second", site]
-        bad = ~np.isfinite(first + second).all(0)
-        if bad.any():
-            raise UsageError(
-                f"block {int(np.argmax(bad))} gave activations that are not finite at site "
-                f"{site!r}: check the weights, or load the model in float32"
-            )
         shift = np.array([self.shift[site, i] for i in range(self.n_blocks)])
         return Moments.from_sums(n, first, second, shift)
 

@@ -14,7 +14,7 @@ from torch import nn
 from avss_utils.data.token_rows import ChoiceRows, Scored
 from avss_utils.errors import UsageError
 from avss_utils.measure.drop_losses import DropLosses, greedy_path, leave_one_out
-from avss_utils.measure.passes import left_padded, log_probabilities, longest_first
+from avss_utils.measure.passes import left_padded, longest_first, row_scores
 from avss_utils.models import blocks as families
 from avss_utils.store.progress import progress
 
@@ -42,8 +42,8 @@ def _batch_gradients(model: nn.Module, rows: Sequence[Scored]) -> np.ndarray:
         gates = torch.ones(n_blocks, len(rows), 1, 1, device=model.device, requires_grad=True)
         with _gated(model, gates):
             out = model(**inputs, use_cache=False, **families.last_only(model, last + 1))
-        scores = log_probabilities(out.logits[:, -last - 1 : -1], targets)
-        losses = -(scores * own).sum(-1) / own.sum(-1)
+        logits, ids = out.logits[:, -last - 1 : -1], [row.ids for row in rows]
+        losses = -row_scores(logits, targets, own, model=model, rows=ids) / own.sum(-1)
         (gradient,) = torch.autograd.grad(losses.sum(), gates)
     return gradient[..., 0, 0].T.double().cpu().numpy()
 

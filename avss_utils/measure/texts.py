@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.data.rows import Text
 from avss_utils.data.windows import Window, text_windows
-from avss_utils.measure.passes import log_probabilities, longest_first
+from avss_utils.measure.passes import longest_first, row_scores
 from avss_utils.models import blocks as families
 from avss_utils.store.progress import progress
 
@@ -19,7 +19,8 @@ def window_likelihoods(
 ) -> pd.DataFrame:
     """Score windows: one row per window with row_id, window, nll (nats), n_tokens, n_bytes.
 
-    ``batch_tokens`` bounds tokens (padding included) of one forward pass.
+    ``batch_tokens`` bounds tokens (padding included) of one forward pass. Raises UsageError for
+    windows longer than the model's context, and for logits that are not finite.
     """
     families.check_length(model, max((len(w.ids) for w in windows), default=0))
     nll = np.zeros(len(windows))
@@ -27,13 +28,14 @@ def window_likelihoods(
     for part in progress(parts, "texts"):
         ids, mask = families.pad([windows[i].ids for i in part], side="right")
         logits = families.forward_logits(model, {"input_ids": ids, "attention_mask": mask})
-        scores = log_probabilities(logits[:, :-1], ids[:, 1:])
-        nll[part] = -(scores * mask[:, 1:]).sum(-1).numpy()
-    rows = [
+        rows = [windows[i].ids for i in part]
+        scores = row_scores(logits[:, :-1], ids[:, 1:], mask[:, 1:], model=model, rows=rows)
+        nll[part] = -scores.numpy()
+    table = [
         (w.row_id, k, x, len(w.ids) - 1, w.n_bytes)
         for k, (w, x) in enumerate(zip(windows, nll, strict=True))
     ]
-    return pd.DataFrame(rows, columns=["row_id", "window", "nll", "n_tokens", "n_bytes"])
+    return pd.DataFrame(table, columns=["row_id", "window", "nll", "n_tokens", "n_bytes"])
 
 
 def perplexity(

@@ -1,5 +1,6 @@
-"""What trainings have in common: rows as a batch, adapters, schedule, and one device."""
+"""What trainings have in common: rows as a batch, schedule, and one device."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from avss_utils.data.token_rows import Scored
+from avss_utils.measure.finite import check_finite
 from avss_utils.measure.passes import within_logits
 from avss_utils.models.blocks import pad
 from avss_utils.models.devices import trains_in_bfloat16, without_cudnn_attention
@@ -30,37 +32,6 @@ def collate(rows: Sequence[Scored]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def adapted(
-    model: nn.Module,
-    *,
-    rank: int,
-    alpha: int,
-    seed: int,
-    layers: str | list[str] = "all-linear",
-    stabilised: bool = False,
-) -> nn.Module:
-    """The model in peft's wrapper: low-rank adapters to train, its own weights frozen.
-
-    Hu et al. 2021, arXiv 2106.09685. ``layers``: names of linear layers, or all of every block;
-    ``stabilised``: scaled by alpha over the root of the rank (Kalajdzievski 2023, arXiv 2312.03732)
-    and not over the rank; ``seed`` draws the adapters' start, by the global random states.
-    """
-    from peft import LoraConfig, get_peft_model  # seconds to import
-    from transformers import set_seed
-    from transformers.pytorch_utils import Conv1D
-
-    set_seed(seed)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        use_rslora=stabilised,
-        target_modules=layers,
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, config)
-
-
 @without_cudnn_attention()
 def train_on(
     model: nn.Module,
@@ -76,6 +47,7 @@ def train_on(
 
     ``steps`` of ``batch_rows`` each, in an order drawn by ``seed``; a batch whose logits would be
     too many goes through the model in equal parts. The model keeps its own forward pass.
+    Raises UsageError where a loss was not finite, naming the first block that gives no numbers.
     """
     from transformers import PrinterCallback, Trainer  # seconds to import
 
@@ -92,6 +64,7 @@ def train_on(
             learning_rate=learning_rate,
             seed=seed,
             gradient_accumulation_steps=n_parts,
+            logging_nan_inf_filter=False,  # which would hide a loss that is no number
         )
         trainer = Trainer(
             model,
@@ -101,9 +74,11 @@ def train_on(
             callbacks=list(callbacks),
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        loss = trainer.train().training_loss
     if "_original_forward" in vars(model):  # accelerate's would go on to run it under autocast
         del model.forward, model._original_forward
+    if not math.isfinite(loss):
+        check_finite(torch.tensor([math.nan]), model, [rows[0].ids])
 
 
 def training_arguments(

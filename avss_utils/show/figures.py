@@ -3,6 +3,7 @@
 Colours are seaborn's colour-blind palette; the white background stays in dark pages.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import cycle
 
@@ -11,11 +12,35 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.scale import LogScale, register_scale
+from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
 
 COLOURS = sns.color_palette("colorblind")
 INK, FAINT = "#222222", "#9a9a9a"
+
+
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+class PlainLogFormatter(LogFormatterSciNotation):
+    """Powers of ten as text, such as 2×10⁻³, which matplotlib writes as a formula."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        text = super().__call__(x, pos).replace(r"\times", "×")
+        text = re.sub(r"\^\{([-\d]+)\}", lambda power: power[1].translate(SUPERSCRIPTS), text)
+        return re.sub(r"\$|\\mathdefault|[{}\s]", "", text)
+
+
+class PlainLogScale(LogScale):
+    """The logarithmic scale, its ticks in text."""
+
+    def set_default_locators_and_formatters(self, axis: Axis) -> None:
+        super().set_default_locators_and_formatters(axis)
+        axis.set_major_formatter(PlainLogFormatter(self.base))
+        few = self.subs is not None
+        axis.set_minor_formatter(PlainLogFormatter(self.base, labelOnlyBase=few))
 
 
 def set_style() -> None:
@@ -34,8 +59,10 @@ def set_style() -> None:
             "axes.titlelocation": "left",
             "figure.constrained_layout.use": True,
             "svg.hashsalt": "avss",
+            "text.parse_math": False,  # a name may hold dollar signs, and no label a formula
         }
     )
+    register_scale(PlainLogScale)
 
 
 def panels(

@@ -123,16 +123,16 @@ def as_markdown(table: pd.DataFrame, *, links: Sequence[str] = ()) -> Markdown:
     is escaped.
     """
     shown = {
-        name: column.map(str) if name in links else column.map(_plain)
+        name: column.map(str) if name in links else column.map(plain)
         for name, column in table.items()
     }
-    rows = [list(shown), ["---"] * len(shown), *zip(*shown.values(), strict=True)]
+    rows = [list(map(plain, shown)), ["---"] * len(shown), *zip(*shown.values(), strict=True)]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return Markdown("\n".join([":::{div} long-table", "", *lines, "", ":::"]))
 
 
-def _plain(cell: object) -> str:
-    """A cell's text in one line, with no character that would be markup."""
+def plain(cell: object) -> str:
+    """A name, a value or a model's words as MyST text: one line, none of it markup."""
     text = number(cell) if isinstance(cell, float) else str(_unbroken(str(cell)))
     return _MARKUP.sub(r"\\\1", " ".join(text.splitlines()))
 

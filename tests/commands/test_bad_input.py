@@ -425,3 +425,20 @@ def by_hand(model: Path, texts: list[str], bos: bool) -> dict:
     zeros = [max(float((v.abs() < 1e-5).double().mean()), 0.5 / v.numel()) for v in values]
     scores = [float(v.var(unbiased=False)) / z for v, z in zip(values, zeros, strict=True)]
     return {"scores": scores, "bits": nats / math.log(2) / n_bytes}
+
+
+@pytest.mark.parametrize("door", ["a sentence", "the parser", "a table"])
+def test_control_characters_of_a_name_do_not_reach_the_terminal(door, capsys, tmp_path):
+    name = "a\x1b]0;title\x07\x1b[2J\u202etxt"
+    shown = r"a\x1b]0;title\x07\x1b[2J\u202etxt"
+    if door == "a table":
+        commands._show(pd.DataFrame({"set": [name, "日本"], "x": [1.5, 2.0]}))
+    elif door == "a sentence":
+        assert cli.main(["score", "--model", str(tmp_path / name)]) == 2
+    else:
+        with pytest.raises(SystemExit):
+            cli.main(["score", "--texts", name])
+    said = "".join(capsys.readouterr())
+    assert shown in said.replace("\\\\", "\\")
+    assert not set(said) & set("\x1b\x07\u202e")
+    assert ("日本" in said) == (door == "a table")

@@ -110,7 +110,7 @@ def test_what_a_family_raises_is_one_sentence():
 def test_another_model_is_not_the_bypassed_one():
     model = FAMILIES["llama"]()
     check_removed(model, remove_blocks(model, [1]), [1])
-    with pytest.raises(UsageError, match=r"nats without the blocks 2 instead of bypassed"):
+    with pytest.raises(UsageError, match=r"nats without blocks 2, held against bypassing them"):
         check_removed(model, remove_blocks(model, [1]), [2])
 
 

@@ -410,3 +410,32 @@ def test_reliability_has_a_point_a_bin_and_the_diagonal(ax):
     ax.clear()
     figures.reliability(ax, {"ours": bins, "theirs": bins})
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["ours", "theirs"]
+
+
+# names are never markup
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [((0.001, 100.0), {"10⁻²", "10⁰", "10²"}), ((1.0, 5.0), {"10⁰", "2×10⁰", "4×10⁰"})],
+)
+def test_powers_of_ten_are_text_where_dollar_signs_are_no_mathematics(values, wanted):
+    with mpl.rc_context():
+        figures.set_style()
+        figure, (ax,) = figures.panels(1, 1, height=2)
+        figures.block_profile(ax, {"a $ name_{x} $": np.array(values)}, ylabel="$")
+        figure.canvas.draw()
+        labels = ax.get_yticklabels() + ax.get_yticklabels(minor=True)
+        found = {label.get_text() for label in labels} - {""}
+        plt.close(figure)
+    assert found >= wanted
+    assert not any("$" in text or "\\" in text for text in found)
+
+
+def test_a_table_of_the_ledger_escapes_its_cells_and_its_head():
+    hostile = "<s>*x*|`$y$`"
+    table = pd.DataFrame({hostile: [hostile], "link": ["{doc}`/a`"]})
+    text = report.as_markdown(table, links=["link"])
+    escaped = r"\<s\>\*x\*\|\`\$y\$\`"
+    assert text.data.count(escaped) == 2
+    assert "{doc}`/a`" in text.data

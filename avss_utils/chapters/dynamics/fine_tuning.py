@@ -13,7 +13,8 @@ from avss_utils.chapters.dynamics.stats_callback import Measure
 from avss_utils.data.answer_sets import Events
 from avss_utils.data.token_rows import Scored
 from avss_utils.errors import UsageError
-from avss_utils.measure.training import adapted, train_on
+from avss_utils.measure.adapters import adapted
+from avss_utils.measure.training import train_on
 from avss_utils.models.blocks import checked_numbers, decoder_blocks, unwrapped
 from avss_utils.models.load import LoadedModel
 from avss_utils.scores.eavss import ProneScores

@@ -20,6 +20,7 @@ from avss_utils.chapters.mitigation.contrastive_losses import (
     read_answers,
 )
 from avss_utils.errors import UsageError
+from avss_utils.measure.passes import forward_logits, left_padded, row_scores
 from avss_utils.measure.training import training_arguments
 from avss_utils.models.devices import median_seconds, trains_in_bfloat16, without_cudnn_attention
 from avss_utils.models.load import LoadedModel
@@ -67,16 +68,25 @@ def train(
     shuffled labels. Checkpoints go to ``folder``, from where an interrupted training goes on to
     the same end; without one nothing is kept. Weights stay in float32; where the device computes
     bfloat16 natively, passes run in it. A step whose gradients are not finite is left out. Raises
-    UsageError for no lessons, where no development loss is finite, or where more than
-    MOST_LEFT_OUT of the steps were left out.
+    UsageError for no lessons, for a model whose logits are not finite to begin with, where no
+    development loss is finite, or where more than MOST_LEFT_OUT of the steps were left out.
     """
     if not lessons.training or not lessons.development:
         raise UsageError("training needs questions to learn from and others to stop by")
     if arm.shuffled:
         lessons = replace(lessons, training=shuffled(lessons.training, seed=seed))
+    check_can_learn(loaded.model, lessons.development[: recipe.questions])
     model = with_adapters(loaded.model, arm, recipe, seed=seed)
     with TemporaryDirectory() as temporary:
         return _run(model, lessons, arm, recipe, folder or Path(temporary), seed=seed)
+
+
+def check_can_learn(model: nn.Module, lessons: Sequence[Lesson]) -> None:
+    """Raise UsageError, naming the block, where the model gives no finite loss to begin with."""
+    batch, targets, own = left_padded([(one.prompt + one.true, len(one.true)) for one in lessons])
+    logits = forward_logits(model, batch, last=targets.shape[1] + 1)
+    rows = [one.prompt + one.true for one in lessons]
+    row_scores(logits[:, :-1], targets, own, model=model, rows=rows)
 
 
 def merged(loaded: LoadedModel, trained: Trained, *, keep: bool = True) -> LoadedModel:

@@ -12,8 +12,7 @@ from torch import nn
 
 from avss_utils.chapters.mitigation.contrastive_losses import CONTRASTS
 from avss_utils.errors import UsageError
-from avss_utils.measure.training import adapted
-from avss_utils.models.blocks import decoder_blocks
+from avss_utils.measure.adapters import adapted
 from avss_utils.models.plan import as_drop, as_text
 
 NEEDED = ("eavss top", "uniform")
@@ -187,18 +186,9 @@ def arm_of(table: pd.DataFrame, name: str) -> Arm:
 def with_adapters(model: nn.Module, arm: Arm, recipe: Recipe, *, seed: int) -> nn.Module:
     """A copy of the model with adapters on every linear layer of the arm's blocks.
 
-    Rank-stabilised (Kalajdzievski 2023, arXiv 2312.03732), because arms of many blocks have small
+    Those that ``measure.adapters`` names, rank-stabilised, because arms of many blocks have small
     ranks and arms of few large ones.
     """
-    from transformers.pytorch_utils import Conv1D
-
     base = copy.deepcopy(model).float()
-    blocks = decoder_blocks(base)
-    inside = {id(m) for number in arm.trained for m in blocks[number].modules()}
-    layers = [
-        name
-        for name, module in base.named_modules()
-        if id(module) in inside and isinstance(module, nn.Linear | Conv1D)
-    ]
     rank = rank_of(arm, recipe.ranks)
-    return adapted(base, rank=rank, alpha=16, seed=seed, layers=layers, stabilised=True)
+    return adapted(base, rank=rank, alpha=16, seed=seed, blocks=arm.trained, stabilised=True)

@@ -14,6 +14,7 @@ from avss_utils.data.suites import Suite
 from avss_utils.data.windows import Window
 from avss_utils.data.wordings import answer_prompt
 from avss_utils.measure.choices import score_choices
+from avss_utils.measure.finite import check_finite
 from avss_utils.measure.judging import bits_per_byte, judge_correct, judge_texts
 from avss_utils.measure.own_answers import ABSTAINED, RIGHT, generated_answers
 from avss_utils.measure.passes import longest_first
@@ -140,7 +141,8 @@ def divergence_rows(
     """KL divergence of the next token's distribution from the original's; one row per window.
 
     Columns: row_id, window, kl (nats, summed over scored tokens), n_tokens. ``before`` and
-    ``after``: models with one tokenizer; 0 where nothing changed.
+    ``after``: models with one tokenizer; 0 where nothing changed. Raises UsageError for logits that
+    are not finite.
     """
     found = np.zeros(len(windows))
     for part in longest_first(before, [len(w.ids) for w in windows], batch_tokens):
@@ -152,7 +154,9 @@ def divergence_rows(
                 for model in (before, after)
             )
             each = torch.stack([_divergence(*row) for row in zip(one, other, strict=True)]).cpu()
-        found[part] = (each * mask[:, 1:]).sum(-1).double().numpy()
+        total = torch.where(mask[:, 1:].bool(), each, 0.0).sum(-1)
+        check_finite(total, after, [windows[i].ids for i in part])
+        found[part] = total.double().numpy()
     rows = [
         (w.row_id, i, x, len(w.ids) - 1)
         for i, (w, x) in enumerate(zip(windows, found, strict=True))
@@ -166,4 +170,5 @@ def _divergence(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     Row by row: a large vocabulary's logits take gigabytes, and this takes five float32 copies.
     """
     log_p, log_q = one.float().log_softmax(-1), other.float().log_softmax(-1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+    each = log_p.exp() * (log_p - log_q)
+    return each.masked_fill_(log_p == -torch.inf, 0.0).sum(-1)

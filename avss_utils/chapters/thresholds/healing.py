@@ -10,7 +10,8 @@ import pandas as pd
 
 from avss_utils.data.token_rows import Scored
 from avss_utils.data.windows import Window
-from avss_utils.measure.training import adapted, train_on
+from avss_utils.measure.adapters import adapted
+from avss_utils.measure.training import train_on
 from avss_utils.models.blocks import remove_blocks
 from avss_utils.models.load import LoadedModel
 from avss_utils.scores.arms import plans_to_judge
