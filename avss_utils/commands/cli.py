@@ -1,13 +1,19 @@
 """``python -m avss_utils``: score, prune, evaluate, mitigate, run, compare, verify, assets.
 
-A user's mistake ends with one sentence on standard error and exit code 2.
+A user's mistake ends with one sentence on standard error and exit code 2, an interruption with 130.
+A fault of the program ends with one sentence and exit code 1, and its traceback is kept in a file
+of the cache folder ($AVSS_CACHE, else ~/.cache/avss_utils); --debug, behind any command, shows it
+instead.
 """
 
 import argparse
 import math
 import os
 import sys
+import time
+import traceback
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,17 +21,24 @@ from avss_utils.commands import actions as commands
 from avss_utils.commands.rooms import purposes
 from avss_utils.errors import UsageError
 from avss_utils.store import processes
-from avss_utils.store.files import disk_reason
+from avss_utils.store.files import MOST, at_home, cache_dir, disk_reason
 
 DEFAULT_MODEL = "smollm2-135m"
 ANSWERS = "sciq_open"  # embedded, with published false answers
 DEVICE_HELP = "cpu, cuda, or spread: over all GPUs and the machine's memory"
+KEPT = "in an earlier one your own files stay, and files that you changed are refused"
 MODEL_HELP = "embedded name, Hub id, local folder or GGUF file"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments, code = _parser().parse_args(argv), 0
+    if sys.stderr is None:  # or print would send what belongs there to standard output
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  open until the interpreter is gone
+    if sys.stdout is None:
+        return _say("standard output is closed: leave it open, or send it to a file", 2)
+    if isinstance(sys.stdout, TextIOWrapper):  # names can have letters that its encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if arguments.command is not commands.score or arguments.questions is not None:
             processes.check_alone()
@@ -41,9 +54,27 @@ def main(argv: list[str] | None = None) -> int:
         return _say("interrupted: what was finished is kept, run the same command to go on", 130)
     except (MemoryError, RuntimeError) as error:
         if not _memory_ran_out(error):
-            raise
+            return _fault(error, debug=arguments.debug)
         return _say("memory ran out: take a smaller model, or fewer or shorter texts", 2)
+    except Exception as error:
+        return _fault(error, debug=arguments.debug)
     return code
+
+
+def _fault(error: Exception, *, debug: bool) -> int:
+    """Say in one sentence what no other door has foreseen, and where its traceback is."""
+    if debug:
+        raise error
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    name = f"avss_utils-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    try:
+        file = cache_dir() / "logs" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        where = f"its traceback is in {file}"
+    except (OSError, UsageError):
+        where = "run the same command again with --debug to see its traceback"
+    return _say(f"a fault of this program and not yours ({what}): {where}", 1)
 
 
 def _memory_ran_out(error: Exception) -> bool:
@@ -66,9 +97,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _whole(text: str, least: int) -> int:
-    if not text.strip().isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number from {least} up, not {text!r}")
-    return int(text)
+    digits = text.strip()
+    if not digits.isdecimal() or len(digits) > len(str(MOST)) or not least <= int(digits) <= MOST:
+        up = f"from {least} up" if len(digits) < len(str(MOST)) else f"from {least} to {MOST}"
+        raise argparse.ArgumentTypeError(f"must be a whole number {up}, not {text!r}")
+    return int(digits)
+
+
+def _path(text: str) -> Path:
+    try:
+        return at_home(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 _count, _seed = partial(_whole, least=1), partial(_whole, least=0)
@@ -104,11 +144,14 @@ def _parser() -> argparse.ArgumentParser:
         if name != "compare":
             command.add_argument("--model", default=DEFAULT_MODEL, help=MODEL_HELP)
         add(command)
+        command.add_argument("--debug", action="store_true", help="show the traceback of a fault")
     return parser
 
 
 def _compare_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="folder of a finished run")
+    command.add_argument(
+        "runs", nargs=2, type=_path, metavar="RUN", help="folder of a finished run"
+    )
 
 
 def _verify_arguments(command: argparse.ArgumentParser) -> None:
@@ -161,7 +204,9 @@ def _calibration(command: argparse.ArgumentParser, criterion: Any = None) -> Non
 def _prune_arguments(command: argparse.ArgumentParser) -> None:
     _calibration(command)
     command.add_argument("--drop-ratio", type=_share, default=0.25)
-    command.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+    command.add_argument(
+        "--out", type=_path, required=True, help=f"folder of the checkpoint; {KEPT}"
+    )
 
 
 def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
@@ -183,7 +228,7 @@ def _mitigate_arguments(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=".csv or .jsonl file with columns question, answer and distractors",
     )
-    command.add_argument("--out", type=Path, required=True, help="folder of the adapter")
+    command.add_argument("--out", type=_path, required=True, help=f"folder of the adapter; {KEPT}")
     command.add_argument(
         "--blocks", default="eavss", help='eavss, last, uniform, or numbers, e.g. "3 4 5"'
     )
@@ -207,7 +252,7 @@ def _run_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--results", default="results")
     command.add_argument("--records", default="", help="show committed records, run no model")
-    command.add_argument("--out", type=Path, default=None, help="folder of executed notebooks")
+    command.add_argument("--out", type=_path, default=None, help="folder of executed notebooks")
     command.add_argument("--timeout", type=_count, default=3600, help="seconds a cell")
     command.add_argument(
         "--processes",

@@ -165,7 +165,7 @@ def parse_records(parse: Callable[[dict], Row], records: Iterable[dict], where: 
             rows.setdefault(row.row_id, row)
         except KeyError as error:
             raise UsageError(f"{where}, row {number}: column {error} is missing") from error
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, RecursionError, TypeError, ValueError) as error:
             raise UsageError(f"{where}, row {number}: {error}") from error
     if not rows:
         raise UsageError(f"{where} holds no rows: restore the file, or give one with rows")
