@@ -159,7 +159,9 @@ def _out_of_range(name: str, value: Any, default: Any) -> str | None:
         return None if 0 < value < math.inf else "a finite number above 0"
     if type(default) is int:
         least = LEAST.get(name, min(default, 1))
-        return None if least <= value <= MOST else f"{least} or more, up to {MOST}"
+        if value > MOST:
+            return f"{MOST} at most"
+        return None if value >= least else f"{least} or more"
     if isinstance(default, list):
         return _wrong_list(name, value, default)
     return "a text of one line" if isinstance(value, str) and not value.isprintable() else None
