@@ -2,8 +2,8 @@
 
 import ast
 import logging
-import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,7 @@ def _out_of_range(name: str, value: Any, default: Any) -> str | None:
     if name in PARTS:
         return None if 0 < value <= 1 else "above 0 and at most 1"
     if isinstance(default, float):
-        return None if 0 < value < math.inf else "a finite number above 0"
+        return None if 0 < value <= sys.float_info.max else "a finite number above 0"
     if type(default) is int:
         least = LEAST.get(name, min(default, 1))
         if value > MOST:

@@ -399,9 +399,7 @@ def test_every_length_that_a_model_reads_is_fitted():
     assert lengths - {"length"} == set(notebooks.TEXT_LENGTHS)
 
 
-EVERY = {
-    path.stem: default_parameters(path) for path in sorted((ROOT / "notebooks").glob("0*.ipynb"))
-}
+EVERY = {path.stem: default_parameters(path) for path in STORED}
 WRONG = {
     int: [-5, True, 0.5, "3", None, float("nan"), 2**40],
     float: [-1, 0, True, "1", None, float("nan"), float("inf"), 10**400],
@@ -417,9 +415,8 @@ def test_every_parameter_of_every_notebook_refuses_what_it_cannot_be(notebook):
         for value in WRONG[type(default)]:
             with pytest.raises(UsageError, match=f"{name!r} of {notebook} must be "):
                 check_parameters(path, {name: value})
-        numbers = isinstance(default, list) and default and not isinstance(default[0], str)
-        for value in [-1, 0, 2**40, float("inf")] * numbers:
-            if isinstance(default[0], int) or not 0 < value < float("inf"):
-                with pytest.raises(UsageError, match=f"{name!r} of {notebook} must be "):
-                    check_parameters(path, {name: [value]})
+        of_numbers = isinstance(default, list) and default and not isinstance(default[0], str)
+        for value in (-1, 0, float("inf")) if of_numbers else ():
+            with pytest.raises(UsageError, match=f"{name!r} of {notebook} must be "):
+                check_parameters(path, {name: [value]})
         assert check_parameters(path, {name: default})[name] == default
