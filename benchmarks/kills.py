@@ -2,10 +2,10 @@
 
 ``python benchmarks/kills.py`` makes a small random model, takes an undisturbed run as reference and
 then ends runs in four ways: SIGKILL of the whole command, SIGKILL of the notebook's kernel alone,
-Ctrl-C, and a full disk (as root only). Then two of prune, and two of mitigate, write into one folder
+Ctrl-C, and a full disk (as root only). Then two of prune, and two of mitigate, write into a folder
 at once: one is refused, the other's output is as of one alone, and nothing else is left. Writes
-results/benchmarks/kills.csv; exit code 1 if any result differs or the repository is not as before. Of tables that hold measured seconds (TIMED) the
-other columns are compared.
+results/benchmarks/kills.csv; exit code 1 if any result differs or the repository is not as before.
+Of tables that hold measured seconds (TIMED) the other columns are compared.
 """
 
 import argparse

@@ -7,21 +7,20 @@ instead.
 """
 
 import argparse
-import math
 import os
 import sys
 import time
 import traceback
 from functools import partial
 from io import TextIOWrapper
-from pathlib import Path
 from typing import Any, NoReturn
 
 from avss_utils.commands import actions as commands
 from avss_utils.commands.rooms import purposes
+from avss_utils.commands.values import above_zero, count, path, seed, share, whole
 from avss_utils.errors import UsageError
 from avss_utils.store import processes
-from avss_utils.store.files import MOST, at_home, cache_dir, disk_reason
+from avss_utils.store.files import cache_dir, disk_reason
 
 DEFAULT_MODEL = "smollm2-135m"
 ANSWERS = "sciq_open"  # embedded, with published false answers
@@ -96,38 +95,6 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"avss_utils: {message} (see {self.prog} --help)\n")
 
 
-def _whole(text: str, least: int) -> int:
-    digits = text.strip()
-    if not digits.isdecimal() or len(digits) > len(str(MOST)) or not least <= int(digits) <= MOST:
-        up = f"from {least} up" if len(digits) < len(str(MOST)) else f"from {least} to {MOST}"
-        raise argparse.ArgumentTypeError(f"must be a whole number {up}, not {text!r}")
-    return int(digits)
-
-
-def _path(text: str) -> Path:
-    try:
-        return at_home(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-_count, _seed = partial(_whole, least=1), partial(_whole, least=0)
-
-
-def _number(text: str, below: float, what: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < below:
-        raise argparse.ArgumentTypeError(f"must be a {what}, not {text!r}")
-    return number
-
-
-_above_zero = partial(_number, below=math.inf, what="finite number above 0")
-_share = partial(_number, below=1, what="number above 0 and below 1")
-
-
 def _parser() -> argparse.ArgumentParser:
     epilog = "rooms of the module, each importing from those above it:\n"
     epilog += "\n".join(f"  {room:<9} {text}" for room, text in purposes().items())
@@ -149,14 +116,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compare_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "runs", nargs=2, type=_path, metavar="RUN", help="folder of a finished run"
-    )
+    command.add_argument("runs", nargs=2, type=path, metavar="RUN", help="folder of a finished run")
 
 
 def _verify_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--records", default="results/full", help="folder of records by model")
-    command.add_argument("--keys", type=_count, default=2, help="of a table, made again")
+    command.add_argument("--keys", type=count, default=2, help="of a table, made again")
 
 
 def _assets_arguments(command: argparse.ArgumentParser) -> None:
@@ -178,7 +143,7 @@ def _score_arguments(command: argparse.ArgumentParser) -> None:
         "--fit", default=ANSWERS, metavar="SET", help="what --questions fits its detector on"
     )
     command.add_argument(
-        "--fit-questions", type=_count, default=64, help="calibration questions of that set"
+        "--fit-questions", type=count, default=64, help="calibration questions of that set"
     )
 
 
@@ -187,25 +152,28 @@ def _calibration(command: argparse.ArgumentParser, criterion: Any = None) -> Non
     (criterion or command).add_argument(
         "--criterion", default="avss", help="criterion[:rule], see the glossary"
     )
-    command.add_argument("--eps", type=_above_zero, default=1e-5)
+    command.add_argument("--eps", type=above_zero, default=1e-5)
     command.add_argument("--calibration", default="c4", help="text set")
-    command.add_argument("--texts", type=_count, default=32, help="number of calibration texts")
-    command.add_argument("--length", type=_count, default=128, help="tokens of each text")
+    command.add_argument("--texts", type=count, default=32, help="number of calibration texts")
+    command.add_argument("--length", type=count, default=128, help="tokens of each text")
     command.add_argument(
         "--answers", default=ANSWERS, metavar="SET", help="open questions, for eavss criteria"
     )
     command.add_argument(
-        "--answer-questions", type=_count, default=64, help="calibration questions of that set"
+        "--answer-questions",
+        type=count,
+        default=64,
+        help="calibration questions of that set",
     )
-    command.add_argument("--seed", type=_seed, default=0)
+    command.add_argument("--seed", type=seed, default=0)
     command.add_argument("--device", default=None, help=DEVICE_HELP)
 
 
 def _prune_arguments(command: argparse.ArgumentParser) -> None:
     _calibration(command)
-    command.add_argument("--drop-ratio", type=_share, default=0.25)
+    command.add_argument("--drop-ratio", type=share, default=0.25)
     command.add_argument(
-        "--out", type=_path, required=True, help=f"folder of the checkpoint; {KEPT}"
+        "--out", type=path, required=True, help=f"folder of the checkpoint; {KEPT}"
     )
 
 
@@ -214,10 +182,10 @@ def _evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tasks", nargs="*", default=["sciq", "sst2"])
     command.add_argument("--text-sets", nargs="*", default=["wikipedia"])
     command.add_argument("--wording", default="plain")
-    command.add_argument("--questions", type=_count, default=64, help="rows a task")
-    command.add_argument("--tokens", type=_count, default=4096, help="scored tokens a text set")
-    command.add_argument("--context", type=partial(_whole, least=2), default=512)
-    command.add_argument("--seed", type=_seed, default=0, help="of the bootstrap")
+    command.add_argument("--questions", type=count, default=64, help="rows a task")
+    command.add_argument("--tokens", type=count, default=4096, help="scored tokens a text set")
+    command.add_argument("--context", type=partial(whole, least=2), default=512)
+    command.add_argument("--seed", type=seed, default=0, help="of the bootstrap")
     command.add_argument("--device", default=None, help=DEVICE_HELP)
 
 
@@ -228,14 +196,14 @@ def _mitigate_arguments(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=".csv or .jsonl file with columns question, answer and distractors",
     )
-    command.add_argument("--out", type=_path, required=True, help=f"folder of the adapter; {KEPT}")
+    command.add_argument("--out", type=path, required=True, help=f"folder of the adapter; {KEPT}")
     command.add_argument(
         "--blocks", default="eavss", help='eavss, last, uniform, or numbers, e.g. "3 4 5"'
     )
     command.add_argument("--contrast", default="infonce", help="infonce, triplet, preference, none")
-    command.add_argument("--steps", type=_count, default=60)
-    command.add_argument("--rank", type=_count, default=8, help="of a quarter of the blocks")
-    command.add_argument("--seed", type=_seed, default=0)
+    command.add_argument("--steps", type=count, default=60)
+    command.add_argument("--rank", type=count, default=8, help="of a quarter of the blocks")
+    command.add_argument("--seed", type=seed, default=0)
     command.add_argument("--device", default=None)
 
 
@@ -252,11 +220,11 @@ def _run_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--results", default="results")
     command.add_argument("--records", default="", help="show committed records, run no model")
-    command.add_argument("--out", type=_path, default=None, help="folder of executed notebooks")
-    command.add_argument("--timeout", type=_count, default=3600, help="seconds a cell")
+    command.add_argument("--out", type=path, default=None, help="folder of executed notebooks")
+    command.add_argument("--timeout", type=count, default=3600, help="seconds a cell")
     command.add_argument(
         "--processes",
-        type=_count,
+        type=count,
         default=1,
         help="that share the trainings of a notebook; each has a model and memory of its own, so "
         "take no more than fit on the GPUs side by side",
