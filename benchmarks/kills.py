@@ -2,9 +2,10 @@
 
 ``python benchmarks/kills.py`` makes a small random model, takes an undisturbed run as reference and
 then ends runs in four ways: SIGKILL of the whole command, SIGKILL of the notebook's kernel alone,
-Ctrl-C, and a full disk (as root only). Writes results/benchmarks/kills.csv; exit code 1 if any
-result differs or the repository is not as before. Of tables that hold measured seconds (TIMED) the
-other columns are compared.
+Ctrl-C, and a full disk (as root only). Then two of prune, and two of mitigate, write into a folder
+at once: one is refused, the other's output is as of one alone, and nothing else is left. Writes
+results/benchmarks/kills.csv; exit code 1 if any result differs or the repository is not as before.
+Of tables that hold measured seconds (TIMED) the other columns are compared.
 """
 
 import argparse
@@ -25,7 +26,8 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from avss_utils.models.embedded import prepare_model
-from avss_utils.store.files import project_root
+from avss_utils.store.files import file_sha256, project_root
+from avss_utils.store.outputs import LIST
 from avss_utils.store.tables import SUFFIXES, read_table, write_csv
 
 NOTEBOOK = "01_avss_pruning"
@@ -135,6 +137,63 @@ def run_trials(scratch: Path, n_kills: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["way", "exit_code", "said", "same"])
 
 
+def writing(name: str, model: Path, out: Path, seed: int) -> list[str]:
+    """A command that writes a folder: prune or mitigate, on questions and texts that it makes."""
+    own = out.parent / f"{name}-questions.csv"
+    if not own.exists():
+        rows = [f"What is {i}?,answer {i},wrong {i} | other {i}\n" for i in range(60)]
+        own.write_text("question,answer,distractors\n" + "".join(rows))
+    options = {
+        "prune": ("--texts", "8", "--drop-ratio", str(0.25 + 0.25 * seed)),
+        "mitigate": ("--questions", str(own), "--blocks", str(seed + 1), "--steps", "2"),
+    }[name]
+    words = [sys.executable, "-m", "avss_utils", name, "--model", str(model), "--out", str(out)]
+    return [*words, "--device", "cpu", *options]
+
+
+def content(folder: Path) -> dict[str, str]:
+    """sha256 of every file of an output, but for what says how it was named."""
+    return {p.name: file_sha256(p) for p in sorted(folder.iterdir()) if p.name != LIST}
+
+
+def two_writers(name: str, model: Path, scratch: Path, apart: float) -> tuple[int, str, bool]:
+    """Two commands at once, the second ``apart`` seconds later: one's exit code and words, and
+    whether the output is whole and that of the other alone.
+    """
+    scratch.mkdir()
+    started = []
+    for seed in range(2):
+        words = writing(name, model, scratch / "out", seed)
+        started.append(
+            subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        )
+        time.sleep(apart)
+    said = [process.communicate()[1].strip() for process in started]
+    codes = [process.returncode for process in started]
+    left = sorted(p.name for p in scratch.iterdir() if p.suffix != ".csv")
+    if sorted(codes) != [0, 2] or left != ["out"]:
+        return max(codes), " | ".join([*said, *left]), False
+    subprocess.run(
+        writing(name, model, scratch / "alone", codes.index(0)),
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    refused = codes.index(2)
+    return 2, said[refused], content(scratch / "out") == content(scratch / "alone")
+
+
+def writer_trials(scratch: Path, model: Path, n: int) -> pd.DataFrame:
+    """``n`` rows for prune and for mitigate, with the columns of ``run_trials``."""
+    rows = []
+    for number in range(n):
+        for name in ("prune", "mitigate"):
+            apart = random.uniform(0, 2)
+            found = two_writers(name, model, scratch / f"{name}{number}", apart)
+            rows.append((f"two at once: {name}", *found))
+            print(*rows[-1], sep=" | ", flush=True)
+    return pd.DataFrame(rows, columns=["way", "exit_code", "said", "same"])
+
+
 def repeat(model: Path, results: Path) -> float:
     """Seconds of one undisturbed run into a fresh folder."""
     shutil.rmtree(results, ignore_errors=True)
@@ -163,12 +222,15 @@ def repository_changes() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20, help="trials with SIGKILL")
+    parser.add_argument("--writers", type=int, default=5, help="trials with two writers, each")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     before = repository_changes()
     with tempfile.TemporaryDirectory() as scratch:
         trials = run_trials(Path(scratch), arguments.kills)
+        two = writer_trials(Path(scratch), Path(scratch) / "model", arguments.writers)
+        trials = pd.concat([trials, two])
     clean = repository_changes() == before
     out = project_root() / "results" / "benchmarks"
     out.mkdir(parents=True, exist_ok=True)

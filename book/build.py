@@ -19,9 +19,12 @@ from status_tables import finished_runs, model_table, run_table
 from avss_utils.errors import UsageError
 from avss_utils.models.load import short_name
 from avss_utils.show.tables import plain
+from avss_utils.store.files import at_home
 from avss_utils.store.notebooks import notebook_names, notebook_path
+from avss_utils.store.outputs import claimed, whole_folder
 
 ROOT = Path(__file__).resolve().parent.parent
+FIRST_PAGE = "_build/html/index.html"
 SHOWN = re.compile(r"/((?:notebooks|models)/[\w./-]+\.ipynb)(?:::|$)", re.MULTILINE)
 ROW = re.compile(r"\| \{glue:text\}`/notebooks/[\w.]+::model_name:s` \|")
 REFERENCE = re.compile(r"\{(?:doc|eq|ref|numref)\}`(?:([^`<]+?)\s*<([^`>]+)>|([^`<]+))`")
@@ -179,24 +182,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default="quick")
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--executed", type=Path, help="folder of executed notebooks")
+    parser.add_argument("--executed", type=at_home, help="folder of executed notebooks")
     parser.add_argument(
-        "--others", type=Path, nargs="*", default=[], help="further models' folders"
+        "--others", type=at_home, nargs="*", default=[], help="further models' folders"
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "_build" / "book")
+    parser.add_argument("--out", type=at_home, default=ROOT / "_build" / "book")
     arguments = parser.parse_args()
     short = short_name(arguments.model)
     executed = arguments.executed or ROOT / "_build" / "executed" / arguments.profile / short
+    staged = ROOT / "_build" / "stage"
     try:
-        stage(executed, ROOT / "_build" / "stage", arguments.others)
+        with claimed(arguments.out, mark=FIRST_PAGE):
+            stage(executed, staged, arguments.others)
+            with whole_folder(arguments.out, mark=FIRST_PAGE) as working:
+                if code := build(staged, working):
+                    raise SystemExit(code)
     except UsageError as error:
         print(f"book: {error}", file=sys.stderr)
         return 2
-    shutil.rmtree(arguments.out, ignore_errors=True)
-    code = build(ROOT / "_build" / "stage", arguments.out)
-    if code == 0:
-        print(f"The book: {arguments.out / '_build' / 'html' / 'index.html'}")
-    return code
+    print(f"The book: {arguments.out / FIRST_PAGE}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ from avss_utils.claims.verdicts import (
 from avss_utils.errors import UsageError
 from avss_utils.show.tables import interval
 from avss_utils.stats.resampling import Estimate
-from avss_utils.store.files import project_root
-from avss_utils.store.run_folder import Run, renew_command
+from avss_utils.store.files import at_home, project_root
+from avss_utils.store.records import renew_command
+from avss_utils.store.run_folder import Run
 from avss_utils.store.runs import open_record, record_folders
 from avss_utils.store.tables import read_csv
 
@@ -75,7 +76,7 @@ def read_records(
     under a hidden name and is no record. Raises UsageError if the primary model has no record of
     any notebook, and if a table of a record was edited.
     """
-    root = project_root() / records
+    root = project_root() / at_home(records)
     found = [folder for folder in record_folders(root) if folder.name in notebooks]
     models = sorted({folder.parent.name for folder in found}, key=lambda m: (m != primary, m))
     if primary not in models:

@@ -4,16 +4,15 @@ Heavy imports wait until a command needs them, so that help is immediate.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter
 from functools import cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avss_utils.errors import UsageError, printable
 from avss_utils.store import processes
+from avss_utils.store.files import at_home, decoded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,13 +79,21 @@ def _score_answers(arguments: argparse.Namespace) -> None:
 
 def prune(arguments: argparse.Namespace) -> None:
     """Write a pruned checkpoint."""
-    from avss_utils.commands.inputs import answer_events, calibrate, criterion_options
-    from avss_utils.models.checkpoint import check_target, save_pruned
-    from avss_utils.models.plan import n_to_drop
-    from avss_utils.scores.arms import parse_arm, plan_arm
+    from avss_utils.models.checkpoint import MARK
+    from avss_utils.scores.arms import parse_arm
+    from avss_utils.store.outputs import claimed
 
     criterion, _, _ = parse_arm(arguments.criterion)
-    check_target(arguments.out)
+    with claimed(arguments.out, mark=MARK):
+        _prune(arguments, criterion)
+
+
+def _prune(arguments: argparse.Namespace, criterion: str) -> None:
+    from avss_utils.commands.inputs import answer_events, calibrate, criterion_options
+    from avss_utils.models.checkpoint import save_pruned
+    from avss_utils.models.plan import n_to_drop
+    from avss_utils.scores.arms import plan_arm
+
     answers = answer_events(arguments, criterion)
     loaded, calibration, source = calibrate(arguments)
     n_blocks, drop_ratio = loaded.identity["n_blocks"], arguments.drop_ratio
@@ -156,7 +163,7 @@ def mitigate(arguments: argparse.Namespace) -> None:
     """Write an adapter trained on the user's questions; print what it changed on others."""
     from avss_utils.commands.mitigate import mitigate as make
 
-    given = {name: value for name, value in vars(arguments).items() if name != "command"}
+    given = {name: x for name, x in vars(arguments).items() if name not in ("command", "debug")}
     table = make(**given)
     _show(table, float_format="%.6g")
     print(printable(f"the adapter and its card: {arguments.out}"), file=sys.stderr)
@@ -167,6 +174,7 @@ def run(arguments: argparse.Namespace) -> None:
     from avss_utils.models.load import positions_of, short_name
     from avss_utils.store.files import project_root
     from avss_utils.store.notebooks import execute, notebook_names, notebook_parameters, within
+    from avss_utils.store.outputs import check_file, check_place
     from avss_utils.store.progress import TERMINAL, terminal_name
     from avss_utils.store.sharing import end_with_owner, helpers, is_helper
 
@@ -183,6 +191,9 @@ def run(arguments: argparse.Namespace) -> None:
     chosen = {
         name: notebook_parameters(name, arguments.profile, given, model=short) for name in names
     }
+    check_place(project_root() / at_home(arguments.results) / arguments.profile / short)
+    for name in names:
+        check_file(folder / f"{name}.ipynb")
     positions = cache(partial(positions_of, arguments.model))
     for name, parameters in chosen.items():
         print(f"{name} ({arguments.profile}, {short}) ...", flush=True)
@@ -209,8 +220,8 @@ def _assignment(text: str) -> tuple[str, object]:
     if not equals:
         raise UsageError(f"--set takes NAME=VALUE with a JSON value, not {text!r}")
     try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
+        return name, decoded(value)
+    except ValueError:
         return name, value
 
 
@@ -240,7 +251,7 @@ def verify(arguments: argparse.Namespace) -> int:
     from avss_utils.store.files import project_root
     from avss_utils.store.runs import record_folders
 
-    records = Path(arguments.records)
+    records = at_home(arguments.records)
     folder = project_root() / records / short_name(arguments.model)
     found = [own for own in record_folders(folder.parent) if own.parent == folder]
     if not found:

@@ -5,8 +5,10 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from avss_utils.claims import FINDINGS
-from avss_utils.claims.verdicts import ledger
+from avss_utils.claims.verdicts import Finding, ledger
+from avss_utils.errors import UsageError
 from avss_utils.show.tables import with_interval
+from avss_utils.store.records import renew_command
 from avss_utils.store.run_folder import Run
 
 NOT_COMPARED = ("tables", "seconds")
@@ -36,11 +38,24 @@ def conditions_beside(first: Run, second: Run) -> pd.DataFrame:
     """Conditions of claims in both runs: claim, measure, estimate and state of each."""
     sides = []
     for run, side in ((first, "first"), (second, "second")):
-        judge = FINDINGS.get(run.record["notebook"])
-        found = [finding for finding in (judge(run) if judge else []) if finding.part]
+        found = [finding for finding in _findings(run) if finding.part]
         table = with_interval(ledger(found))[["claim", "measure", "estimate", "state"]]
         sides.append(table.rename(columns={c: f"{c}_{side}" for c in ("estimate", "state")}))
     return sides[0].merge(sides[1], how="outer", on=["claim", "measure"]).fillna("-")
+
+
+def _findings(run: Run) -> list[Finding]:
+    """Conditions of claims in a run; UsageError where its tables are not those of its notebook."""
+    judge = FINDINGS.get(run.record["notebook"])
+    try:
+        return list(judge(run)) if judge else []
+    except UsageError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"the tables in {run.folder} are not those of its notebook "
+            f"({type(error).__name__}: {error}): {renew_command(run.record)}"
+        ) from error
 
 
 def side_by_side(first: Run, second: Run) -> str:

@@ -6,7 +6,9 @@ rest judge; a question's part depends on nothing but its name.
 
 import json
 import shutil
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,15 @@ from avss_utils.chapters.mitigation.contrastive_losses import lessons_of
 from avss_utils.commands.before_after import before_and_after, rate_verdict
 from avss_utils.data.answer_sets import PLAIN, Events, events_of
 from avss_utils.data.loading import load_open, load_texts, standard_split
-from avss_utils.data.rows import Corpus, split_rows
+from avss_utils.data.rows import Corpus, digest, split_rows
 from avss_utils.data.windows import text_windows
 from avss_utils.errors import UsageError
-from avss_utils.models.blocks import checked_numbers
-from avss_utils.models.checkpoint import check_target, whole_folder
 from avss_utils.models.devices import as_device
 from avss_utils.models.load import LoadedModel, load_model
 from avss_utils.models.plan import as_text
 from avss_utils.scores.eavss import ProneScores
 from avss_utils.show.tables import plain
+from avss_utils.store.outputs import claimed, whole_folder
 
 MARK = "mitigation.json"
 LEARNED, STOPPED_BY, JUDGED = "learned from", "stopped by", "judged"
@@ -57,9 +58,43 @@ def mitigate(
     ``blocks``: eavss (the most prone quarter on the questions learned from), last (the last
     quarter), uniform (all), or numbers; ``rank``: of the adapters on a quarter of the blocks, whose
     number of parameters any other choice comes close to. Raises UsageError before a model is
-    loaded where the file, the folder or a name will not do.
+    loaded where the file, the folder or a name will not do. An interrupted call goes on where it
+    was when it is made again; one that fails leaves nothing.
     """
-    corpus, out = load_open(questions), check_target(out, mark=MARK)
+    corpus = load_open(questions)
+    with claimed(out, mark=MARK) as out, trainings(out) as folder:
+        asked: dict[str, Any] = dict(
+            blocks=blocks, contrast=contrast, steps=steps, rank=rank, seed=seed
+        )
+        return _mitigated(model, corpus, out, folder, **asked, device=device)
+
+
+@contextmanager
+def trainings(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` for checkpoints of trainings: an interruption alone leaves it."""
+    folder = out.with_name(f".{out.name}.training")
+    try:
+        yield folder
+    except Exception:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mitigated(
+    model: str,
+    corpus: Corpus,
+    out: Path,
+    folder: Path,
+    *,
+    blocks: str,
+    contrast: str,
+    steps: int,
+    rank: int,
+    seed: int,
+    device: str | None,
+) -> pd.DataFrame:
+    """What ``mitigate`` does with its folders."""
     parts = own_parts(corpus, seed=seed)
     Arm("as asked", (0,), (0,), contrast)  # refuses an unknown contrast
     check_blocks(blocks)
@@ -70,8 +105,9 @@ def mitigate(
     recipe = Recipe(ranks, steps, 8, RATES[0], evaluate_every=max(1, steps // 6))
     arm = Arm(blocks, chosen, chosen, contrast)
     lessons = Lessons(*(lessons_of(loaded, parts[part]) for part in (LEARNED, STOPPED_BY)))
-    folder = out.with_name(f".{out.name}.training")
-    trained, recipe = best_of(loaded, lessons, arm, recipe, folder, seed=seed)
+    what = [loaded.identity, corpus.identity, asdict(arm), asdict(recipe), seed]
+    place = folder / digest(json.dumps(what, sort_keys=True, default=str))
+    trained, recipe = best_of(loaded, lessons, arm, recipe, place, seed=seed)
     texts = standard_split(load_texts(NEUTRAL))["evaluation"]
     windows = text_windows(loaded.tokenizer, texts, context=128, max_tokens=4096)
     counts = ", ".join(f"{len(own.questions)} {part}" for part, own in parts.items())
@@ -87,13 +123,13 @@ def mitigate(
     options: dict[str, Any] = dict(batch_tokens=BATCH_TOKENS, seed=seed)
     table = before_and_after(loaded, merged(loaded, trained), parts[JUDGED], windows, **options)
     save_adapter(out, loaded.identity, trained, table, facts)
-    shutil.rmtree(folder, ignore_errors=True)
     return table
 
 
 def check_blocks(blocks: str) -> None:
     """Raise UsageError unless ``blocks`` is a name in NAMED or numbers."""
-    if blocks not in NAMED and not blocks.replace(" ", "").isdecimal():
+    numbers = blocks.split()
+    if blocks not in NAMED and not (numbers and all(n.isdecimal() and len(n) < 9 for n in numbers)):
         raise UsageError(
             f"unknown blocks {blocks!r}: choose {', '.join(NAMED)}, or numbers such as '3 4 5'"
         )
@@ -109,7 +145,10 @@ def blocks_of(loaded: LoadedModel, blocks: str, learned: Events) -> tuple[int, .
         return tuple(sorted(order[:top].tolist()))
     if blocks in NAMED:
         return tuple(range(n_blocks - top if blocks == "last" else 0, n_blocks))
-    return tuple(checked_numbers(map(int, blocks.split()), n_blocks))
+    chosen = {int(number) for number in blocks.split()}
+    if not chosen <= set(range(n_blocks)):
+        raise UsageError(f"blocks to train must be numbers from 0 to {n_blocks - 1}, not {blocks}")
+    return tuple(sorted(chosen))
 
 
 def own_parts(corpus: Corpus, *, seed: int) -> dict[str, Events]:
@@ -142,6 +181,9 @@ def best_of(
     for rate in RATES:
         own = replace(recipe, learning_rate=rate)
         place = folder / f"rate-{rate:g}"
+        for checkpoint in place.glob("checkpoint-*"):  # one half-written when it was killed
+            if not (checkpoint / "trainer_state.json").exists():
+                shutil.rmtree(checkpoint)
         found.append((train(loaded, lessons, arm, own, seed=seed, folder=place), own))
     return min(found, key=lambda one: one[0].history.development.min())
 
@@ -149,12 +191,10 @@ def best_of(
 def save_adapter(
     folder: Path, identity: dict, trained: Trained, table: pd.DataFrame, facts: dict
 ) -> Path:
-    """Write adapter, card, ``mitigation.json`` and before-and-after.csv, whole or not at all.
-
-    An existing folder is only replaced if it holds an earlier adapter of this kind.
+    """Write adapter, card, ``mitigation.json`` and before-and-after.csv, whole or not at all
+    (``outputs.whole_folder``).
     """
-    folder = check_target(folder, mark=MARK)
-    with whole_folder(folder) as working:
+    with whole_folder(folder, mark=MARK) as working:
         trained.model.save_pretrained(working)
         table.to_csv(working / "before-and-after.csv", index=False, float_format="%.6g")
         record = {"base_model": identity, "n_parameters": trained.n_parameters, **facts}

@@ -10,8 +10,9 @@ import pandas as pd
 
 from avss_utils.store.files import project_root
 from avss_utils.store.notebooks import execute
-from avss_utils.store.run_folder import Run, read_record
-from avss_utils.store.runs import check_format, run_key
+from avss_utils.store.records import key_of, read_record
+from avss_utils.store.run_folder import Run
+from avss_utils.store.runs import check_format
 from avss_utils.store.tables import read_csv
 from avss_utils.store.verification import COLUMNS, DIFFERS, OK
 
@@ -51,8 +52,7 @@ def _verified(folder: Path, records: Path, model: str, n: int) -> pd.DataFrame:
 
 def _changed(folder: Path, record: dict) -> list[tuple[str, str]]:
     """(table, what) of files that are not those of the record, and of a key that is not its own."""
-    names = ("parameters", "model", "data", "collect_version")
-    if run_key(*(record[name] for name in names)) != record["key"]:
+    if key_of(record) != record["key"]:
         return [("run.json", "its key is not that of what it says")]
     changed = Run(folder, record, finished=True).changed()
     return [

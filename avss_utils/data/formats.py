@@ -6,7 +6,6 @@ authors' own files. It raises KeyError for a missing column and ValueError for a
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from avss_utils.data.rows import Question, Text, digest, shuffled_question
 from avss_utils.errors import UsageError
+from avss_utils.store.files import decoded
 
 STORY_END = "<|endoftext|>"
 DOCUMENT = re.compile(r'^<doc id="([^"]+)"[^\n]*>\n(.*?)^</doc>$', re.DOTALL | re.MULTILINE)
@@ -51,6 +51,9 @@ def read_csv(path: Path) -> Iterator[dict]:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # or long texts are refused
     reader = csv.DictReader(io.StringIO(text), strict=True)
     try:
+        names = reader.fieldnames or []
+        if twice := [name for name in names if name and names.count(name) > 1]:
+            raise UsageError(f"{path}: column {twice[0]!r} is there twice: give each its own name")
         yield from reader
     except csv.Error as error:
         raise UsageError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
@@ -188,8 +191,8 @@ def _lines(path: Path) -> list[str]:
 
 def _decode(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return decoded(text)
+    except ValueError as error:
         raise UsageError(f"{where}: not valid JSON ({error})") from error
 
 

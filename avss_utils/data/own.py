@@ -23,7 +23,7 @@ from avss_utils.data.rows import (
 )
 from avss_utils.data.sources import named_corpus, parse_records
 from avss_utils.errors import UsageError
-from avss_utils.store.files import file_sha256
+from avss_utils.store.files import at_home, file_sha256
 
 SUFFIXES: dict[str, tuple[str, ...]] = {"text": (".txt", ".jsonl", ".csv")}
 SUFFIXES |= {"question": (".jsonl", ".csv"), "open": (".jsonl", ".csv")}
@@ -47,7 +47,7 @@ def own_corpus(name: str, use: str) -> Corpus:
     row, for another ending, a missing file or column, an empty or broken row, an id of two
     different rows, no rows, or an encoding that is not UTF-8.
     """
-    path, allowed = Path(name).expanduser(), SUFFIXES[use]
+    path, allowed = at_home(name), SUFFIXES[use]
     what = "texts" if use == "text" else "questions"
     if path.suffix.lower() not in allowed:
         raise UsageError(

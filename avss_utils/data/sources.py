@@ -13,7 +13,7 @@ from avss_utils.data.formats import read_jsonl
 from avss_utils.data.rows import Corpus, Row
 from avss_utils.errors import UsageError
 from avss_utils.models.embedded import package_path
-from avss_utils.store.files import file_sha256
+from avss_utils.store.files import at_home, file_sha256
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ def _from_data_dir(name: str, spec: Spec) -> Corpus | str:
     folder = os.environ.get("AVSS_DATA_DIR")
     if not folder:
         return "AVSS_DATA_DIR is not set"
-    if not Path(folder).is_dir():
+    if not at_home(folder).is_dir():
         raise UsageError(f"AVSS_DATA_DIR is {folder!r}, which is not a folder: correct or unset it")
-    paths = [Path(folder) / file for file in spec.files]
+    paths = [at_home(folder) / file for file in spec.files]
     lacking = [file for file, path in zip(spec.files, paths, strict=True) if not path.is_file()]
     if lacking:
         return f"AVSS_DATA_DIR has no {lacking[0]}"
@@ -165,7 +165,7 @@ def parse_records(parse: Callable[[dict], Row], records: Iterable[dict], where: 
             rows.setdefault(row.row_id, row)
         except KeyError as error:
             raise UsageError(f"{where}, row {number}: column {error} is missing") from error
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, RecursionError, TypeError, ValueError) as error:
             raise UsageError(f"{where}, row {number}: {error}") from error
     if not rows:
         raise UsageError(f"{where} holds no rows: restore the file, or give one with rows")

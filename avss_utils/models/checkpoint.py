@@ -1,35 +1,31 @@
 """A pruned model on disk, with its tokenizer and a model card that says what was done."""
 
-import contextlib
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from avss_utils.errors import UsageError
 from avss_utils.models import blocks as families
 from avss_utils.models.blocks import remove_blocks
 from avss_utils.models.blocks.consistency import check_close, row_logits, sample_rows
 from avss_utils.models.hf_loading import check_saved, without_progress_bars
 from avss_utils.models.load import LoadedModel
-from avss_utils.models.model_folder import own_path
 from avss_utils.models.plan import PruningPlan
-from avss_utils.store.files import plain_write_errors, removed_on_failure, replace_folder
+from avss_utils.store.outputs import whole_folder
+
+MARK = "pruning.json"  # by which a folder is known as a pruned checkpoint
 
 
 def save_pruned(loaded: LoadedModel, plan: PruningPlan, folder: Path, *, facts: dict) -> Path:
     """Write the pruned model so that ``AutoModelForCausalLM.from_pretrained(folder)`` loads it.
 
     ``facts`` (criterion, calibration, measured costs) go into the card, README.md, and into
-    pruning.json with the plan. The folder appears whole or not at all; an existing folder is only
-    replaced if it is an earlier pruned checkpoint. Raises UsageError, and leaves nothing, where
-    what was written would not load again.
+    pruning.json with the plan. The folder appears whole or not at all (``outputs.whole_folder``).
+    Raises UsageError, and leaves nothing, where what was written would not load again, or would
+    have other logits.
     """
-    folder = check_target(folder)
-    with whole_folder(folder) as working:
+    with whole_folder(folder, mark=MARK) as working:
         # nothing is copied: a large model would not fit twice
         pruned = remove_blocks(loaded.model, plan.drop, share_weights=True)
         families.check_reload(loaded.model, pruned, plan.keep)
@@ -40,7 +36,7 @@ def save_pruned(loaded: LoadedModel, plan: PruningPlan, folder: Path, *, facts: 
         check_saved(working, named=folder, trust_remote_code=trusted)
         made = {"drop": list(plan.drop), "keep": list(plan.keep), "rule": plan.rule}
         record = {"base_model": loaded.identity, **made, **facts}
-        (working / "pruning.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (working / MARK).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         (working / "README.md").write_text(_card(loaded.identity, plan, facts), encoding="utf-8")
     return folder
 
@@ -56,33 +52,6 @@ def _check_saved(folder: Path, pruned: PreTrainedModel) -> None:
     row = sample_rows(pruned)[0]
     ways = {"saved and loaded again": (row_logits(saved, row), row_logits(pruned, row))}
     check_close(pruned, ways)
-
-
-@contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write in, which takes the place of ``folder`` once all went well."""
-    working = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(working, ignore_errors=True)
-    with removed_on_failure(working), plain_write_errors(folder):
-        working.mkdir(parents=True)
-        yield working
-        replace_folder(working, folder)
-
-
-def check_target(folder: str | Path, *, mark: str = "pruning.json") -> Path:
-    """The folder, if a checkpoint may be written there; UsageError for one with other content.
-
-    ``mark``: the file by which an earlier checkpoint of the same kind is known.
-    """
-    folder = own_path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file: choose an empty or a new folder")
-    for parent in folder.parents:
-        if parent.exists() and not parent.is_dir():
-            raise UsageError(f"{parent} is a file and can hold no folder: choose another place")
-    if folder.exists() and any(folder.iterdir()) and not (folder / mark).exists():
-        raise UsageError(f"{folder} holds other files: choose an empty or a new folder")
-    return folder
 
 
 def _card(identity: dict, plan: PruningPlan, facts: dict) -> str:

@@ -45,7 +45,7 @@ def as_device(device: str | torch.device | None) -> torch.device:
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(name)
-        torch.empty(0, device=found)
+        torch.zeros(1, device=found).item()  # "meta" has no numbers
     except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
         raise UsageError(
             f"device {str(name)!r} cannot be used here: pass 'cpu', or 'cuda' "

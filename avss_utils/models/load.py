@@ -21,8 +21,8 @@ from avss_utils.models.devices import as_device, as_dtype, settle_attention
 from avss_utils.models.embedded import EMBEDDED, prepare_gguf, prepare_model, safe_name
 from avss_utils.models.hf_loading import load_dense, read_config
 from avss_utils.models.memory import check_memory, stored_parameters
-from avss_utils.models.model_folder import check_folder, own_path
-from avss_utils.store.files import file_sha256
+from avss_utils.models.model_folder import check_folder
+from avss_utils.store.files import at_home, file_sha256
 
 SPREAD = "spread"  # the device that stands for all GPUs and the machine's memory
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
@@ -102,7 +102,7 @@ def locate(name: str, trust_remote_code: bool) -> Origin:
     """
     if name in EMBEDDED:
         return Origin(prepare_model(name), "embedded", EMBEDDED[name].sha256)
-    path = own_path(name)
+    path = at_home(name)
     if name and path.is_dir():
         return Origin(path, "folder")
     if path.is_file():
@@ -163,7 +163,7 @@ def short_name(name: str | Path) -> str:
     """
     if name in EMBEDDED:
         return str(name)
-    path = own_path(name)
+    path = at_home(name)
     if path.is_dir():
         return safe_name(path.resolve().name)
     if path.is_file() or path.suffix == ".gguf":
@@ -181,7 +181,7 @@ def _identity(
     row = EMBEDDED[name] if origin.source == "embedded" else None
     return {
         # of what lies on this machine the name alone, for records are published
-        "name": name if origin.source in ("embedded", "hub") else own_path(name).resolve().name,
+        "name": name if origin.source in ("embedded", "hub") else at_home(name).resolve().name,
         "short": short_name(name),
         "source": origin.source,
         "revision": origin.revision,

@@ -63,14 +63,6 @@ def check_folder(folder: Path, *, trust_remote_code: bool) -> list[Path]:
     return weights
 
 
-def own_path(name: str | Path) -> Path:
-    """A path of the user's, with "~" resolved; UsageError for the home of a user unknown here."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"{name} begins with an unknown home folder: write it in full") from error
-
-
 def read_object(path: Path) -> dict:
     """The JSON object in a file of a model; UsageError for whatever else is there."""
     try:

@@ -11,17 +11,27 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from avss_utils import __version__
 from avss_utils.errors import UsageError, WriteError
 
+MOST = 2**31 - 1  # of whole numbers: seeds have 32 bits, and some are made of others by adding
 PACKAGES = ("torch", "transformers", "datasets", "numpy", "pandas", "scipy")
 
 
 def cache_dir() -> Path:
-    """Folder for converted models: ``$AVSS_CACHE``, else the user's cache folder."""
+    """Folder for converted models and logs: ``$AVSS_CACHE``, else the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "avss_utils"
-    return Path(os.environ.get("AVSS_CACHE", default))
+    return at_home(os.environ.get("AVSS_CACHE", default))
+
+
+def at_home(path: str | Path) -> Path:
+    """The path with "~" as the user's home folder, as a shell has it; of a file name it is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"the home folder in {str(path)!r} is unknown: write it out") from error
 
 
 def project_root() -> Path:
@@ -68,6 +78,30 @@ def file_sha256(path: Path) -> str:
     """Hex sha256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def decoded(text: str) -> Any:
+    """What a JSON text says; ValueError also where it is nested too deep or names a key twice."""
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{max(names, key=names.count)!r} is there twice")
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of ours says; None where it is not there or not whole."""
+    try:
+        return decoded(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -117,13 +151,3 @@ def disk_reason(error: Exception) -> str:
     if "No space left" in reason or "quota" in reason:
         way_out = "make room or choose another disk"
     return f"({reason[0].lower()}{reason[1:]}): {way_out}, then run the same command again"
-
-
-def replace_folder(source: Path, target: Path) -> None:
-    """Give ``source`` the name ``target``; an older folder of that name goes last."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(source, target)
-    shutil.rmtree(old, ignore_errors=True)

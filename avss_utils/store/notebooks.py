@@ -1,10 +1,9 @@
 """Parameters of notebooks, profiles, and strict papermill execution."""
 
 import ast
-import json
 import logging
-import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ from typing import Any
 import yaml
 
 from avss_utils.errors import UsageError
-from avss_utils.store.files import plain_write_errors, project_root
+from avss_utils.store.files import MOST, decoded, plain_write_errors, project_root
+from avss_utils.store.outputs import check_file, claimed_file, note_file
 
 PROFILES = ("smoke", "quick", "full")
 SHARES = ("drop_ratio",)
+PARTS = ("asked", "fact_share", "keep", "rate_share", "taught_share")  # a whole one is a part too
 LEAST = {"context": 2}  # a window of one token scores nothing
 NOT_EMPTY = ("tasks", "text_sets")
 # tokens of a text that the model reads at once
@@ -46,9 +47,11 @@ def notebook_path(name: str) -> Path:
 
 def default_parameters(path: Path) -> dict:
     """The literals of the cell tagged ``parameters``; anything else in it is refused."""
-    # as JSON: nbformat takes four seconds to import, in every notebook's kernel
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    try:  # as JSON: nbformat takes four seconds to import, in every notebook's kernel
+        cells = decoded(path.read_text(encoding="utf-8"))["cells"]
+        tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} is not a notebook ({error}): restore it") from error
     if len(tagged) != 1:
         raise UsageError(f"{path.name} needs one cell tagged 'parameters', it has {len(tagged)}")
     defaults = {}
@@ -77,7 +80,7 @@ def read_profile(profile: str, notebook: str, model: str = "") -> dict:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         own = (content.get("models") or {}).get(model) or {}
         return {**(content.get(notebook) or {}), **(own.get(notebook) or {})}
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, AttributeError, RecursionError, TypeError, ValueError) as error:
         what = str(error).split("\n")[0]
         raise UsageError(f"{path} must give each notebook its parameters: {what}") from error
 
@@ -150,17 +153,28 @@ def _out_of_range(name: str, value: Any, default: Any) -> str | None:
         return "auto, cpu or cuda, one device for all of the notebook"
     if name in SHARES:
         return None if 0 < value < 1 else "above 0 and below 1"
+    if name in PARTS:
+        return None if 0 < value <= 1 else "above 0 and at most 1"
     if isinstance(default, float):
-        return None if math.isfinite(value) and value > 0 else "a finite number above 0"
+        return None if 0 < value <= sys.float_info.max else "a finite number above 0"
     if type(default) is int:
         least = LEAST.get(name, min(default, 1))
+        if value > MOST:
+            return f"{MOST} at most"
         return None if value >= least else f"{least} or more"
     if isinstance(default, list):
-        kinds = {type(item) for item in default} or {str}
-        if not {type(item) for item in value} <= kinds:
-            return f"a list of {' or '.join(sorted(kind.__name__ for kind in kinds))}"
-        return "a list that is not empty" if name in NOT_EMPTY and not value else None
-    return None
+        return _wrong_list(name, value, default)
+    return "a text of one line" if isinstance(value, str) and not value.isprintable() else None
+
+
+def _wrong_list(name: str, value: list, default: list) -> str | None:
+    """Every item has to be as a parameter of its own would."""
+    example = default[0] if default else ""
+    if not all(_same_type(item, example) for item in value):
+        return f"a list of {type(example).__name__}"
+    if problem := next((p for item in value if (p := _out_of_range("", item, example))), None):
+        return f"a list in which each is {problem}"
+    return "a list that is not empty" if name in NOT_EMPTY and not value else None
 
 
 def execute(name: str, output: Path, parameters: dict, *, timeout: int) -> Path:
@@ -173,10 +187,9 @@ def execute(name: str, output: Path, parameters: dict, *, timeout: int) -> Path:
 
     path = notebook_path(name)
     check_parameters(path, parameters)
-    failed = output.with_name(f"{output.stem}.failed.ipynb")
+    failed = check_file(output.with_name(f"{output.stem}.failed.ipynb"))
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
-    with plain_write_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
+    with claimed_file(output) as output, plain_write_errors(output):
         output.unlink(missing_ok=True)
         try:
             papermill.execute_notebook(
@@ -196,8 +209,11 @@ def execute(name: str, output: Path, parameters: dict, *, timeout: int) -> Path:
         except Exception as error:  # of the notebook's own code, in papermill's types
             if isinstance(error, OSError) and not isinstance(error, TimeoutError):
                 raise
+            if failed.exists():
+                note_file(failed)
             raise UsageError(_failure(name, error, failed, timeout)) from error
         os.replace(failed, output)
+        note_file(output)
     return output
 
 

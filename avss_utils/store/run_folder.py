@@ -4,7 +4,6 @@ A run folder holds ``run.json`` and tidy tables. It is filled under a temporary 
 renamed when complete, so a folder under its final name is always finished.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,17 +17,11 @@ from filelock import FileLock
 
 from avss_utils.errors import UsageError
 from avss_utils.store import sharing
-from avss_utils.store.files import (
-    file_sha256,
-    plain_write_errors,
-    put_whole,
-    replace_folder,
-    write_json,
-)
+from avss_utils.store.files import file_sha256, plain_write_errors, put_whole, write_json
+from avss_utils.store.outputs import replace_folder
 from avss_utils.store.progress import progress
+from avss_utils.store.records import NAME, own_files, read_record, renew_command
 from avss_utils.store.tables import SUFFIXES, find_table, read_table, write_table
-
-FORMAT = 2  # of run folders: raised when an older one can no longer be read
 
 
 @dataclass
@@ -149,12 +142,12 @@ class Run:
             for file in files
         }
         self.record = {**self.record, "seconds": self._seconds(), "tables": tables}
-        write_json(self._working / "run.json", self.record)
+        write_json(self._working / NAME, self.record)
         for stray in (*self._working.glob("*.writing"), *self._working.glob("*.parts")):
             # of an earlier process that was killed in the middle
             shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
         Path(self._lock.lock_file).unlink(missing_ok=True)  # the lock itself holds on
-        replace_folder(self._working, self.folder)
+        replace_folder(self._working, self.folder, own_files)
         self.finished = True
         self._lock.release(force=True)
         return self
@@ -174,7 +167,7 @@ class Run:
         with FileLock(self._working / "seconds.writing"):
             noted = self._seconds()
             noted[name] = round(noted.get(name, 0.0) + spent, 2)
-            write_json(self._working / "run.json", {**self.record, "seconds": noted})
+            write_json(self._working / NAME, {**self.record, "seconds": noted})
         return made
 
     def place(self, name: str) -> Path:
@@ -184,19 +177,3 @@ class Run:
     def _seconds(self) -> dict:
         """Seconds by table so far; run.json under the working name holds them until the end."""
         return (read_record(self._working) or {}).get("seconds", {})
-
-
-def renew_command(record: dict) -> str:
-    """The command that makes a record again, as a clause for an error message."""
-    return (
-        f"make it again with `python -m avss_utils run --notebook {record['notebook']} "
-        f"--profile {record['profile']} --model {record['model']['short']}`"
-    )
-
-
-def read_record(folder: Path) -> dict | None:
-    """What run.json says; None where it is not there or not whole."""
-    try:
-        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None

@@ -4,29 +4,18 @@ A run's key is made of parameters, weights, data and a version raised by hand wh
 changes meaning. What is inside a run folder is ``run_folder``'s.
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from avss_utils.errors import UsageError
 from avss_utils.store import sharing
-from avss_utils.store.files import plain_write_errors, project_root, provenance
-from avss_utils.store.run_folder import FORMAT, Run, read_record, renew_command
-
-
-def run_key(parameters: dict, model: dict, data: Iterable[dict], collect_version: int) -> str:
-    """Hex sha256 over what decides the numbers; commit, device and versions are not part of it."""
-    content = {
-        "parameters": parameters,
-        "weights": [model["weights_sha256"], model.get("bos"), model.get("chat_template")],
-        "data": sorted([d["name"], d["sha256"]] for d in data),
-        "collect_version": collect_version,
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+from avss_utils.store.files import at_home, plain_write_errors, project_root, provenance
+from avss_utils.store.outputs import acquired, check_folder
+from avss_utils.store.records import FORMAT, read_record, renew_command, run_key
+from avss_utils.store.run_folder import Run
 
 
 def open_run(
@@ -46,7 +35,7 @@ def open_run(
     """
     data = list(data)
     key = run_key(parameters, model, data, collect_version)
-    folder = project_root() / results / profile / model["short"] / notebook
+    folder = check_folder(project_root() / at_home(results) / profile / model["short"] / notebook)
     working = folder.with_name(f".{notebook}-{key[:12]}.partial")
     if sharing.is_helper():
         sharing.wait_for(working.exists, ended=lambda: _finished(folder, key))
@@ -81,15 +70,7 @@ def hold(folder: Path, *, wait: float = 10.0) -> FileLock:
     ``wait`` seconds let the kernel of a killed run notice that its parent is gone. Raises
     UsageError when another process keeps the folder longer.
     """
-    lock = FileLock(folder / ".lock", is_singleton=True)
-    try:
-        lock.acquire(timeout=wait)
-    except Timeout:
-        raise UsageError(
-            f"another run is writing {folder}: wait until it has ended, or choose another folder "
-            "for the results"
-        ) from None
-    return lock
+    return acquired(folder / ".lock", folder, wait=wait)
 
 
 def _devices(working: Path, device: str) -> str:
@@ -123,7 +104,7 @@ def open_record(
     hand, or, where ``parameters`` are given, the record is of others or of another version of the
     computation.
     """
-    folder = project_root() / records / model / notebook
+    folder = project_root() / at_home(records) / model / notebook
     record = read_record(folder)
     wanted = {"notebook": notebook, "profile": Path(records).name, "model": {"short": model}}
     if record is None:
@@ -145,7 +126,7 @@ def record_folders(root: Path) -> list[Path]:
 def read_run(folder: Path) -> Run:
     """The finished run in a folder, wherever it lies; UsageError where there is none."""
     record = read_record(folder) if folder.is_dir() else None
-    if record is None or "tables" not in record:
+    if record is None or not record.get("tables"):
         raise UsageError(f"{folder} is not the folder of a finished run: it has no whole run.json")
     return _readable(folder, record)
 

@@ -3,11 +3,14 @@
 Either holds what was handed in: Parquet bit by bit, CSV to nine significant digits.
 """
 
+import contextlib
 import io
 from pathlib import Path
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
+from avss_utils.errors import UsageError
 from avss_utils.store.files import put_whole
 
 PER_QUESTION = {"row_id", "question"}  # columns that name a question
@@ -21,7 +24,7 @@ def write_table(table: pd.DataFrame, path: Path) -> Path:
     A disk that refuses raises WriteError.
     """
     text = "" if PER_QUESTION & set(table) else as_csv(table)
-    if 0 < len(text) <= LARGE:
+    if 0 < len(text) <= LARGE and _keeps_texts(table, text):
         content, suffix = text.encode(), ".csv"
     else:
         buffer = io.BytesIO()
@@ -39,8 +42,12 @@ def find_table(path: Path) -> Path | None:
 
 
 def read_table(file: Path) -> pd.DataFrame:
-    """Read what ``write_table`` wrote."""
-    return pd.read_parquet(file) if file.suffix == ".parquet" else read_csv(file)
+    """Read what ``write_table`` wrote; UsageError for a file that is no table."""
+    try:
+        return pd.read_parquet(file) if file.suffix == ".parquet" else read_csv(file)
+    except (OSError, ValueError) as error:
+        what = str(error).split("\n")[0]
+        raise UsageError(f"{file} cannot be read as a table ({what}): restore it") from error
 
 
 def as_csv(table: pd.DataFrame) -> str:
@@ -54,6 +61,23 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
     put_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """Read what ``write_csv`` wrote; empty text stays text."""
-    return pd.read_csv(path, keep_default_na=False, na_values=["nan"])
+def read_csv(path: Path | io.StringIO) -> pd.DataFrame:
+    """Read what ``write_csv`` wrote: "nan" is a missing number among numbers, and a text among
+    texts. A column of texts that all read as numbers comes back as numbers.
+    """
+    table = pd.read_csv(path, keep_default_na=False, na_values=[])
+    texts = [name for name in table if len(table) and not is_numeric_dtype(table[name])]
+    for name in texts:
+        given = table[name].astype(str)
+        with contextlib.suppress(ValueError):
+            table[name] = given.mask(given == "nan").astype(float)
+    return table
+
+
+def _keeps_texts(table: pd.DataFrame, text: str) -> bool:
+    """Whether every column of texts comes back as it was."""
+    again = read_csv(io.StringIO(text))
+    return all(
+        is_numeric_dtype(table[name]) or table[name].to_list() == again[name].to_list()
+        for name in table
+    )

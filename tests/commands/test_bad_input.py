@@ -118,6 +118,16 @@ def refused(capsys, *words: str) -> str:
         ((*RUN, "eps=Infinity"), "must be a finite number above 0, not inf"),
         ((*RUN, "n_questions=0"), "must be 1 or more, not 0"),
         ((*RUN, "seed=-1"), "must be 0 or more, not -1"),
+        ((*RUN, "seed=2147483648"), "must be 2147483647 at most, not 2147483648"),
+        ((*RUN, "seed=" + "[" * 50_000), "must be a int, not '[[["),
+        (
+            ("score", "--seed", "2147483648"),
+            "a whole number from 0 to 2147483647",
+        ),
+        (("score", "--texts", "9" * 5000), "a whole number from 1 to 2147483647, not '999"),
+        (("prune", "--out", "~no-such-user/x"), "the home folder in '~no-such-user/x' is unknown"),
+        (("compare", "~no-such-user/x", "."), "the home folder in '~no-such-user/x' is unknown"),
+        (("mitigate", "--out", "x", "--questions", "~no-such-user/x.csv"), "the home folder in"),
         ((*RUN, "n_questions=true"), "must be a int, not True"),
         ((*RUN, "context=1"), "must be 2 or more, not 1"),
         ((*RUN, "arms=[1]"), "must be a list of str, not [1]"),
@@ -303,21 +313,46 @@ def test_places_that_cannot_be_written(capsys, model, calibration, tmp_path):
         (MemoryError(), "memory ran out: take a smaller model"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory ran out"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "memory ran out"),
-        (RuntimeError("a bug"), None),
     ],
 )
-def test_what_the_machine_refuses_is_a_sentence_and_our_own_error_keeps_its_traceback(
-    capsys, monkeypatch, error, sentence
-):
+def test_what_the_machine_refuses_is_a_sentence(capsys, monkeypatch, error, sentence):
     def fail(_):
         raise error
 
     monkeypatch.setattr(commands, "assets", fail)
-    if sentence:
-        assert sentence in refused(capsys, "assets")
-    else:
-        with pytest.raises(RuntimeError, match="a bug"):
-            cli.main(["assets"])
+    assert sentence in refused(capsys, "assets")
+
+
+@pytest.fixture
+def fault(monkeypatch, tmp_path):
+    """A command now fails in a way that no door foresees; the cache is empty."""
+
+    def fail(_):
+        raise KeyError("a bug\nof two lines")
+
+    monkeypatch.setattr(commands, "assets", fail)
+    monkeypatch.setenv("AVSS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_fault_of_our_own_is_one_sentence_and_its_traceback_a_file(capsys, fault, monkeypatch):
+    monkeypatch.chdir(fault.parent)
+    assert cli.main(["assets"]) == 1
+    error = capsys.readouterr().err
+    (log,) = (fault / "logs").iterdir()
+    assert error.startswith("avss_utils: a fault of this program")
+    assert error.count("\n") == 1
+    assert str(log) in error
+    assert "in fail" in log.read_text()
+    assert os.listdir(fault.parent) == ["cache"]
+
+
+def test_a_fault_is_said_where_its_traceback_cannot_be_kept_or_is_asked_for(capsys, fault):
+    fault.write_text("a file")
+    assert cli.main(["assets"]) == 1
+    assert "--debug to see its traceback" in capsys.readouterr().err
+    with pytest.raises(KeyError, match="a bug"):
+        cli.main(["assets", "--debug"])
 
 
 def test_ctrl_c_ends_a_command_with_one_sentence(model, calibration):

@@ -61,3 +61,16 @@ def test_the_command_prints_both_and_refuses_what_is_no_run(capsys, project):
     (Path(folders[1]) / "scores.csv").write_text("block\n1\n")
     assert cli.main(["compare", *folders]) == 2
     assert "is not what the run wrote" in capsys.readouterr().err
+
+
+def test_tables_of_another_shape_are_refused_naming_the_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = dict(notebook="01_avss_pruning", model={"short": "tiny", "weights_sha256": "aa"})
+    run = tiny_run("results", **given)
+    for name in ("answers", "texts", "null", "plans", "scores", "costs"):
+        run.table(name, lambda: pd.DataFrame({"other": [1]}))
+    folder = str(run.finish().folder)
+    assert cli.main(["compare", folder, folder]) == 2
+    error = capsys.readouterr().err
+    assert f"the tables in {folder} are not those of its notebook" in error
+    assert error.count("\n") == 1

@@ -397,3 +397,26 @@ def test_every_length_that_a_model_reads_is_fitted():
     }
     # the length of what is trained: 06's of models made for it, 05's within every model
     assert lengths - {"length"} == set(notebooks.TEXT_LENGTHS)
+
+
+EVERY = {path.stem: default_parameters(path) for path in STORED}
+WRONG = {
+    int: [-5, True, 0.5, "3", None, float("nan"), 2**40],
+    float: [-1, 0, True, "1", None, float("nan"), float("inf"), 10**400],
+    str: [5, True, None, "two\nlines", "nothing\0"],
+    list: ["text", None, [None], [True], [float("nan")], [["x"]]],
+}
+
+
+@pytest.mark.parametrize("notebook", EVERY)
+def test_every_parameter_of_every_notebook_refuses_what_it_cannot_be(notebook):
+    path = ROOT / "notebooks" / f"{notebook}.ipynb"
+    for name, default in EVERY[notebook].items():
+        for value in WRONG[type(default)]:
+            with pytest.raises(UsageError, match=f"{name!r} of {notebook} must be "):
+                check_parameters(path, {name: value})
+        of_numbers = isinstance(default, list) and default and not isinstance(default[0], str)
+        for value in (-1, 0, float("inf")) if of_numbers else ():
+            with pytest.raises(UsageError, match=f"{name!r} of {notebook} must be "):
+                check_parameters(path, {name: [value]})
+        assert check_parameters(path, {name: default})[name] == default

@@ -4,6 +4,7 @@ import getpass
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,9 @@ from avss_utils.commands import cli
 from avss_utils.errors import UsageError
 from avss_utils.store import run_folder, runs
 from avss_utils.store.files import cache_dir, file_sha256, project_root, provenance
-from avss_utils.store.run_folder import Run, renew_command
-from avss_utils.store.runs import open_record, read_run, run_key
+from avss_utils.store.records import renew_command, run_key
+from avss_utils.store.run_folder import Run
+from avss_utils.store.runs import open_record, read_run
 
 NOTEBOOK = "01_avss_pruning"
 MODEL = {"short": "tiny", "name": "Tiny", "weights_sha256": "aa", "bos": None, "chat_template": "b"}
@@ -182,8 +184,7 @@ def test_a_newer_run_replaces_the_older_one_and_what_an_interrupted_replacement_
     older = opened()
     older.table("only_older", small_table)
     leftover = older.finish().folder.with_name(f".{NOTEBOOK}.old")
-    leftover.mkdir()
-    (leftover / "run.json").write_text("{}")
+    shutil.copytree(older.folder, leftover)
     newer = finished(parameters={**PARAMETERS, "seed": 1})
     assert sorted(p.name for p in newer.folder.iterdir()) == ["run.json", "scores.csv"]
     assert siblings(project) == [NOTEBOOK]

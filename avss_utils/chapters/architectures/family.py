@@ -88,7 +88,14 @@ def read_family(names: Sequence[str], path: Path | None = None) -> list[Architec
     try:
         rows = yaml.safe_load(path.read_text(encoding="utf-8"))
         rows = {name: dict(row) for name, row in rows.items()}
-    except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+    except (
+        OSError,
+        yaml.YAMLError,
+        AttributeError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         what = str(error).split("\n")[0]
         raise UsageError(f"{path} must give each architecture its row of keys: {what}") from error
     if unknown := [name for name in names if name not in rows]:

@@ -20,6 +20,7 @@ from avss_utils.measure.activations import check_sites, collect_block_stats
 from avss_utils.models.blocks import unwrapped
 from avss_utils.scores.criteria import CRITERIA, score_blocks, wanted_options
 from avss_utils.scores.importance import floored_sparsity
+from avss_utils.store.files import at_home
 from avss_utils.store.tables import read_csv, write_csv
 
 COLUMNS = ["step", "block", "site", "measure", "value"]
@@ -74,7 +75,7 @@ class StatsCallback(TrainerCallback):
     ) -> None:
         check_sites(sites)
         _check_criteria(criteria)
-        self.batches, self.file = list(batches), Path(file)
+        self.batches, self.file = list(batches), at_home(file)
         self.steps = steps if isinstance(steps, int) else sorted(set(steps))
         if isinstance(self.steps, list) and (not self.steps or self.steps[0] < 0):
             raise UsageError(f"steps must be numbers from 0 on, one at least, not {self.steps}")

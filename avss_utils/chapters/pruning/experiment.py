@@ -1,7 +1,6 @@
 """Notebook 01, table by table: what AVSS removes, what is left, and what random sets leave."""
 
 from functools import cached_property
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +19,8 @@ from avss_utils.models.plan import n_to_drop
 from avss_utils.scores import arms
 from avss_utils.scores.arms import Calibration, check_arms, usable_criteria
 from avss_utils.store.agreement import ANYTHING, checked
+from avss_utils.store.files import at_home
+from avss_utils.store.outputs import check_folder
 
 WORDINGS = ("plain", "second", "answer-only")
 ONE_BLOCK = dict(first_blocks=1, drop_ratio=0.06, n_questions=1, n_text_tokens=1)
@@ -36,6 +37,7 @@ class Pruning:
     def __init__(self, load: Load, p: SimpleNamespace) -> None:
         check_arms(p.arms, p.wording_arms, p.dtype_arms)
         as_dtype(p.eval_dtype, torch.device("cpu"))
+        check_folder(p.checkpoint or "_build/checkpoints")
         sets = dict(tasks=p.tasks, text_sets=p.text_sets, calibration=p.calibration)
         suites.check_names(**sets, null_task=p.null_task)
         self.p, self.loaded = p, load()
@@ -153,7 +155,7 @@ class Pruning:
         p, short = self.p, self.identity["short"]
         texts = f"{p.n_calibration} texts of {set_name(p.calibration)}"
         facts = dict(criterion="avss", eps=p.eps, calibration=texts)
-        folder = Path(p.checkpoint or f"_build/checkpoints/{short}-avss")
+        folder = at_home(p.checkpoint or f"_build/checkpoints/{short}-avss")
         return checkpoint_table(self.loaded, drop, folder, facts=facts)
 
 
