@@ -365,11 +365,6 @@ def test_answers_are_scored_whether_or_not_a_cache_can_be_shared(command, words,
     assert len(pd.read_csv(io.StringIO(said.out))) > 60
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(AssertionError, AttributeError, RuntimeError),
-    reason="S4: an adapter is trained, and judged behind a cache that such models do not have",
-)
 @pytest.mark.parametrize("name", ["lfm2", "falcon_h1", "mamba"])
 def test_mitigate_on_a_hybrid_makes_an_adapter_or_says_why_not(command, words, tmp_path, name):
     model = zoo.save(name, tmp_path / "model")
@@ -546,11 +541,6 @@ def test_a_row_nested_too_deep_is_refused(command, own, tmp_path, what):
     assert "deep.jsonl" in refusal(command("evaluate", "--model", own.model, *sets))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=RecursionError,
-    reason="files: the same in a model's configuration",
-)
 def test_a_configuration_nested_too_deep_is_refused(copied):
     (copied / "config.json").write_text(NESTED)
     with pytest.raises(UsageError, match=r"config\.json"):

@@ -12,8 +12,8 @@ from avss_utils.data.windows import text_windows
 from avss_utils.errors import UsageError
 from avss_utils.measure import passes
 from avss_utils.measure.choices import group_batches, grouped, score_choices
-from avss_utils.measure.passes import forward_logits
 from avss_utils.measure.texts import perplexity, window_likelihoods
+from avss_utils.models.blocks import forward_logits
 
 TEXTS = [
     Text("a", "The quick brown fox jumps over the lazy dog, twice. " * 3),
@@ -72,7 +72,7 @@ def test_only_tokens_with_logits_count_against_what_a_pass_may_hold(monkeypatch)
     monkeypatch.setattr(passes, "MOST_LOGITS", n_choice // 3 * len(tokenizer))
     assert n_batches() == 3
     assert n_batches(whole=False) == 1  # behind a pass over prompts, they are parted later
-    monkeypatch.setattr("avss_utils.measure.choices.last_only", lambda model, n: {})
+    monkeypatch.setattr("avss_utils.models.blocks.last_only", lambda model, n: {})
     assert n_batches() > 3
     assert n_batches(whole=False) > 1
 
@@ -88,7 +88,7 @@ def test_choices_behind_their_prompts_keep_within_the_logits_that_a_pass_may_hol
         sizes.append(logits.shape[0] * logits.shape[1])
         return logits
 
-    monkeypatch.setattr("avss_utils.measure.choices.forward_logits", noted)
+    monkeypatch.setattr("avss_utils.models.blocks.forward_logits", noted)
     assert len(score_choices(model, tokenizer, prompts, choices, batch_tokens=10_000)) == 3
     assert max(sizes) > 40
     sizes.clear()

@@ -11,10 +11,9 @@ from avss_utils.chapters.architectures.family import Architecture
 from avss_utils.chapters.architectures.mixture import make_mixture
 from avss_utils.chapters.architectures.training import Recipe, train_member
 from avss_utils.data.loading import load_texts
-from avss_utils.measure.choices import PromptPass
-from avss_utils.measure.passes import forward_logits, left_padded
+from avss_utils.measure.passes import left_padded
 from avss_utils.models import devices
-from avss_utils.models.blocks import remove_blocks
+from avss_utils.models.blocks import PromptPass, forward_logits, remove_blocks
 from avss_utils.models.devices import replayed
 from avss_utils.store.sharing import GPU_SHARE
 
@@ -90,8 +89,10 @@ def test_padding_to_32_n_and_1_changes_nothing_on_a_gpu(dtype):
     model = tiny_model("gemma3", **sizes).to("cuda", dtype)
     devices.settle_attention(model)
     rows = [ids for ids, _ in PADDED] * 16
-    together = PromptPass(model, rows).logits[:, 0].float()
-    alone = torch.stack([PromptPass(model, [row]).logits[0, 0].float() for row in rows])
+    together = PromptPass(model, rows, cached=True).logits[:, 0].float()
+    alone = torch.stack(
+        [PromptPass(model, [row], cached=True).logits[0, 0].float() for row in rows]
+    )
     room = 1e-4 if dtype == torch.float32 else 0.05
     torch.testing.assert_close(together, alone, rtol=room, atol=room)
 

@@ -20,8 +20,9 @@ from avss_utils.chapters.mitigation.contrastive_losses import (
     read_answers,
 )
 from avss_utils.errors import UsageError
-from avss_utils.measure.passes import forward_logits, left_padded, row_scores
+from avss_utils.measure.passes import left_padded, row_scores
 from avss_utils.measure.training import training_arguments
+from avss_utils.models.blocks import forward_logits
 from avss_utils.models.devices import median_seconds, trains_in_bfloat16, without_cudnn_attention
 from avss_utils.models.load import LoadedModel
 
