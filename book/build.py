@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import yaml
-from status_tables import finished_runs, model_table, run_table
+from status_tables import finished_runs, grade_table, model_table, run_table
 
 from avss_utils.errors import UsageError
 from avss_utils.models.load import short_name
@@ -45,6 +45,9 @@ def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
     runs = finished_runs(ROOT / "results" / "full")
     _write_table(model_table(runs), folder / "book" / "status_models.csv")
     _write_table(run_table(runs), folder / "book" / "status_runs.csv")
+    types = pd.read_csv(ROOT / "results" / "model_types.csv", keep_default_na=False)
+    _write_table(grade_table(types), folder / "book" / "model_grades.csv")
+    _write_table(types.drop(columns="transformers"), folder / "book" / "model_types.csv")
     found = _executed(executed)
     if not any(name.startswith("07_") for name in found):
         raise UsageError(f"no executed ledger in {executed}: run `python -m avss_utils run` first")
