@@ -13,6 +13,7 @@ from tiny_types import ALL_TYPES
 from type_table import read_table
 
 from avss_utils.errors import UsageError
+from avss_utils.measure.choices import score_choices
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of libraries, about themselves
 
@@ -41,15 +42,12 @@ def test_no_type_gets_wrong_numbers_or_a_traceback():
     assert list(TABLE.index[TABLE.grade.isin(FAULTS)]) == []
 
 
-def off_by_little(*_: object, **__: object) -> list:
-    return [scores + 0.01 for scores in TRUE_SCORES(*_, **__)]
+def off_by_little(*given: object) -> list:
+    return [scores + 0.01 for scores in score_choices(*given)]
 
 
-def refuses(*_: object, **__: object) -> None:
+def refuses(*given: object) -> None:
     raise UsageError("block 3 of /home/someone/model has a norm of 1.5e-3")
-
-
-TRUE_SCORES = grading.score_choices
 
 
 @pytest.mark.parametrize(
