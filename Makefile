@@ -27,7 +27,7 @@ CHAPTERS := $(filter-out 07_claims,$(basename $(notdir $(wildcard notebooks/[0-9
 SHOWN    := $(patsubst results/full/%/run.json,record/%,$(wildcard results/full/*/*/run.json))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup assets reproduce test verify lint unit smoke book browser bench agreement kills lab clean
+.PHONY: help setup assets reproduce test verify lint unit smoke book browser bench agreement kills zoo lab clean
 
 help: ## print this help
 	@echo "make TARGET [MODEL=$(MODEL)] [PROFILE=smoke|quick|full] [NOTEBOOK=all] [AVSS_DATA_DIR=folder]"
@@ -108,6 +108,11 @@ agreement: $(BENCH)/.installed ## the same numbers from other tools; needs WikiT
 
 kills: setup ## end smoke runs at random moments, repeat them, compare
 	$(PY) benchmarks/kills.py
+
+# Where a type is served otherwise than the table says it ends with an error; WRITE=1 renews the table.
+zoo: export OMP_NUM_THREADS = 1
+zoo: setup ## hold results/model_types.csv against every model type of transformers (WRITE=1 renews it)
+	PYTHONPATH=tests:tests/cases:tests/every_type $(PY) tests/every_type/type_table.py $(if $(WRITE),--write)
 
 lab: setup ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab notebooks

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import yaml
-from status_tables import finished_runs, model_table, run_table
+from status_tables import finished_runs, grade_table, model_table, run_table
 
 from avss_utils.errors import UsageError
 from avss_utils.models.load import short_name
@@ -50,6 +50,9 @@ def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
     for name, table in (("models", model_table(runs)), ("runs", run_table(runs))):
         _write_table(table, folder / "book" / f"status_{name}.csv")
         _write_table(table.map(plain), folder / "book" / f"status_{name}_shown.csv")
+    types = pd.read_csv(ROOT / "results" / "model_types.csv", keep_default_na=False)
+    _write_table(grade_table(types), folder / "book" / "model_grades.csv")
+    _write_table(types.drop(columns="transformers").map(plain), folder / "book" / "model_types.csv")
     found = _executed(executed)
     if not any(name.startswith("07_") for name in found):
         raise UsageError(f"no executed ledger in {executed}: run `python -m avss_utils run` first")

@@ -10,6 +10,14 @@ from avss_utils.store.runs import read_run, record_folders
 
 LIBRARIES = ("torch", "transformers", "datasets")
 UNKNOWN = "–"
+GRADES = {
+    "exact": "every number is the same; a prompt runs once for all of its answers",
+    "slower, exact": "every number is the same; a prompt runs again with each of its answers",
+    "refused": "one sentence says why, before anything is written",
+    "not built": "not known: no tiny model can be made of the type's configuration alone",
+    "WRONG": "a known fault: some numbers are others",
+    "TRACEBACK": "a known fault: a command ends in an error that nobody can read",
+}
 
 
 def finished_runs(root: Path) -> list[Run]:
@@ -66,6 +74,14 @@ def run_table(runs: Sequence[Run]) -> pd.DataFrame:
     ]
     names = ["notebook", "model", "date", "commit", "seconds", "MB", "device", "libraries"]
     return pd.DataFrame(rows, columns=names)
+
+
+def grade_table(types: pd.DataFrame) -> pd.DataFrame:
+    """A row a grade that a model type has: what it means, and how many of the types have it."""
+    counts = types.grade.value_counts()
+    (version,) = types.transformers.unique()
+    rows = [(grade, GRADES[grade], counts[grade]) for grade in GRADES if grade in counts]
+    return pd.DataFrame(rows, columns=["grade", "meaning", f"types of transformers {version}"])
 
 
 def _origin(identity: dict) -> tuple[str, str, str]:

@@ -324,3 +324,11 @@ def test_buttons_of_a_further_models_chapter_lead_to_the_stored_notebook():
 def test_a_table_from_a_file_can_be_downloaded(page):
     shown = set(re.findall(r"^:file: (.+)$", page.read_text(), re.MULTILINE))
     assert shown == set(re.findall(r"\{download\}`[^<`]+<([^>]+)>`", page.read_text()))
+
+
+def test_the_page_of_model_types_shows_all_of_them(staged):
+    types = pd.read_csv(ROOT / "results" / "model_types.csv", keep_default_na=False)
+    shown = pd.read_csv(staged / "book" / "model_types.csv", keep_default_na=False)
+    assert list(shown.type) == list(types.type)
+    grades = pd.read_csv(staged / "book" / "model_grades.csv").set_index("grade").iloc[:, -1]
+    assert grades.to_dict() == types.grade.value_counts().to_dict()
