@@ -5,17 +5,20 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from avss_utils.errors import UsageError
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.models.tokenizers import automatic_bos
+
+if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
+    from transformers import PreTrainedModel
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 N_WORDS = 50  # of a vocabulary, that its tokenizer must know
@@ -64,7 +67,7 @@ def load_dense(
     trust_remote_code: bool = False,
     device_map: str | dict | None = None,
     **options: Any,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple["PreTrainedModel", PreTrainedTokenizerBase]:
     """(model, tokenizer) from local files, every weight found and in floating point.
 
     On the CPU, or spread as ``device_map`` says: "auto", or accelerate's map of modules to devices.

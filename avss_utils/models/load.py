@@ -9,10 +9,11 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import huggingface_hub
 import torch
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from avss_utils.errors import UsageError
 from avss_utils.models.blocks import decoder_blocks, positions
@@ -21,6 +22,9 @@ from avss_utils.models.embedded import EMBEDDED, prepare_gguf, prepare_model, sa
 from avss_utils.models.hf_loading import check_folder, load_dense
 from avss_utils.models.memory import check_memory, stored_parameters
 from avss_utils.store.files import file_sha256
+
+if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
+    from transformers import PreTrainedModel
 
 SPREAD = "spread"  # the device that stands for all GPUs and the machine's memory
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
@@ -47,7 +51,7 @@ class LoadedModel:
     licence and note (embedded models, else None).
     """
 
-    model: PreTrainedModel
+    model: "PreTrainedModel"
     tokenizer: PreTrainedTokenizerBase
     identity: dict
 
@@ -170,7 +174,7 @@ def _identity(
     name: str,
     origin: Origin,
     weights: list[Path],
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict:
     row = EMBEDDED[name] if origin.source == "embedded" else None

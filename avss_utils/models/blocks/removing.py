@@ -7,14 +7,18 @@ being saved wrongly.
 
 import copy
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from avss_utils.errors import UsageError
 from avss_utils.models.blocks.finding import checked_numbers, decoder_blocks, text_config
 from avss_utils.models.blocks.running import PassThrough
+
+if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
+    from transformers import PreTrainedModel
 
 INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number", "layer_index", "block_idx")
 BLOCK_NUMBERS = ("moe_layers", "mlp_only_layers")
@@ -23,8 +27,8 @@ LEADING_BLOCK_COUNTS = ("max_window_layers", "first_k_dense_replace", "num_dense
 
 
 def remove_blocks(
-    model: PreTrainedModel, drop: Iterable[int], *, share_weights: bool = False
-) -> PreTrainedModel:
+    model: "PreTrainedModel", drop: Iterable[int], *, share_weights: bool = False
+) -> "PreTrainedModel":
     """A new, smaller model of the same class without the blocks in ``drop``; the original stays.
 
     Kept blocks are renumbered and the configuration is cut to them, so that the result generates
@@ -82,7 +86,7 @@ def _cut_config(config: PreTrainedConfig, keep: list[int]) -> None:
     config.num_hidden_layers = len(keep)
 
 
-def check_reload(model: PreTrainedModel, pruned: PreTrainedModel, keep: Sequence[int]) -> None:
+def check_reload(model: "PreTrainedModel", pruned: "PreTrainedModel", keep: Sequence[int]) -> None:
     """Raise UsageError unless ``pruned``, the blocks ``keep`` of ``model``, can be loaded again.
 
     What the two configurations build is compared, since only they and the weights are saved. A
@@ -102,7 +106,7 @@ def check_reload(model: PreTrainedModel, pruned: PreTrainedModel, keep: Sequence
     )
 
 
-def _blueprint(model: PreTrainedModel) -> list[dict]:
+def _blueprint(model: "PreTrainedModel") -> list[dict]:
     """What the configuration alone builds: each block's modules, then the shapes of the rest."""
     config = type(model.config).from_dict(model.config.to_dict())
     with torch.device("meta"):
