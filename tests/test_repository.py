@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -49,6 +51,14 @@ def test_imports_go_one_way(path):
     if room == "chapters" and len(rest) > 1:
         others = {p for p in _imports(path) if p[0] == room and p[1] not in (rest[0], "opening")}
         assert not others, f"a chapter imports another: {others}; what two need moves down"
+
+
+def test_who_reads_a_record_waits_for_no_class_of_models():
+    """transformers' take three seconds to import, in the kernel of every notebook of the book."""
+    rooms = "avss_utils.claims, avss_utils.chapters.pruning, avss_utils.chapters.hallucination"
+    code = f"import sys, {rooms}; print('transformers.modeling_utils' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_the_map_shows_what_the_code_imports():

@@ -1,10 +1,10 @@
 """A model before and after training: held-out answers, and what it costs on neutral text."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel
 
 from avss_utils.chapters.mitigation.trial_outcomes import (
     choice_outcomes,
@@ -19,6 +19,9 @@ from avss_utils.measure.texts import window_likelihoods
 from avss_utils.models.load import LoadedModel
 from avss_utils.stats.calibration import expected_calibration_error
 from avss_utils.stats.resampling import N_RESAMPLES, Estimate, limits, moved_onto, resample_counts
+
+if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
+    from transformers import PreTrainedModel
 
 N_BINS = 10
 RATE = "hallucination rate"
@@ -79,7 +82,7 @@ def _error(table: pd.DataFrame) -> float:
 
 
 def _cost_rows(
-    models: tuple[PreTrainedModel, PreTrainedModel],
+    models: "tuple[PreTrainedModel, PreTrainedModel]",
     windows: Sequence[Window],
     *,
     batch_tokens: int,

@@ -5,9 +5,10 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, StoppingCriteria
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.errors import UsageError
@@ -15,6 +16,9 @@ from avss_utils.measure.finite import check_finite
 from avss_utils.measure.passes import log_probabilities, longest_first
 from avss_utils.models import blocks as families
 from avss_utils.store.progress import progress
+
+if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Generated:
 
 
 def greedy_answers(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     *,
@@ -65,7 +69,7 @@ def greedy_answers(
 
 
 def _prefixes(
-    model: PreTrainedModel, tokenizer: Tokenizer, prompts: Sequence[str], n_new: int
+    model: "PreTrainedModel", tokenizer: Tokenizer, prompts: Sequence[str], n_new: int
 ) -> list[tuple[int, ...]]:
     """Tokens of each prompt, the beginning cut where no room for ``n_new`` more would be left."""
     prefixes = [tuple(ids) for ids in tokenizer(list(prompts))["input_ids"]] if prompts else []
@@ -88,7 +92,7 @@ def _prefixes(
 
 
 def _answer(
-    model: PreTrainedModel, tokenizer: Tokenizer, prefixes: list[tuple[int, ...]], n_new: int
+    model: "PreTrainedModel", tokenizer: Tokenizer, prefixes: list[tuple[int, ...]], n_new: int
 ) -> list[Generated]:
     ids, mask = families.pad(prefixes, side="left")
     named = model.generation_config.eos_token_id  # none, one or several

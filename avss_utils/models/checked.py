@@ -4,17 +4,19 @@ import contextlib
 import hashlib
 import json
 from importlib import metadata
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from avss_utils.errors import WriteError
 from avss_utils.models.blocks.consistency import check_model, keep_shared, shares_cache
 from avss_utils.store.files import cache_dir, write_json
 
+if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
+    from transformers import PreTrainedModel
+
 VERSION = 1  # of the check: raise it when what is checked changes
 
 
-def check_once(model: PreTrainedModel, weights_sha256: str) -> None:
+def check_once(model: "PreTrainedModel", weights_sha256: str) -> None:
     """``blocks.check_model``, and whether the model ``shares_cache``; of a second load as kept.
 
     Kept in the cache folder by weights, configuration, library versions, number format and kind of

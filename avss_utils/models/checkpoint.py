@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+import transformers
 
 from avss_utils.models import blocks as families
 from avss_utils.models.blocks import remove_blocks
@@ -41,11 +41,11 @@ def save_pruned(loaded: LoadedModel, plan: PruningPlan, folder: Path, *, facts: 
     return folder
 
 
-def _check_saved(folder: Path, pruned: PreTrainedModel) -> None:
+def _check_saved(folder: Path, pruned: "transformers.PreTrainedModel") -> None:
     """Raise UsageError unless the files in ``folder`` load as ``pruned``, with its logits."""
     is_spread = len(set(getattr(pruned, "hf_device_map", {}).values())) > 1
     with without_progress_bars():
-        saved = AutoModelForCausalLM.from_pretrained(
+        saved = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=pruned.dtype, device_map="auto" if is_spread else None
         ).eval()
     saved = saved if is_spread else saved.to(pruned.device)
@@ -71,7 +71,7 @@ def _card(identity: dict, plan: PruningPlan, facts: dict) -> str:
 
 def largest_difference(loaded: LoadedModel, plan: PruningPlan, folder: Path, text: str) -> float:
     """Largest absolute difference of logits between the saved and the in-memory pruned model."""
-    saved = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded.model.dtype)
+    saved = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=loaded.model.dtype)
     batch = loaded.tokenizer(text, return_tensors="pt")
     logits = []
     with torch.inference_mode():

@@ -5,12 +5,15 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from avss_utils.errors import UsageError
 from avss_utils.store.sharing import GPU_SHARE
+
+if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
+    from transformers import PreTrainedModel
 
 DTYPES = {
     "float32": torch.float32,
@@ -56,7 +59,7 @@ def as_device(device: str | torch.device | None) -> torch.device:
     return found
 
 
-def settle_attention(model: PreTrainedModel) -> None:
+def settle_attention(model: "PreTrainedModel") -> None:
     """Plain attention on a GPU where one key serves all heads, as in gemma3-270m.
 
     torch's memory-efficient kernel, which a padded batch gets there, is wrong for such keys in

@@ -4,17 +4,20 @@ import contextlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from avss_utils.errors import UsageError, one_line
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.models.model_folder import check_folder, ignorable, own_code, quantised
 from avss_utils.models.tokenizers import automatic_bos
+
+if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
+    from transformers import PreTrainedModel
 
 N_WORDS = 50  # of a vocabulary, that its tokenizer must know
 
@@ -27,7 +30,7 @@ def load_dense(
     device_map: str | dict | None = None,
     named: Path | None = None,
     **options: Any,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple["PreTrainedModel", PreTrainedTokenizerBase]:
     """(model, tokenizer) from local files, every weight found, used and in floating point.
 
     On the CPU, or spread as ``device_map`` says: "auto", or accelerate's map of modules to devices.
@@ -171,7 +174,7 @@ def _check_dense(named: Path, model: nn.Module) -> None:
 
 
 def _check_vocabulary(
-    named: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    named: Path, model: "PreTrainedModel", tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Added tokens may lie beyond the embedding, as Gemma's for images do, and are met later."""
     size = model.get_input_embeddings().num_embeddings

@@ -9,10 +9,11 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import huggingface_hub
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from avss_utils.errors import UsageError
 from avss_utils.models.blocks import decoder_blocks, positions
@@ -23,6 +24,9 @@ from avss_utils.models.hf_loading import load_dense, read_config
 from avss_utils.models.memory import check_memory, stored_parameters
 from avss_utils.models.model_folder import check_folder
 from avss_utils.store.files import at_home, file_sha256
+
+if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
+    from transformers import PreTrainedModel
 
 SPREAD = "spread"  # the device that stands for all GPUs and the machine's memory
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w./-]+)?")
@@ -49,7 +53,7 @@ class LoadedModel:
     licence and note (embedded models, else None).
     """
 
-    model: PreTrainedModel
+    model: "PreTrainedModel"
     tokenizer: PreTrainedTokenizerBase
     identity: dict
 
@@ -175,7 +179,7 @@ def _identity(
     name: str,
     origin: Origin,
     weights: list[Path],
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict:
     row = EMBEDDED[name] if origin.source == "embedded" else None

@@ -7,11 +7,10 @@ opposite, a control), iterative, as-released, contiguous.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel
 
 from avss_utils.errors import UsageError
 from avss_utils.measure.activations import SITES, available_sites, collect_block_stats
@@ -29,6 +28,9 @@ from avss_utils.scores.plans import (
     plan_tail,
 )
 from avss_utils.stats.retention import plan_name
+
+if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
+    from transformers import PreTrainedModel
 
 RULES = ("lowest", "highest", "iterative", "as-released", "contiguous")
 SKIP_FIRST = "/skip-first"
@@ -114,7 +116,7 @@ class Calibration:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: "PreTrainedModel",
         batches: Iterable[dict],
         *,
         eps: Iterable[float],

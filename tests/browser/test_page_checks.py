@@ -91,6 +91,34 @@ def test_a_barrier_is_found(opened, content, rule):
     assert any(text.startswith(rule) for text in found), found
 
 
+# axe does not judge a single letter
+ROWS = "<tr><td>one</td></tr>" * 3
+FAINT = "style='color: #999'"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"<table>{ROWS}<tr><td {FAINT}>two</td></tr>{ROWS}</table>",
+        f"<table>{ROWS}<tr style='background: #444'><td>two</td></tr>{ROWS}</table>",
+        f"<table>{ROWS}<tr><td style='opacity: 0.3'>two</td></tr>{ROWS}</table>",
+        f"<table>{ROWS}</table><table {FAINT}>{ROWS}</table>",
+        f"<table>{ROWS}<tr {FAINT}><td><b>two</b></td></tr></table>",
+        f"<pre><span>word</span> <span>word</span> <span {FAINT}>word</span></pre>",
+        f"<pre>{'<span>word</span> ' * 3}<b {FAINT}>word</b></pre>",
+    ],
+)
+def test_the_one_faint_among_many_alike_is_found(opened, content):
+    (found,) = page_checks.inaccessible(opened(body(content)).page)
+    assert found.startswith("color-contrast")
+
+
+def test_what_is_alike_and_faint_is_found_once(opened):
+    content = f"<table>{ROWS.replace('<td>', f'<td {FAINT}>')}</table>"
+    found = page_checks.inaccessible(opened(body(content)).page)
+    assert [text.split(":")[0] for text in found] == ["color-contrast"]
+
+
 def test_broken_links_and_anchors_are_found(tmp_path):
     folder = tmp_path / "pages"
     (folder / "part").mkdir(parents=True)

@@ -18,7 +18,8 @@ Arm = tuple[str, tuple[int, ...]]
 ONE_BLOCK = dict(first_blocks=1, sets=1, held_out=0, n_texts=1)
 A_SET = dict(sets=1, held_out=0, n_questions=24, n_texts=1)
 FEW_ROWS = dict(sets=2, held_out=0, n_generated=1, n_causal=1, n_pruned=1, n_texts=1)
-FEW_OF_EACH = dict(n_questions=4, n_calibration=4, n_shuffles=1, n_texts=1)
+# What is compared follows from recorded scores: of the shuffled ones, made here, a block will do.
+FEW_OF_EACH = dict(first_blocks=1, n_questions=4, n_calibration=4, n_shuffles=1, n_texts=1)
 SMALL_PLANS = dict(sets=1, held_out=0, n_questions=8, n_calibration=8, n_texts=1)
 CONTRAST = "set kind tokens site limit score block"
 ANSWER: dict[str, str | None] = dict(label="DECISION", correct="DECISION", contains="DECISION")

@@ -8,15 +8,18 @@ nats: the mean over the vocabulary of how far two log-probabilities lie apart, a
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from avss_utils.errors import UsageError
 from avss_utils.models.blocks.finding import decoder_blocks, text_config, unwrapped
 from avss_utils.models.blocks.passing import PromptPass, forward_logits, pad
 from avss_utils.models.blocks.running import handing_through, hidden_in, hidden_out
+
+if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
+    from transformers import PreTrainedModel
 
 LENGTHS = (13, 8)  # tokens of a row and of its beginning, which is padded beside it
 N_PROMPT = 5  # of them, that are taken for a prompt
@@ -25,7 +28,7 @@ SMALLEST_HALF = 0.25  # of bfloat16 and float16, whose rounding alone makes a te
 SHARES = "_avss_shares_cache"  # of a model, once it was tried; copies of the model have it too
 
 
-def check_model(model: PreTrainedModel) -> None:
+def check_model(model: "PreTrainedModel") -> None:
     """Raise UsageError, with the numbers, where the model does not do what every score assumes.
 
     Each block is handed one state (batch, token, width) and returns one; no token changes what
@@ -62,7 +65,7 @@ def keep_shared(model: nn.Module, shared: bool) -> None:
         )
 
 
-def check_removed(model: PreTrainedModel, pruned: PreTrainedModel, drop: Sequence[int]) -> None:
+def check_removed(model: "PreTrainedModel", pruned: "PreTrainedModel", drop: Sequence[int]) -> None:
     """Raise UsageError unless ``pruned`` is ``model`` with the blocks ``drop`` handing through."""
     with evaluating(model), evaluating(pruned):
         row, without = sample_rows(model)[0], f"without blocks {', '.join(map(str, drop))}"
@@ -143,7 +146,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _check_states(model: PreTrainedModel, row: torch.Tensor) -> None:
+def _check_states(model: "PreTrainedModel", row: torch.Tensor) -> None:
     shapes: list[tuple] = []
 
     def look(block: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
@@ -165,7 +168,7 @@ def _check_states(model: PreTrainedModel, row: torch.Tensor) -> None:
 
 
 def _check_padding(
-    model: PreTrainedModel, rows: list[torch.Tensor], alone: list[torch.Tensor]
+    model: "PreTrainedModel", rows: list[torch.Tensor], alone: list[torch.Tensor]
 ) -> None:
     (long, short), n = rows, len(rows[1])
     left, right = (pad([long, short], side=side) for side in ("left", "right"))

@@ -5,13 +5,17 @@ names of projections.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import transformers
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from avss_utils.errors import UsageError
+
+if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
+    from transformers import PreTrainedModel
 
 CONTEXT_LIMITS = ("max_position_embeddings", "max_seq_len")
 ATTENTION_OUT = ("o_proj", "out_proj", "c_proj", "dense")
@@ -28,14 +32,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def decoder_body(model: PreTrainedModel) -> nn.Module:
+def decoder_body(model: "PreTrainedModel") -> nn.Module:
     """The base model to run for statistics: embeddings, blocks and final norm, but no head.
 
     Raises UsageError, naming the class, unless ``model`` is a decoder-only causal language model.
     """
     config: Any = getattr(model, "config", None)
     problem = None
-    if not isinstance(model, PreTrainedModel) or not model.can_generate():
+    if not isinstance(model, transformers.PreTrainedModel) or not model.can_generate():
         problem = "has no causal language-model head"
     elif config.is_encoder_decoder or text_config(model).is_encoder_decoder:
         problem = "is an encoder-decoder"
@@ -46,12 +50,13 @@ def decoder_body(model: PreTrainedModel) -> nn.Module:
         raise UsageError(f"{kind} {problem}: load a decoder-only model with AutoModelForCausalLM")
     body = model.get_decoder()
     # Llama 4 does not say where its body is, and ModernBERT calls its last projection a decoder
-    if body is model or not isinstance(body, PreTrainedModel):
-        body = next((m for m in model.children() if isinstance(m, PreTrainedModel)), model)
+    if body is model or not isinstance(body, transformers.PreTrainedModel):
+        found = (m for m in model.children() if isinstance(m, transformers.PreTrainedModel))
+        body = next(found, model)
     return body
 
 
-def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
+def decoder_blocks(model: "PreTrainedModel") -> nn.ModuleList:
     """The decoder blocks of ``model`` in order: the model's own list, not a copy.
 
     Raises UsageError, naming the class, for an encoder, an encoder-decoder, or a model without a
@@ -66,7 +71,7 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     raise UsageError(f"{name} has no list of {n_blocks} decoder blocks: choose another model")
 
 
-def check_separable(model: PreTrainedModel) -> None:
+def check_separable(model: "PreTrainedModel") -> None:
     """Raise UsageError where blocks read what others computed, so that none can be taken out."""
     if n := getattr(text_config(model), "num_kv_shared_layers", None):
         raise UsageError(
@@ -75,7 +80,7 @@ def check_separable(model: PreTrainedModel) -> None:
         )
 
 
-def text_config(model: PreTrainedModel) -> PreTrainedConfig:
+def text_config(model: "PreTrainedModel") -> PreTrainedConfig:
     """The configuration of the part of the model that its decoder blocks belong to."""
     return model.config.get_text_config(decoder=True)
 
@@ -86,12 +91,12 @@ def positions(config: PreTrainedConfig) -> int | None:
     return next((n for name in CONTEXT_LIMITS if (n := getattr(config, name, None))), None)
 
 
-def context_length(model: PreTrainedModel) -> int | None:
+def context_length(model: "PreTrainedModel") -> int | None:
     """Tokens that the model has positions for; None where its configuration sets no limit."""
     return positions(model.config)
 
 
-def check_length(model: PreTrainedModel, n_tokens: int) -> None:
+def check_length(model: "PreTrainedModel", n_tokens: int) -> None:
     """Raise UsageError if a text of ``n_tokens`` is longer than the model's context."""
     limit = context_length(model)
     if limit is not None and n_tokens > limit:

@@ -8,9 +8,10 @@ being saved wrongly.
 import contextlib
 import copy
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from avss_utils.errors import UsageError
 from avss_utils.models.blocks.consistency import (
@@ -28,6 +29,9 @@ from avss_utils.models.blocks.finding import (
 )
 from avss_utils.models.blocks.running import PassThrough
 
+if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
+    from transformers import PreTrainedModel
+
 INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number", "layer_index", "block_idx")
 BLOCK_NUMBERS = ("moe_layers", "mlp_only_layers")
 NOT_PER_BLOCK = ("architectures", "_token_id")
@@ -35,8 +39,8 @@ LEADING_BLOCK_COUNTS = ("max_window_layers", "first_k_dense_replace", "num_dense
 
 
 def remove_blocks(
-    model: PreTrainedModel, drop: Iterable[int], *, share_weights: bool = False
-) -> PreTrainedModel:
+    model: "PreTrainedModel", drop: Iterable[int], *, share_weights: bool = False
+) -> "PreTrainedModel":
     """A new, smaller model of the same class without the blocks in ``drop``; the original stays.
 
     Kept blocks are renumbered and the configuration is cut to them, so that the result generates
@@ -104,7 +108,7 @@ def _cut_config(config: PreTrainedConfig, keep: list[int]) -> None:
         config.per_layer_config = {i: own[n] for i, n in enumerate(keep) if n in own}
 
 
-def check_reload(model: PreTrainedModel, pruned: PreTrainedModel, keep: Sequence[int]) -> None:
+def check_reload(model: "PreTrainedModel", pruned: "PreTrainedModel", keep: Sequence[int]) -> None:
     """Raise UsageError unless ``pruned``, the blocks ``keep`` of ``model``, can be loaded again.
 
     What the two configurations build is compared, since only they and the weights are saved. A
@@ -126,7 +130,7 @@ def check_reload(model: PreTrainedModel, pruned: PreTrainedModel, keep: Sequence
     )
 
 
-def _rebuilt(model: PreTrainedModel) -> PreTrainedModel:
+def _rebuilt(model: "PreTrainedModel") -> "PreTrainedModel":
     """What the configuration alone builds, its parameters without memory."""
     import accelerate  # takes a while, and most models are not saved
 
@@ -135,7 +139,7 @@ def _rebuilt(model: PreTrainedModel) -> PreTrainedModel:
         return type(model)(config).eval()
 
 
-def _check_logits(pruned: PreTrainedModel, rebuilt: PreTrainedModel) -> None:
+def _check_logits(pruned: "PreTrainedModel", rebuilt: "PreTrainedModel") -> None:
     """Lend the rebuilt model the pruned one's weights, and hold their logits against each other."""
     weights = pruned.state_dict()
     if any(tensor.is_meta for tensor in weights.values()):  # they wait on the disk
@@ -147,7 +151,7 @@ def _check_logits(pruned: PreTrainedModel, rebuilt: PreTrainedModel) -> None:
         check_close(pruned, {"once loaded": (row_logits(rebuilt, row), row_logits(pruned, row))})
 
 
-def _blueprint(fresh: PreTrainedModel) -> list[dict]:
+def _blueprint(fresh: "PreTrainedModel") -> list[dict]:
     """Each block's modules, then the shapes of the rest."""
     blocks = decoder_blocks(fresh)
     inside = {id(tensor) for tensor in blocks.parameters()}

@@ -6,11 +6,11 @@ name; ``args`` and ``kwargs`` are what it is called with.
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache
 
 from avss_utils.models.blocks.finding import (
     check_separable,
@@ -19,6 +19,9 @@ from avss_utils.models.blocks.finding import (
     decoder_body,
 )
 from avss_utils.models.blocks.passing import forward_inputs
+
+if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
+    from transformers import PreTrainedModel
 
 # What a block class returns: None for a tensor, else its sequence type and length.
 _output_form: dict[type, tuple[type, int] | None] = {}
@@ -45,7 +48,7 @@ def with_output(output: Any, hidden: torch.Tensor) -> Any:
 
 
 @contextlib.contextmanager
-def bypass_blocks(model: PreTrainedModel, drop: Iterable[int]) -> Iterator[None]:
+def bypass_blocks(model: "PreTrainedModel", drop: Iterable[int]) -> Iterator[None]:
     """Inside this context the blocks numbered in ``drop`` hand their input through.
 
     Numbers are the model's own, from 0, inside the context too; contexts of disjoint blocks nest. A
@@ -108,7 +111,7 @@ class BlockSteps:
     inside ``torch.inference_mode``.
     """
 
-    def __init__(self, model: PreTrainedModel, batch: dict) -> None:
+    def __init__(self, model: "PreTrainedModel", batch: dict) -> None:
         check_separable(model)
         self.model, self.blocks = model, decoder_blocks(model)
         self.inputs, self.n_steps = forward_inputs(model, batch), 0
