@@ -177,31 +177,26 @@ class _Endings:
 
     def __init__(self, tokenizer: Tokenizer, ends: list[int], n_rows: int) -> None:
         self.tokenizer, self.ends = tokenizer, ends
-        self.spells, self.breaks, self.breaks_itself = _token_marks(tokenizer, len(tokenizer))
         self.has_text = np.zeros(n_rows, bool)
 
     def __call__(self, numbers: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        last = np.minimum(tokens[:, -1], len(self.spells) - 1)  # a vocabulary may have spare places
-        broken = self.breaks[last] & (self.has_text[numbers] | self.breaks_itself[last])
-        self.has_text[numbers] |= self.spells[last]
+        marks = [_marks(self.tokenizer, token) for token in tokens[:, -1].tolist()]
+        spells, breaks, breaks_itself = np.array(marks, bool).T
+        broken = breaks & (self.has_text[numbers] | breaks_itself)
+        self.has_text[numbers] |= spells
         for i in np.flatnonzero(broken):
             broken[i] = "\n" in _decoded(self.tokenizer, tokens[i].tolist()).lstrip()
         return broken | np.isin(tokens[:, -1], self.ends)
 
 
-@lru_cache(maxsize=4)
-def _token_marks(tokenizer: Tokenizer, n: int) -> np.ndarray:
-    """By token: does it spell something, does it hold a newline, and one after what it spells?
+@lru_cache(maxsize=2**17)
+def _marks(tokenizer: Tokenizer, token: int) -> tuple[bool, bool, bool]:
+    """Of a token alone: does it spell something, hold a newline, hold one after what it spells?
 
-    (3, n + 1) of bool, ``n`` being the tokens that it knows; the last is for all others. Never too
-    few: a token that is a part of a character spells, and whether the text of a row is blank is
-    seen when it is decoded.
+    Never too few: a part of a character spells, whatever the whole is.
     """
-    ids = [[i] for i in range(n)]
-    options = dict(skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    texts = [*tokenizer.batch_decode(ids, **options), ""]
-    rows = [(bool(t.strip()), "\n" in t, "\n" in t.lstrip()) for t in texts]
-    return np.array(rows, bool).T
+    text = _decoded(tokenizer, [token])
+    return bool(text.strip()), "\n" in text, "\n" in text.lstrip()
 
 
 def _decoded(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

@@ -11,6 +11,7 @@ from test_generation import PROMPTS, assert_plain, small_model, small_tokenizer
 from tiny import FAMILIES, speaking, tiny_tokenizer
 
 from avss_utils.errors import UsageError
+from avss_utils.measure import decoding
 from avss_utils.measure.decoding import Generated, greedy_answers, sampled_answers
 from avss_utils.measure.token_steps import Steps, drawn, token_steps
 
@@ -158,7 +159,31 @@ def test_hybrids_answer_whatever_cache_they_keep(name):
         assert all(same(a, b) for a, b in zip(own, alone, strict=True))
 
 
-def test_a_character_in_parts_and_spare_places_of_a_vocabulary_end_no_line():
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    [
+        ("a\n", True),
+        ("\n a\nb", True),
+        ("\u3000\né\n", True),
+        ("\u3000\n", False),
+        (" \n", False),
+        ("é", False),
+    ],
+)
+def test_a_line_ends_as_its_text_says_though_characters_come_in_parts(text, ends):
+    tokenizer = tiny_tokenizer()
+    ids = [i for own in text for i in tokenizer(own, add_special_tokens=False)["input_ids"]]
+    assert tokenizer.decode(ids) == text
+    endings, found = decoding._Endings(tokenizer, [], 1), []
+    for n in range(1, len(ids) + 1):
+        found.append(endings(np.array([0]), np.array([ids[:n]]))[0])
+        if found[-1]:
+            break
+    assert found[-1] == ends == ("\n" in tokenizer.decode(ids[:n]).lstrip())
+    assert not any("\n" in tokenizer.decode(ids[:i]).lstrip() for i in range(1, n))
+
+
+def test_spare_places_of_a_vocabulary_spell_nothing():
     model, tokenizer = FAMILIES["llama"](vocab_size=400), tiny_tokenizer()
     answers = greedy_answers(model, tokenizer, ASKED * 4, max_new_tokens=12)
     assert len(tokenizer) < 400
