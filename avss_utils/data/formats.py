@@ -5,6 +5,7 @@ authors' own files. It raises KeyError for a missing column and ValueError for a
 """
 
 import csv
+import gzip
 import io
 import re
 from collections.abc import Iterator
@@ -20,9 +21,15 @@ DOCUMENT = re.compile(r'^<doc id="([^"]+)"[^\n]*>\n(.*?)^</doc>$', re.DOTALL | r
 
 
 def read_text(path: Path) -> str:
-    """The file's text with plain line ends; UsageError where it is not UTF-8."""
+    """The file's text with plain line ends, unpacked if it is named .gz; UsageError where it is not
+    UTF-8.
+    """
+    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        return path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+        with opened(path, "rt", encoding="utf-8-sig") as file:  # with or without a byte order mark
+            return file.read()
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise UsageError(f"{path} is not a whole gzip file: restore it") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UsageError(
@@ -138,6 +145,30 @@ def parse_piqa(record: dict) -> Question:
     answer = _index(["0", "1"], record["label"], "label")
     goal = text_column(record, "goal")
     return Question(digest(goal, choices[answer]), goal, choices, answer)
+
+
+def parse_yes_no(record: dict) -> Question:
+    """BoolQ: a passage and a question about it; one question is asked of several passages."""
+    asked, passage = text_column(record, "question"), text_column(record, "passage")
+    answer = _index(["False", "True"], record["answer"], "answer")
+    text = f"{passage}\nQuestion: {asked}?"
+    return Question(digest(asked, passage), text, ("no", "yes"), answer)
+
+
+def parse_situation(record: dict) -> Question:
+    """Social IQa: a situation, a question about it, and three answers."""
+    question = f"{text_column(record, 'context')} {text_column(record, 'question')}"
+    choices = tuple(text_column(record, f"answer{letter}") for letter in "ABC")
+    answer = _index(["1", "2", "3"], record["label"], "label")
+    return Question(digest(question, choices[answer]), question, choices, answer)
+
+
+def parse_numbered(record: dict) -> Question:
+    """MMLU: a question, its choices, and the number of the right one from 0."""
+    question = text_column(record, "question")
+    choices = tuple(str(choice).strip() for choice in record["choices"])
+    answer = _index([str(n) for n in range(len(choices))], record["answer"], "answer")
+    return Question(digest(question, *choices), question, choices, answer)
 
 
 def parse_hellaswag(record: dict) -> Question:

@@ -76,7 +76,7 @@ def _checked(name: str, use: str) -> Corpus | None:
     """The rows of a file of one's own; None for a data set, whose name and use are right."""
     if is_own(name):
         return own_corpus(name, use)
-    uses = {"text": "text", "open": "open"}  # all other kinds are questions
+    uses = {"text": "text", "open": "open", "last word": "open"}  # other kinds are questions
     names = [known for known, spec in SPECS.items() if uses.get(spec.kind, "question") == use]
     if name not in names:
         what = {"open": "open question"}.get(use, use)

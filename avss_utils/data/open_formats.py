@@ -94,6 +94,16 @@ def parse_halueval(record: dict) -> OpenQuestion:
     return _open(digest(question, right), question, [right], [wrong], context)
 
 
+def parse_last_word(record: dict) -> OpenQuestion:
+    """LAMBADA: a passage without its last word, which is the answer; whole, or as a request."""
+    if "text" in record:
+        before, _, word = text_column(record, "text").rpartition(" ")
+        record = {"query": before, "choices": [word]}
+    asked = record.get("doc", record)
+    before, (word,) = text_column(asked, "query"), answer_list(asked, "choices")
+    return _open(digest(f"{before} {word}"), before, [word], [])
+
+
 def answer_list(record: dict, column: str, *, least: int = 1) -> list[str]:
     """A column's texts, a list or joined by ";"; ValueError where there are too few or no texts."""
     value = record[column]

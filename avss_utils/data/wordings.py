@@ -14,14 +14,17 @@ _ASKED = {
     "second": "{question}\nThe correct answer is",
     "answer-only": "Answer:",
 }
+_FINISHED = {
+    "plain": "{question}",
+    "second": "This text is finished in the most sensible way.\n\n{question}",
+    "answer-only": "Ending:",
+}
 WORDINGS: dict[str, dict[str, str]] = {
     "question": _ASKED,
     "open": _ASKED,
-    "continuation": {
-        "plain": "{question}",
-        "second": "This text is finished in the most sensible way.\n\n{question}",
-        "answer-only": "Ending:",
-    },
+    "passage": _ASKED | {"plain": "{question}\nAnswer:"},  # it ends with "Question: ...?"
+    "continuation": _FINISHED,
+    "last word": _FINISHED,
     "sentiment": {
         "plain": "Review: {question}\nSentiment:",
         "second": "{question}\nThe opinion of this film is",

@@ -3,7 +3,7 @@
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.measure.block_stats import BlockStats
 from avss_utils.measure.choices import score_choices
-from avss_utils.measure.decoding import greedy_answers
+from avss_utils.measure.decoding import greedy_answers, sampled_answers
 from avss_utils.measure.drop_losses import drop_losses, leave_one_out
 from avss_utils.measure.texts import perplexity, window_likelihoods
 
@@ -14,6 +14,7 @@ __all__ = [
     "greedy_answers",
     "leave_one_out",
     "perplexity",
+    "sampled_answers",
     "score_choices",
     "window_likelihoods",
 ]

@@ -29,18 +29,24 @@ def answer_questions(
     *,
     wording: str,
     batch_tokens: int,
+    per_byte: bool = False,
 ) -> pd.DataFrame:
     """Closed-book choice by summed log-probability: one row per question of the set ``name``.
 
     Columns: set, wording, row_id, n_choices, label, prediction (highest score, earlier choice
     among equals), correct, p_true (softmax over the choices' scores, at the label), beaten (share
     of the other choices that the label's score beats, ties half: the within-question AUROC).
+    With ``per_byte`` also prediction_per_byte and correct_per_byte: by log-probability over the
+    choice's UTF-8 bytes, its leading space not counted, which is the evaluation harness's
+    ``acc_bytes``; its ``acc_norm`` divides by characters, the same for ASCII. Which of the two a
+    set is judged by is chosen by ``stats.scorings``.
     """
     asked = [prompt(question, name, wording) for question in questions]
     scores = score_choices(
         model, tokenizer, [a[0] for a in asked], [a[1] for a in asked], batch_tokens=batch_tokens
     )
     rows = []
+    predicted = []
     for q, s in zip(questions, scores, strict=True):
         best, own, others = int(np.argmax(s)), s[q.answer], np.delete(s, q.answer)
         beaten = float(((others < own) + 0.5 * (others == own)).mean())
@@ -48,17 +54,29 @@ def answer_questions(
         p_true = round(float(weights[q.answer] / weights.sum()), 5)
         judged = (best, best == q.answer, p_true, beaten)
         rows.append((name, wording, q.row_id, len(s), q.answer, *judged))
+        n_bytes = [len(choice.strip().encode()) for choice in q.choices]
+        predicted.append(int(np.argmax(s / np.array(n_bytes))))
     columns = ["set", "wording", "row_id", "n_choices", "label", "prediction"]
-    return pd.DataFrame(rows, columns=[*columns, "correct", "p_true", "beaten"])
+    table = pd.DataFrame(rows, columns=[*columns, "correct", "p_true", "beaten"])
+    if per_byte:
+        table["prediction_per_byte"] = predicted
+        table["correct_per_byte"] = table.prediction_per_byte == table.label
+    return table
 
 
 def judge_answers(
-    loaded: LoadedModel, suite: Suite, arm: tuple[str, Iterable[int]], *, wording: str = "plain"
+    loaded: LoadedModel,
+    suite: Suite,
+    arm: tuple[str, Iterable[int]],
+    *,
+    wording: str = "plain",
+    per_byte: bool = False,
 ) -> pd.DataFrame:
     """Rows of ``answer_questions`` for every set of the suite; ``arm`` is (name, dropped)."""
     name, drop = arm
     model = remove_blocks(loaded.model, drop, share_weights=True)
     options: dict[str, Any] = dict(wording=wording, batch_tokens=suite.batch_tokens)
+    options |= dict(per_byte=per_byte)
     tables = [
         answer_questions(model, loaded.tokenizer, task, questions, **options)
         for task, questions in suite.questions.items()

