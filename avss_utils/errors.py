@@ -25,7 +25,7 @@ class WriteError(UsageError, OSError):
     """A file or folder that the disk would not take, named in the message."""
 
 
-def one_line(error: BaseException, *, longest: int = 600) -> str:
+def one_line(error: BaseException | str, *, longest: int = 600) -> str:
     """The whole reason of a library's error on one line, at most ``longest`` characters of it.
 
     Many begin with an empty line, or with one that ends in a colon.

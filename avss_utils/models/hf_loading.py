@@ -97,7 +97,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
         raise UsageError(f"{folder / 'config.json'} cannot be used: {one_line(error)}") from error
 
 
-def _from_pretrained(folder: Path, **options: Any) -> tuple[PreTrainedModel, dict]:
+def _from_pretrained(folder: Path, **options: Any) -> tuple["PreTrainedModel", dict]:
     """The model, and what transformers reports of its tensors, wrong sizes among it."""
     with without_progress_bars():
         return transformers.AutoModelForCausalLM.from_pretrained(

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from avss_utils.errors import UsageError
+from avss_utils.errors import UsageError, one_line
 from avss_utils.store.files import MOST, decoded, plain_write_errors, project_root
 from avss_utils.store.outputs import check_file, claimed_file, note_file
 
@@ -230,5 +230,5 @@ def _failure(name: str, error: Exception, failed: Path, timeout: int) -> str:
         )
     if kind == "CellTimeoutError":
         return f"a cell of {name} took longer than {timeout} s: give more with --timeout"
-    what = f"{name_of_error or kind}: {said}".split("\n")[0]
+    what = one_line(f"{name_of_error or kind}: {said}")
     return f"{name} failed with {what}; the notebook with the error is {failed}"

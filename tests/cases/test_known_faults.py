@@ -918,11 +918,6 @@ def test_a_configuration_is_refused_with_the_whole_reason(copied, change, reason
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="S11: of an error that begins with an empty line nothing is said",
-)
 def test_what_fails_in_a_notebook_is_said_with_the_whole_reason(tmp_path, monkeypatch):
     import papermill
 

@@ -1,13 +1,15 @@
 """Every model type through the product's doors, held against plain passes of transformers."""
 
 import contextlib
+import os
 import re
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from avss_utils.data.calibrations import row_batches
 from avss_utils.errors import UsageError
 from avss_utils.measure import collect_block_stats
 from avss_utils.measure.choices import score_choices
-from avss_utils.models.blocks import remove_blocks
+from avss_utils.models.blocks import remove_blocks, shares_cache
 from avss_utils.models.checkpoint import save_pruned
 from avss_utils.scores import score_blocks
 
@@ -84,13 +86,6 @@ def close(found: object, wanted: object, what: str, *, relative: float = 0) -> N
     assert off < (relative or TOLERANCE), f"{what}: {off:.2g} off"
 
 
-def is_slower(model: torch.nn.Module, heard: Sequence[warnings.WarningMessage]) -> bool:
-    """Whether the product runs whole rows in the place of a shared cache."""
-    if shares_cache := getattr(models, "shares_cache", None):
-        return not shares_cache(model)
-    return any("whole rows" in str(one.message) for one in heard)
-
-
 def grade(model_type: str, folder: Path) -> dict[str, str]:
     """``type, grade, doors, reason`` of a tiny model of the type, which is saved in ``folder``.
 
@@ -101,15 +96,16 @@ def grade(model_type: str, folder: Path) -> dict[str, str]:
     tiny_type(model_type).save_pretrained(folder / "model")
     tiny_tokenizer().save_pretrained(folder / "model")
     wanted, found = attempt(lambda: reference_of(folder / "model")), Found()
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always")
+    own_cache = mock.patch.dict(os.environ, AVSS_CACHE=str(folder / "cache"))
+    with own_cache, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         with found.door("load"):
             loaded = models.load_model(folder / "model", device="cpu")
             assert not isinstance(wanted, Exception), f"loaded, but not by transformers: {wanted}"
             assert wanted.is_causal, "later tokens change the logits of earlier ones"
         if not (found.refused or found.wrong or found.broken):
             _through(found, loaded, wanted, folder / "pruned")
-            found.is_slower = is_slower(loaded.model, heard)
+            found.is_slower = not shares_cache(loaded.model)
     return found.row(model_type)
 
 

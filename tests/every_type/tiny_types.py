@@ -40,7 +40,7 @@ _NAMES = {
         state_size time_step_rank mamba_dt_rank laurel_rank adapter_rank gated_norm_rank
         hidden_size_per_layer_input mamba_chunk_size chunk_size
         sliding_window sliding_window_size attention_window_size window_size local_attention
-        attention_chunk_size index_topk keep_window_size rotary_dim
+        attention_chunk_size rotary_dim
         mamba_headdim""",
     16: """q_lora_rank kv_lora_rank o_lora_rank qk_head_dim moe_intermediate_size
         shared_expert_intermediate_size shared_experts_intermediate_size hc_lowrank
@@ -50,6 +50,8 @@ _NAMES = {
         expert_ffn_hidden_size shared_intermediate_size""",
     256: """max_position_embeddings n_positions n_ctx max_seq_len model_max_length context_length
         original_max_position_embeddings max_target_positions""",
+    # more than the texts here have tokens: where a model has to choose among more, texts are cut
+    64: "index_topk keep_window_size",
     VOCAB: "vocab_size vocab_size_per_layer_input unpadded_vocab_size",
 }
 SIZES = {name: size for size, names in _NAMES.items() for name in names.split()}

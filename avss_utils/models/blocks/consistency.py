@@ -21,8 +21,8 @@ from avss_utils.models.blocks.running import handing_through, hidden_in, hidden_
 if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
     from transformers import PreTrainedModel
 
-LENGTHS = (13, 8)  # tokens of a row and of its beginning, which is padded beside it
-N_PROMPT = 5  # of them, that are taken for a prompt
+LENGTHS = (33, 20)  # tokens of a row and of its beginning, which is padded beside it
+N_PROMPT = 9  # of them, that are taken for a prompt
 SMALLEST = 1e-3  # nats, of float32 and wider
 SMALLEST_HALF = 0.25  # of bfloat16 and float16, whose rounding alone makes a tenth
 SHARES = "_avss_shares_cache"  # of a model, once it was tried; copies of the model have it too
@@ -160,10 +160,12 @@ def _check_states(model: "PreTrainedModel", row: torch.Tensor) -> None:
     n_wanted = 2 * len(decoder_blocks(model))
     strange = [shape for shape in shapes if len(shape) != 3 or shape[:2] != (1, len(row))]
     if strange or len(shapes) != n_wanted:
-        what = f"hand on a state of shape {strange[0]}" if strange else "do not run once each"
+        what = "run more or less than once each"
+        if strange:
+            what = f"hand on a state of shape {strange[0]}, not of (batch, token, width)"
         raise UsageError(
-            f"the blocks of {kind(model)} {what}, not one of (batch, token, width) each, so that "
-            "none can be scored or taken out by itself: choose another model"
+            f"the blocks of {kind(model)} {what}, so that none can be scored or taken out by "
+            "itself: choose another model"
         )
 
 

@@ -17,7 +17,8 @@ from avss_utils.errors import UsageError
 if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
     from transformers import PreTrainedModel
 
-CONTEXT_LIMITS = ("max_position_embeddings", "max_seq_len")
+# Beyond the last two a model chooses which tokens it attends to, by scores that padding can move.
+CONTEXT_LIMITS = ("max_position_embeddings", "max_seq_len", "index_topk", "keep_window_size")
 ATTENTION_OUT = ("o_proj", "out_proj", "c_proj", "dense")
 MLP_DOWN = ("down_proj", "c_proj", "dense_4h_to_h", "fc_out", "fc2", "w2")
 
@@ -88,7 +89,7 @@ def text_config(model: "PreTrainedModel") -> PreTrainedConfig:
 def positions(config: PreTrainedConfig) -> int | None:
     """Tokens that a model of this configuration has positions for; None where it sets no limit."""
     config = config.get_text_config(decoder=True)
-    return next((n for name in CONTEXT_LIMITS if (n := getattr(config, name, None))), None)
+    return min((n for name in CONTEXT_LIMITS if (n := getattr(config, name, None))), default=None)
 
 
 def context_length(model: "PreTrainedModel") -> int | None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
     from transformers import PreTrainedModel
 
 INDEX_ATTRIBUTES = ("layer_idx", "layer_id", "layer_number", "layer_index", "block_idx")
-BLOCK_NUMBERS = ("moe_layers", "mlp_only_layers")
+BLOCK_NUMBERS = ("moe_layers", "mlp_only_layers", "attn_layer_indices")
 NOT_PER_BLOCK = ("architectures", "_token_id")
 LEADING_BLOCK_COUNTS = ("max_window_layers", "first_k_dense_replace", "num_dense_layers")
 
