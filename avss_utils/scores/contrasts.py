@@ -113,6 +113,14 @@ def log_variance(group: GroupStats) -> np.ndarray:
     return np.log(np.maximum(group.variance, 1e-30))
 
 
+def log_odds(sums: AnswerSums) -> np.ndarray:
+    """log((zeros + 1/2) / (n - zeros + 1/2)) of each answer, (n_answers, n_blocks).
+
+    The log odds of (zeros + 1/2) / (n + 1), which stays finite where no entry is zero or all are.
+    """
+    return np.log((sums.zeros + 0.5) / (sums.n - sums.zeros + 0.5))
+
+
 def hsav(false: GroupStats, true: GroupStats) -> np.ndarray:
     """Relative excess of the false answers' variance, (n_groups, n_blocks), above -1."""
     return false.variance / true.variance - 1

@@ -86,6 +86,21 @@ def pairs_won(
     return (false * below).sum(1), false.sum(1) * true.sum(1)
 
 
+def average_precisions(score: np.ndarray, is_false: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the precision-recall curve for false answers, by weighting: (n_draws,).
+
+    The sum over distinct scores, from the most suspicious, of precision times the rise of recall:
+    scikit-learn's ``average_precision_score``, of all resamples at once; the share of false answers
+    for a blind score. ``weights``: (n_draws, n_answers). NaN for a draw without a false answer.
+    """
+    order = np.argsort(-score, kind="stable")
+    starts = np.flatnonzero(np.diff(-score[order], prepend=-np.inf) > 0)
+    false = np.add.reduceat(weights[:, order] * is_false[order], starts, axis=1)
+    every = np.add.reduceat(weights[:, order], starts, axis=1)
+    precision = false.cumsum(1) / np.maximum(every.cumsum(1), 1)
+    return safe_ratio((precision * false).sum(1), false.sum(1))
+
+
 def _group_counts(groups: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
     """How often each answer counts where whole groups are drawn, (1 + n_resamples, n_answers)."""
     names, group = np.unique(np.asarray(groups), return_inverse=True)

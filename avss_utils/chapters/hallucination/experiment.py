@@ -4,12 +4,13 @@ import pandas as pd
 
 from avss_utils.chapters.hallucination import intervention, pruned
 from avss_utils.chapters.hallucination.detectors import FITTED, answer_scores
-from avss_utils.chapters.hallucination.inputs import Asked, Studies
+from avss_utils.chapters.hallucination.inputs import Asked
+from avss_utils.chapters.hallucination.own_experiment import OwnErrors
 from avss_utils.chapters.hallucination.transfer import precision_table, transfer_table
 from avss_utils.data import calibrations
 from avss_utils.data.own import set_name
 from avss_utils.scores.arms import Calibration, curve_plans
-from avss_utils.scores.eavss import ProneScores, flagged_blocks
+from avss_utils.scores.eavss import flagged_blocks
 from avss_utils.scores.probes import probe_table
 from avss_utils.store.agreement import ANYTHING, checked
 
@@ -39,7 +40,7 @@ def _shares(table: pd.DataFrame) -> pd.Series:
     return (table.score >= 0) & ((total - 1).abs() < 1e-6)
 
 
-class Hallucination(Studies):
+class Hallucination(OwnErrors):
     """One function per table, each with how it is verified."""
 
     @checked(by="set", sizes=ONE_BLOCK, pick="first", numbers="WRITTEN", key="set")
@@ -201,15 +202,13 @@ class Hallucination(Studies):
     @checked(by="arm n_dropped", sizes=SMALL_PLANS, only=dict(arm=UNMOVED))
     def plans(self) -> pd.DataFrame:
         """``arms.curve_plans``: which blocks each arm removes, EAVSS's by the sets not held out."""
-        p, asked = self.p, [study.calibration for study in self.first]
-        sizes = dict(eps=p.eps, ratio=p.relative_eps)
-        answers = ProneScores(self.loaded, asked, **sizes, batch_tokens=p.batch_tokens)
+        p = self.p
         return curve_plans(
             p.arms,
             Calibration(self.loaded.model, self.texts, eps=(p.eps,)),
             n_blocks=self.identity["n_blocks"],
             n_drops=[self.n_drop],
-            options=dict(**sizes, answers=answers),
+            options=dict(eps=p.eps, ratio=p.relative_eps, answers=self.prone),
             n_random=p.n_random,
             seed=p.seed,
         )

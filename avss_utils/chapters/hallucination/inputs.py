@@ -4,9 +4,11 @@ from collections.abc import Iterable, Sequence
 from functools import cache, cached_property
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 from avss_utils.chapters.hallucination.own_contrasts import OwnAnswers
+from avss_utils.chapters.hallucination.said import Said
 from avss_utils.chapters.opening import Load
 from avss_utils.data import calibrations, suites
 from avss_utils.data.answer_sets import (
@@ -25,6 +27,7 @@ from avss_utils.models.load import LoadedModel
 from avss_utils.models.plan import n_to_drop
 from avss_utils.scores.answer_study import SetStudy
 from avss_utils.scores.arms import check_arms
+from avss_utils.scores.eavss import ProneScores
 
 Asked = tuple[str, str]  # (set, prompt)
 
@@ -34,7 +37,8 @@ class Studies:
 
     Sets are known by the names that tables have; ``studies``: one of each, whose statistics are
     taken once and kept; ``first``: of the sets that blocks are flagged on, none held out; ``own``:
-    answers of the model's own by (set, prompt); ``texts``: batches of neutral text.
+    answers of the model's own by (set, prompt); ``said_of``: its greedy and drawn answers by set,
+    in ``pruned_prompt``; ``texts``: batches of neutral text.
     """
 
     def __init__(self, load: Load, p: SimpleNamespace) -> None:
@@ -71,7 +75,7 @@ class Studies:
         self.data = [*(data for _, data in before), texts]
         self.studies = self._studies(self.loaded, keep_states=True)
         self.first = [self.studies[set_name(name)] for name in p.sets]
-        self.own = cache(self._own)
+        self.own, self.said_of = cache(self._own), cache(self._said)
 
     def _studies(self, loaded: LoadedModel, *, keep_states: bool) -> dict[str, SetStudy]:
         p = self.p
@@ -99,6 +103,31 @@ class Studies:
         name, prompt = key
         sizes = dict(n_questions=self.p.n_generated, max_new_tokens=self.p.max_new_tokens)
         return OwnAnswers(self.judged, self.studies[name], prompt, **sizes)
+
+    def _said(self, name: str) -> Said:
+        p = self.p
+        sizes = dict(n_questions=p.n_said, n_samples=p.n_samples, max_new_tokens=p.max_new_tokens)
+        return Said(self.judged, self.studies[name], p.pruned_prompt, **sizes)
+
+    @cached_property
+    def prone(self) -> ProneScores:
+        """EAVSS of every block, the mean over the sets that are not held out."""
+        p, asked = self.p, [study.calibration for study in self.first]
+        sizes = dict(eps=p.eps, ratio=p.relative_eps, batch_tokens=p.batch_tokens)
+        return ProneScores(self.loaded, asked, **sizes)
+
+    @cached_property
+    def flagged_overall(self) -> list[int]:
+        """The blocks that chapter 3 trains: of highest ``prone`` scores, a quarter of all."""
+        order = np.argsort(-self.prone["contrast"], kind="stable")
+        return sorted(order[: self.n_drop].tolist())
+
+    @cached_property
+    def random_blocks(self) -> list[int]:
+        """As many blocks as are flagged, drawn by the seed."""
+        drawn = np.random.default_rng(self.p.seed)
+        n_blocks = self.identity["n_blocks"]
+        return sorted(drawn.choice(n_blocks, self.n_drop, replace=False).tolist())
 
     @cached_property
     def open_questions(self) -> list[Events]:

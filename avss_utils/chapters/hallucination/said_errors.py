@@ -1,0 +1,154 @@
+"""Detectors of the model's own wrong answers, side by side: what each costs and how good it is."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from avss_utils.chapters.hallucination.detectors import ALL, AT_RANDOM, FLAGGED
+from avss_utils.chapters.hallucination.said import GREEDY
+from avss_utils.measure.own_answers import ABSTAINED, RIGHT
+from avss_utils.scores.own_errors import (
+    MEAN,
+    PLAIN,
+    PROBE,
+    QUESTIONS,
+    block_features,
+    detection,
+    fitted_scores,
+    gain,
+    told_apart,
+)
+
+BASE = "surprise and length"
+WITH_FLAGGED, WITH_RANDOM = f"{BASE}, flagged blocks", f"{BASE}, random blocks"
+RULES = {"match": "label", "contains": "contains"}  # how an answer is judged right, and by what
+# extra answers drawn, and extra passes over an answer, beside the one that is given
+COSTS = {
+    **dict.fromkeys(["summed surprise", "mean surprise", "first entropy", "mean entropy"], (0, 0)),
+    "length": (0, 0),
+    BASE: (0, 0),
+    **dict.fromkeys([PROBE, FLAGGED, AT_RANDOM, ALL, WITH_FLAGGED, WITH_RANDOM], (0, 1)),
+    **dict.fromkeys(["disagreeing samples", "discrete entropy", "semantic entropy"], (1, 0)),
+    "mean token entropy": (1, 0),
+    "eigen score": (1, 1),
+    "p(false)": (1, 1),
+}
+
+
+def judged_rows(answers: pd.DataFrame, rule: str) -> pd.DataFrame:
+    """The greedy answers that are no abstentions: set, row_id, is_false by ``rule`` of RULES."""
+    own = answers[(answers["sample"] == GREEDY) & (answers.label != ABSTAINED)]
+    wrong = own.label != RIGHT if rule == "match" else ~own.contains.astype(bool)
+    return own[["set", "row_id"]].assign(is_false=wrong).reset_index(drop=True)
+
+
+def fitted_table(
+    answers: pd.DataFrame,
+    scores: pd.DataFrame,
+    blocks: pd.DataFrame,
+    states: Mapping[str, np.ndarray],
+    chosen: Mapping[str, Sequence[int]],
+    *,
+    n_folds: int,
+    seed: int,
+) -> pd.DataFrame:
+    """``own_errors.fitted_scores`` by both rules: rule, scope, set, row_id, one per detector.
+
+    Answers of sets that tell nothing by a rule (``own_errors.told_apart``) are left out.
+    ``states``: by set, of all its answers in order; ``chosen``: blocks by the detector that reads
+    them, beside all of them and beside plain scores, alone and with these.
+    """
+    parts = []
+    places = scores[["set", "row_id"]].assign(place=scores.groupby("set").cumcount())
+    for rule in RULES:
+        rows = judged_rows(answers, rule).merge(places).merge(scores, on=["set", "row_id"])
+        usable = told_apart(rows.is_false.to_numpy(bool), rows.set.to_numpy())
+        rows = rows[rows.set.isin(usable)].reset_index(drop=True)
+        if len(usable) < 2:  # no set is left to fit on where another is held out
+            continue
+        own = blocks.merge(rows[["set", "row_id"]].assign(order=np.arange(len(rows))))
+        own = own.sort_values("order", kind="stable")
+        found = fitted_scores(
+            _features(rows, own, chosen),
+            np.concatenate([states[n][rows.place[rows.set == n]] for n in usable]),
+            rows.is_false.to_numpy(bool),
+            rows.set.to_numpy(),
+            n_folds=n_folds,
+            seed=seed,
+        )
+        names = rows.loc[found.pop("answer"), ["set", "row_id"]].reset_index(drop=True)
+        parts.append(pd.concat([names.assign(rule=rule), found], axis=1))
+    empty = pd.DataFrame(columns=["set", "row_id", "rule", "scope"])
+    return pd.concat(parts, ignore_index=True) if parts else empty
+
+
+def _features(
+    rows: pd.DataFrame, blocks: pd.DataFrame, chosen: Mapping[str, Sequence[int]]
+) -> dict[str, np.ndarray]:
+    plain = rows[list(PLAIN)].to_numpy(float)
+    n_blocks = sum(name[1:].isdigit() for name in blocks.columns)
+    read = {name: block_features(blocks, own) for name, own in chosen.items()}
+    return {
+        **read,
+        ALL: block_features(blocks, range(n_blocks)),
+        BASE: plain,
+        WITH_FLAGGED: np.hstack([plain, read[FLAGGED]]),
+        WITH_RANDOM: np.hstack([plain, read[AT_RANDOM]]),
+    }
+
+
+def rows_to_judge(
+    answers: pd.DataFrame, scores: pd.DataFrame, fitted: pd.DataFrame
+) -> Iterator[tuple[str, str, pd.DataFrame, list[str]]]:
+    """(rule, scope, table with is_false and every score, names of scores), where there is any."""
+    for (rule, scope), own in fitted.groupby(["rule", "scope"], sort=False):
+        named = own.drop(columns=["rule", "scope"]).dropna(axis=1)
+        table = judged_rows(answers, rule).merge(scores, on=["set", "row_id"])
+        table = table.merge(named, on=["set", "row_id"])
+        yield rule, scope, table, [c for c in table if c not in ("set", "row_id", "is_false")]
+
+
+def detection_table(
+    answers: pd.DataFrame, scores: pd.DataFrame, fitted: pd.DataFrame, *, seed: int
+) -> pd.DataFrame:
+    """``own_errors.detection`` of every detector: with rule, scope, and its costs, see COSTS."""
+    parts = [
+        detection(table, names, seed=seed).assign(rule=rule, scope=scope)
+        for rule, scope, table, names in rows_to_judge(answers, scores, fitted)
+    ]
+    found = pd.concat(parts, ignore_index=True) if parts else detection(_NONE, [], seed=seed)
+    drawn, passes = zip(*(COSTS[name] for name in found.score), strict=True) if parts else ((), ())
+    return found.assign(drawn=drawn, passes=passes)
+
+
+_NONE = pd.DataFrame({"set": [], "is_false": []})
+
+
+def added(
+    answers: pd.DataFrame, scores: pd.DataFrame, fitted: pd.DataFrame, *, seed: int
+) -> pd.DataFrame:
+    """What blocks add to log-probability and length: rule, scope, what, value, low, high, n.
+
+    Differences of AUROC, the mean over sets: the flagged blocks', as many random ones', and of
+    each detector over the answer's log-probability alone.
+    """
+    rows = []
+    for rule, scope, table, names in rows_to_judge(answers, scores, fitted):
+        pairs = {
+            "flagged blocks add": (WITH_FLAGGED, BASE),
+            "random blocks add": (WITH_RANDOM, BASE),
+            **{f"{n} over surprise": (n, PLAIN[0]) for n in names if n != PLAIN[0]},
+        }
+        for what, (one, other) in pairs.items():
+            found = gain(table, one, other, seed=seed)
+            if found is not None:
+                rows.append((rule, scope, what, found.value, found.low, found.high, found.n))
+    return pd.DataFrame(rows, columns=["rule", "scope", "what", "value", "low", "high", "n"])
+
+
+def best_detector(table: pd.DataFrame, *, rule: str = "match", scope: str = QUESTIONS) -> str:
+    """The detector of highest mean AUROC; '' where nothing could be told."""
+    own = table[(table.rule == rule) & (table.scope == scope) & (table.set == MEAN)]
+    own = own[own.measure == "auroc"]
+    return "" if own.empty else str(own.loc[own.value.idxmax(), "score"])
