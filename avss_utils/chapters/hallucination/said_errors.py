@@ -9,20 +9,24 @@ from avss_utils.chapters.hallucination.detectors import ALL, AT_RANDOM, FLAGGED
 from avss_utils.chapters.hallucination.said import GREEDY
 from avss_utils.measure.own_answers import ABSTAINED, RIGHT
 from avss_utils.scores.own_errors import (
+    FEWEST,
     MEAN,
     PLAIN,
     PROBE,
     QUESTIONS,
+    SETS,
     block_features,
     detection,
     fitted_scores,
     gain,
     told_apart,
 )
+from avss_utils.show.tables import interval, with_interval
+from avss_utils.stats.resampling import Estimate
 
 BASE = "surprise and length"
 WITH_FLAGGED, WITH_RANDOM = f"{BASE}, flagged blocks", f"{BASE}, random blocks"
-RULES = {"match": "label", "contains": "contains"}  # how an answer is judged right, and by what
+RULES = ("match", "contains")  # by which an answer is right: an alias itself, or one within it
 # extra answers drawn, and extra passes over an answer, beside the one that is given
 COSTS = {
     **dict.fromkeys(["summed surprise", "mean surprise", "first entropy", "mean entropy"], (0, 0)),
@@ -112,17 +116,15 @@ def rows_to_judge(
 def detection_table(
     answers: pd.DataFrame, scores: pd.DataFrame, fitted: pd.DataFrame, *, seed: int
 ) -> pd.DataFrame:
-    """``own_errors.detection`` of every detector: with rule, scope, and its costs, see COSTS."""
+    """``own_errors.detection`` of every detector, with rule and scope; empty if nothing tells."""
     parts = [
         detection(table, names, seed=seed).assign(rule=rule, scope=scope)
         for rule, scope, table, names in rows_to_judge(answers, scores, fitted)
     ]
-    found = pd.concat(parts, ignore_index=True) if parts else detection(_NONE, [], seed=seed)
-    drawn, passes = zip(*(COSTS[name] for name in found.score), strict=True) if parts else ((), ())
-    return found.assign(drawn=drawn, passes=passes)
-
-
-_NONE = pd.DataFrame({"set": [], "is_false": []})
+    if not parts:
+        nothing = pd.DataFrame({"set": [], "is_false": []})
+        parts = [detection(nothing, [], seed=seed).assign(rule="", scope="")]
+    return pd.concat(parts, ignore_index=True)
 
 
 def added(
@@ -152,3 +154,90 @@ def best_detector(table: pd.DataFrame, *, rule: str = "match", scope: str = QUES
     own = table[(table.rule == rule) & (table.scope == scope) & (table.set == MEAN)]
     own = own[own.measure == "auroc"]
     return "" if own.empty else str(own.loc[own.value.idxmax(), "score"])
+
+
+def said_rates(answers: pd.DataFrame) -> pd.DataFrame:
+    """Shares of the greedy answers by set: right, right by the looser rule, wrong, no answer; and
+    of the drawn ones, the share that means what the greedy one does.
+    """
+    greedy = answers[answers["sample"] == GREEDY].set_index(["set", "row_id"])
+    drawn = answers[answers["sample"] != GREEDY]
+    asked = pd.MultiIndex.from_frame(drawn[["set", "row_id"]])
+    same = drawn.meaning == greedy.meaning.loc[asked].to_numpy()
+    by_set = greedy.groupby("set", sort=False)
+    table = {
+        "questions": by_set.size(),
+        "right": by_set.label.apply(lambda own: (own == RIGHT).mean()),
+        "right by the looser rule": by_set.contains.mean(),
+        "no answer": by_set.label.apply(lambda own: (own == ABSTAINED).mean()),
+        "drawn answers that agree": same.groupby(drawn.set, sort=False).mean(),
+    }
+    return pd.DataFrame(table).reset_index()
+
+
+def practice_table(detected: pd.DataFrame, *, n_samples: int) -> pd.DataFrame:
+    """What a practitioner chooses by: each detector's price, and how good it is on average.
+
+    Columns: detector, extra answers and extra passes a question, AUROC on held-out questions and on
+    held-out sets, and on the first the areas of precision over recall and of risk over coverage.
+    """
+    own = detected[(detected.rule == "match") & (detected.set == MEAN)]
+    columns = {
+        "AUROC": (QUESTIONS, "auroc"),
+        "AUROC, new set": (SETS, "auroc"),
+        "precision over recall": (QUESTIONS, "auprc"),
+        "risk over coverage": (QUESTIONS, "aurc"),
+    }
+    parts = []
+    for title, (scope, measure) in columns.items():
+        chosen = own[(own.scope == scope) & (own.measure == measure)]
+        parts.append(with_interval(chosen).set_index("score").estimate.rename(title))
+    order = own[(own.scope == QUESTIONS) & (own.measure == "auroc")]
+    order = order.sort_values("value", ascending=False, kind="stable").score
+    table = pd.concat(parts, axis=1).loc[order]
+    costs = [COSTS[name] for name in order]
+    table.insert(0, "extra answers", [drawn * n_samples for drawn, _ in costs])
+    table.insert(1, "extra passes", [passes for _, passes in costs])
+    return table.rename_axis("detector").reset_index()
+
+
+def mean_areas(detected: pd.DataFrame) -> pd.DataFrame:
+    """Mean AUROC of every detector for a figure, the best first: arm, scope, value, low, high."""
+    own = detected[(detected.rule == "match") & (detected.set == MEAN)]
+    own = own[own.measure == "auroc"].rename(columns={"score": "arm"})
+    best = own[own.scope == QUESTIONS].sort_values("value", ascending=False, kind="stable").arm
+    order = {arm: i for i, arm in enumerate(best)}
+    return own.sort_values("arm", key=lambda arms: arms.map(order), kind="stable")
+
+
+def in_words(detected: pd.DataFrame, added: pd.DataFrame) -> dict[str, str]:
+    """own_fewest, and own_best_words and own_added_words: a sentence each, by the sign of what was
+    found.
+    """
+    best = best_detector(detected)
+    if not best:
+        nothing = "Too few answers are right, or too few wrong, for anything to be told apart."
+        return dict(own_fewest=str(FEWEST), own_best_words=nothing, own_added_words="")
+    area = _one(detected, score=best, set=MEAN, measure="auroc", rule="match", scope=QUESTIONS)
+    plain = _one(detected, score=PLAIN[0], set=MEAN, measure="auroc", rule="match", scope=QUESTIONS)
+    flagged = _one(added, what="flagged blocks add", rule="match", scope=QUESTIONS)
+    return dict(
+        own_fewest=str(FEWEST),
+        own_best_words=f"Best is {best}, with an AUROC of {interval(area)}; the answer's own "
+        f"log-probability has {interval(plain)}.",
+        own_added_words="Beside log-probability and length, the flagged blocks "
+        f"{_addition(flagged)}.",
+    )
+
+
+def _addition(e: Estimate) -> str:
+    if e.low > 0:
+        return f"add {interval(e)} to the AUROC"
+    if e.high < 0:
+        return f"take {interval(Estimate(-e.value, -e.high, -e.low, e.n))} from the AUROC"
+    return f"add nothing that can be seen ({interval(e)})"
+
+
+def _one(table: pd.DataFrame, **where: str) -> Estimate:
+    own = table[(table[list(where)] == list(where.values())).all(axis=1)].iloc[0]
+    return Estimate(float(own.value), float(own.low), float(own.high), int(own.n))
