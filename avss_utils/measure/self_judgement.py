@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.errors import UsageError
 from avss_utils.measure.choices import score_choices
 from avss_utils.measure.decoding import Generated
-from avss_utils.measure.passes import longest_first
+from avss_utils.measure.passes import in_batches
 from avss_utils.models import blocks as families
-from avss_utils.models.blocks import pad
+from avss_utils.models.blocks.finding import text_config
 from avss_utils.models.blocks.running import hidden_out
 from avss_utils.store.progress import progress
 
@@ -66,18 +66,46 @@ def answer_states(
     number = (len(modules) + 1) // 2 - 1 if block is None else block
     if number not in range(len(modules)):
         raise UsageError(f"there is no block {number}: choose one from 0 to {len(modules) - 1}")
-    rows, states = [(*own.prefix, *own.ids) for own in answers], dict[int, np.ndarray]()
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, own in enumerate(answers):
+        groups.setdefault(own.prefix, []).append(i)
+    states = np.empty((len(answers), text_config(model).hidden_size), np.float32)
+    cached = families.shares_cache(model)
+    prefixes = list(groups)
+    sizes = [len(p) * (1 if cached else len(groups[p])) for p in prefixes]
+    order = sorted(range(len(prefixes)), key=lambda i: -sizes[i])
+    for part in progress(list(in_batches(order, sizes, batch_tokens, summed=True)), "states"):
+        asked = [prefixes[n] for n in part]
+        numbers = [(k, i) for k, prefix in enumerate(asked) for i in groups[prefix]]
+        given = [answers[i] for _, i in numbers]
+        # a prompt's last token begins what follows it, so that no answer is without a token
+        shared = cached and min(map(len, asked)) > 1
+        rows = [own.prefix[-1:] + own.ids if shared else own.prefix + own.ids for own in given]
+        ids, mask = families.pad(rows, side="right")
+        run: tuple = ({"input_ids": ids, "attention_mask": mask}, None, mask)
+        if shared:
+            prompts = families.PromptPass(model, [prefix[:-1] for prefix in asked], cached=True)
+            run = prompts.followed_by(torch.tensor([k for k, _ in numbers]), ids, mask)
+        states[[i for _, i in numbers]] = _last_states(model, modules[number], *run)
+    return states
+
+
+def _last_states(
+    model: PreTrainedModel,
+    block: torch.nn.Module,
+    batch: dict[str, torch.Tensor],
+    cache: Cache | None,
+    seen: torch.Tensor,
+) -> np.ndarray:
+    """The block's state at the last position ``seen`` of each row, (n_rows, width)."""
     caught: list[torch.Tensor] = []
-    hook = modules[number].register_forward_hook(
-        lambda module, args, output: caught.append(hidden_out(output)[:, -1].float().cpu())
+    hook = block.register_forward_hook(
+        lambda module, args, output: caught.append(hidden_out(output))
     )
     try:
-        for part in progress(longest_first(model, list(map(len, rows)), batch_tokens), "states"):
-            ids, mask = pad([rows[i] for i in part], side="left")
-            inputs = families.forward_inputs(model, {"input_ids": ids, "attention_mask": mask})
-            with torch.inference_mode():
-                families.decoder_body(model)(**inputs, use_cache=False)
-            states |= zip(part, caught.pop().numpy(), strict=True)
+        families.forward_logits(model, batch, last=1, past_key_values=cache)
     finally:
         hook.remove()
-    return np.array([states[i] for i in range(len(rows))])
+    own = caught.pop()
+    last = (seen.shape[1] - 1 - seen.flip(1).argmax(1)).to(own.device)
+    return own[torch.arange(len(own), device=own.device), last].float().cpu().numpy()
