@@ -1,6 +1,21 @@
 """Notebook 02: which blocks hold false answers otherwise than true ones."""
 
-from avss_utils.chapters.hallucination import detectors, inputs, intervention, pruned, summaries
+from avss_utils.chapters.hallucination import (
+    bypassing,
+    detectors,
+    inputs,
+    intervention,
+    pruned,
+    summaries,
+)
 from avss_utils.chapters.hallucination.experiment import Hallucination
 
-__all__ = ["Hallucination", "detectors", "inputs", "intervention", "pruned", "summaries"]
+__all__ = [
+    "Hallucination",
+    "bypassing",
+    "detectors",
+    "inputs",
+    "intervention",
+    "pruned",
+    "summaries",
+]

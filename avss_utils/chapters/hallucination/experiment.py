@@ -3,23 +3,24 @@
 import pandas as pd
 
 from avss_utils.chapters.hallucination import intervention, pruned
+from avss_utils.chapters.hallucination.conditions import (
+    FEW_OF_EACH,
+    FEW_ROWS,
+    ONE_BLOCK,
+    Conditions,
+)
 from avss_utils.chapters.hallucination.detectors import FITTED, answer_scores
-from avss_utils.chapters.hallucination.inputs import Asked, Studies
+from avss_utils.chapters.hallucination.inputs import Asked
 from avss_utils.chapters.hallucination.transfer import precision_table, transfer_table
 from avss_utils.data import calibrations
-from avss_utils.data.own import set_name
 from avss_utils.scores.arms import Calibration, curve_plans
-from avss_utils.scores.eavss import ProneScores, flagged_blocks
+from avss_utils.scores.eavss import flagged_blocks
 from avss_utils.scores.probes import probe_table
 from avss_utils.store.agreement import ANYTHING, checked
 
 Arm = tuple[str, tuple[int, ...]]
 
-ONE_BLOCK = dict(first_blocks=1, sets=1, held_out=0, n_texts=1)
 A_SET = dict(sets=1, held_out=0, n_questions=24, n_texts=1)
-FEW_ROWS = dict(sets=2, held_out=0, n_generated=1, n_causal=1, n_pruned=1, n_texts=1)
-# What is compared follows from recorded scores: of the shuffled ones, made here, a block will do.
-FEW_OF_EACH = dict(first_blocks=1, n_questions=4, n_calibration=4, n_shuffles=1, n_texts=1)
 SMALL_PLANS = dict(sets=1, held_out=0, n_questions=8, n_calibration=8, n_texts=1)
 CONTRAST = "set kind tokens site limit score block"
 ANSWER: dict[str, str | None] = dict(label="DECISION", correct="DECISION", contains="DECISION")
@@ -39,7 +40,7 @@ def _shares(table: pd.DataFrame) -> pd.Series:
     return (table.score >= 0) & ((total - 1).abs() < 1e-6)
 
 
-class Hallucination(Studies):
+class Hallucination(Conditions):
     """One function per table, each with how it is verified."""
 
     @checked(by="set", sizes=ONE_BLOCK, pick="first", numbers="WRITTEN", key="set")
@@ -105,18 +106,8 @@ class Hallucination(Studies):
         but=dict(value="WRITTEN", lift="WRITTEN", n=ANYTHING),
     )
     def transfer(self, scores: pd.DataFrame) -> pd.DataFrame:
-        """``transfer.transfer_table`` of the recorded ``scores`` and of labels drawn at random.
-
-        The random ones stay here: a thousand of them would fill a record.
-        """
-        studies = self.studies.values()
-        drawn = pd.concat([study.scores(n_shuffles=self.p.n_shuffles) for study in studies])
-        return transfer_table(
-            pd.concat([scores, drawn[drawn.draw >= 0]]),
-            sources=[set_name(name) for name in self.p.sets],
-            targets=list(self.studies),
-            top=self.n_drop,
-        )
+        """``transfer.transfer_table`` of the recorded ``scores`` and of labels drawn at random."""
+        return transfer_table(pd.concat([scores, self.shuffled]), **self.carried)
 
     @checked(form=_shares, key="set")
     def rounded(self, name: str) -> pd.DataFrame:
@@ -201,15 +192,13 @@ class Hallucination(Studies):
     @checked(by="arm n_dropped", sizes=SMALL_PLANS, only=dict(arm=UNMOVED))
     def plans(self) -> pd.DataFrame:
         """``arms.curve_plans``: which blocks each arm removes, EAVSS's by the sets not held out."""
-        p, asked = self.p, [study.calibration for study in self.first]
-        sizes = dict(eps=p.eps, ratio=p.relative_eps)
-        answers = ProneScores(self.loaded, asked, **sizes, batch_tokens=p.batch_tokens)
+        p = self.p
         return curve_plans(
             p.arms,
             Calibration(self.loaded.model, self.texts, eps=(p.eps,)),
             n_blocks=self.identity["n_blocks"],
             n_drops=[self.n_drop],
-            options=dict(**sizes, answers=answers),
+            options=dict(eps=p.eps, ratio=p.relative_eps, answers=self.prone),
             n_random=p.n_random,
             seed=p.seed,
         )

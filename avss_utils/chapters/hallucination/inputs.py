@@ -12,6 +12,7 @@ from avss_utils.data import calibrations, suites
 from avss_utils.data.answer_sets import (
     Events,
     check_prompts,
+    further_events,
     prompted,
     set_events,
     usable_prompts,
@@ -94,6 +95,18 @@ class Studies:
     def coarse(self) -> dict[str, SetStudy]:
         """The same studies of the model in bfloat16."""
         return self._studies(for_evaluation(self.loaded, "bfloat16"), keep_states=False)
+
+    def drawn(self, name: str, draw: int) -> SetStudy:
+        """The study of a set, of draw 0, or of the next questions of its evaluation part, each draw
+        as many others; the set's own again where the part has fewer.
+        """
+        p, study = self.p, self.studies[name]
+        by_name = {set_name(own): own for own in (*p.sets, *p.held_out)}
+        options = dict(part="evaluation", wording=p.wording, seed=p.seed)
+        asked = draw and further_events(
+            by_name[name], n_questions=p.n_questions, number=draw, **options
+        )
+        return study.on(asked) if asked else study
 
     def _own(self, key: Asked) -> OwnAnswers:
         name, prompt = key
