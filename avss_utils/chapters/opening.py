@@ -18,8 +18,10 @@ from avss_utils.models.blocks import remove_blocks
 from avss_utils.models.load import LoadedModel, load_model, short_name
 from avss_utils.store.agreement import checks_of
 from avss_utils.store.notebooks import LOCATION, given_parameters
+from avss_utils.store.records import renew_command
 from avss_utils.store.run_folder import Run
 from avss_utils.store.runs import open_record, open_run
+from avss_utils.store.tables import find_table
 from avss_utils.store.verification import Verification, reduced
 
 Load = Callable[[], LoadedModel]
@@ -42,11 +44,13 @@ class Chapter:
     """An open notebook: ``table`` and ``rows`` make a table once and read it afterwards.
 
     ``parameters``: what decides the numbers, by name; of a file of the user's its name alone.
-    ``record``: what run.json says. Where a record is shown, nothing is computed.
+    ``record``: what run.json says. Where a record is shown, nothing is computed. ``older``: it is
+    of a version with fewer tables, and one that it lacks is said to be missing and is empty.
     """
 
     run: Run
     parameters: Mapping[str, object]
+    older: bool = False
     _inputs: Inputs | None = field(default=None, repr=False)
     _verification: Verification | None = field(default=None, repr=False)
 
@@ -63,6 +67,8 @@ class Chapter:
         self, name: str, compute: Callable[..., pd.DataFrame], *args: Any, **options: Any
     ) -> pd.DataFrame:
         """The table ``name``: ``compute(inputs, *args, **options)``, unless it is there."""
+        if self._lacks(name):
+            return pd.DataFrame()
         bound = _bound(compute, args, options)
         if self._verification:
             self._verification.table(name, bound, checks_of(compute))
@@ -79,6 +85,8 @@ class Chapter:
         """The same, ``compute(inputs, key, *args, **options)`` key by key; interrupted work goes
         on after the last finished key.
         """
+        if self._lacks(name):
+            return pd.DataFrame()
         keys, bound = list(keys), _bound(compute, args, options)
         if self._verification:
             self._verification.table(name, bound, checks_of(compute), keys)
@@ -101,6 +109,13 @@ class Chapter:
                 self._verification.table(name, own, checks_of(compute, name), keys)
         return list(self.run.rows_together(names, keys, partial(bound, self._inputs)).values())
 
+    def _lacks(self, name: str) -> bool:
+        """Whether the record is older than this table; says so."""
+        lacks = self.older and find_table(self.run.place(name)) is None
+        if lacks:
+            print(f"this record has no table {name!r} yet: {renew_command(self.record)}")
+        return lacks
+
     def finish(self) -> None:
         """All tables are there: the run gets its final name, a verification its report."""
         if self._verification:
@@ -114,21 +129,25 @@ def open_chapter(
     version: int,
     parameters: Mapping[str, object],
     prepare: Callable[[Load, SimpleNamespace], Inputs],
+    oldest: int | None = None,
 ) -> Chapter:
     """The record or the run of a notebook with these parameters.
 
     ``parameters``: the notebook's ``globals()``, of which the names of its cell tagged
-    ``parameters`` count; ``version``: raised when a computation changes meaning; ``prepare``: as in
-    ``Inputs``. Raises UsageError for a name that the notebook does not have, a value of a wrong
-    type or out of range, and a record that is not there or is of others.
+    ``parameters`` count; ``version``: raised when a computation changes meaning or a table is
+    added; ``oldest``: the first version that differs by added tables alone, whose records are shown
+    too; ``prepare``: as in ``Inputs``. Raises UsageError for a name that the notebook does not
+    have, a value of a wrong type or out of range, and a record that is not there or is of others.
     """
     given = given_parameters(notebook, parameters)
     own = {name: _named(value) for name, value in given.items() if name not in LOCATION}
     p = SimpleNamespace(**given)
     if p.records:
         asked: dict[str, Any] = dict(model=short_name(p.model), parameters=own)
-        run = open_record(notebook, records=p.records, collect_version=version, **asked)
-        return Chapter(run, own, _verification=_verification(run, prepare, given))
+        asked |= dict(collect_version=version, oldest=oldest)
+        run = open_record(notebook, records=p.records, **asked)
+        older = run.record["collect_version"] < version
+        return Chapter(run, own, older, _verification=_verification(run, prepare, given))
     inputs = prepare(partial(load_model, p.model, dtype="float32", device=_device(p.device)), p)
     run = open_run(
         notebook,

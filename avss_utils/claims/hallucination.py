@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from avss_utils.chapters.hallucination.bypassing import ALIKE
 from avss_utils.chapters.hallucination.pruned import CHANCE, plan_table
 from avss_utils.claims.awaited import awaited, command
 from avss_utils.claims.papers import CLAIMED_ARM, KEPT, LEVEL, SIZES, SMALL_EFFECT
@@ -23,9 +24,6 @@ from avss_utils.stats.retention import BASELINE, pick, plan_name
 from avss_utils.store.run_folder import Run
 
 FEWEST_MATCHED = 20  # sets of blocks that a bypass is compared with
-ALIKE = (
-    1.25  # how many times the flagged blocks' added bits per byte theirs may be, or the other way
-)
 CARRIED = 4  # of the sets left out, to which flags have to carry over
 SHOWN = 0.25  # of the flagged quarter: below this the pooled excess says that flags do not
 _BEYOND = Needs("above", 0.0)

@@ -150,6 +150,18 @@ def set_events(
     return events_of(rows, name, wording=wording, seed=seed), corpus.identity
 
 
+def further_events(
+    name: str, *, part: str, n_questions: int, number: int, wording: str, seed: int
+) -> Events | None:
+    """Events of the next ``n_questions`` of a part after ``number`` times as many; None where the
+    part has fewer.
+    """
+    start = number * n_questions
+    rows = standard_split(load_open(name))[part][start : start + n_questions]
+    full = len(rows) == n_questions
+    return events_of(rows, name, wording=wording, seed=seed) if full else None
+
+
 def events_of(rows: Sequence[OpenQuestion], name: str, *, wording: str, seed: int) -> Events:
     """Events of these rows; ``name`` is their set, whose prompt is taken."""
     kinds = (paired, false_against_false, irrelevant)

@@ -1,6 +1,7 @@
 """The tables of a study of true and false answers, each set's statistics taken once and kept."""
 
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from itertools import product
 
@@ -27,6 +28,7 @@ from avss_utils.scores.contrasts import (
     every_eavss,
     log_variance,
 )
+from avss_utils.stats.resampling import resample_counts
 
 ABSOLUTE, RELATIVE = "absolute", "relative"
 # (tokens, site, limit) of the primary analysis: the whole answer is what the papers look at, its
@@ -81,6 +83,16 @@ class SetStudy:
     def limits(self) -> dict:
         """The absolute and the relative threshold of each block: name -> site -> (n_blocks,)."""
         return {**self._fixed, RELATIVE: relative_limits(self.before, self.ratio)}
+
+    def on(self, evaluation: Events) -> "SetStudy":
+        """The same by the primary analysis, thresholds and all, with other questions to judge by;
+        no states are kept.
+        """
+        other, primary = copy(self), PRIMARY[1]
+        vars(other).pop("tokens", None)
+        vars(other)["limits"] = {RELATIVE: {primary: self.limits[RELATIVE][primary]}}
+        other.evaluation, other.sites, other.keep_states = evaluation, (primary,), False
+        return other
 
     @property
     def _fixed(self) -> dict:
@@ -178,6 +190,25 @@ class SetStudy:
         )
         rows = [(self.name, reading, e.value, e.low, e.high, e.n) for reading, e in found.items()]
         return pd.DataFrame(rows, columns=["set", "reading", "value", "low", "high", "n"])
+
+    def half_draws(
+        self, *, draw: int, resampled: int, n_splits: int, top: int, n_resamples: int
+    ) -> pd.DataFrame:
+        """``contrast_tests.half_draws`` of the reading contrast: set, draw, resample, excess.
+
+        Resample -1 has the questions as they are. ``draw`` seeds splits and shuffled labels,
+        ``resampled`` which questions each resample has: draws of the same questions have the same
+        resamples, so that their mean is no surer of the questions than one of them.
+        """
+        sums, pairs = self.sums(self.tokens, self.evaluation, PAIRED, *PRIMARY)
+        rng = np.random.default_rng([self.seed, resampled])
+        counts = resample_counts(len(pairs.true), n_resamples, rng)[1:]
+        if draw != resampled:
+            rng = np.random.default_rng([self.seed, draw])
+        sizes = dict(n_splits=n_splits, top=top)
+        found = contrast_tests.half_draws(sums, pairs, **sizes, counts=counts, rng=rng)["contrast"]
+        names = {"set": self.name, "draw": draw, "resample": np.arange(len(found)) - 1}
+        return pd.DataFrame({**names, "excess": found})
 
     def scores(self, *, n_shuffles: int) -> pd.DataFrame:
         """EAVSS by block: set, reading, draw, block, score; draw -1 has the true labels.

@@ -187,13 +187,39 @@ def half_excess(
     n_resamples: int,
     rng: np.random.Generator,
 ) -> dict[str, Estimate]:
+    """``half_draws`` of ``n_resamples`` resamples of the questions as estimates.
+
+    Their 95 % intervals are cautious: 97 to 100 of 100 made sets had the mean of all of them in
+    theirs.
+    """
+    n = len(pairs.true)
+    counts = resample_counts(n, n_resamples, rng)[1:]
+    found = {}
+    draws = half_draws(sums, pairs, n_splits=n_splits, top=top, counts=counts, rng=rng)
+    for reading, (value, *own) in draws.items():
+        # nearly equal draws, once moved, can miss the value
+        low, high = limits(np.array(own))
+        found[reading] = Estimate(float(value), min(low, float(value)), max(high, float(value)), n)
+    return found
+
+
+def half_draws(
+    sums: AnswerSums,
+    pairs: Pairs,
+    *,
+    n_splits: int,
+    top: int,
+    counts: np.ndarray,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
     """Share of the ``top`` blocks that two halves have in common, beyond that with shuffled labels.
 
-    By reading of EAVSS. Every split into halves has a shuffle of its own; 0 where the labels tell
-    nothing. The value is the mean over ``n_resamples`` splits. Each draw of the 95 % interval takes
-    questions anew, of which one drawn twice stays in one half, and ``n_splits`` new splits; the
-    draws are moved to have the value as their mean, for questions drawn twice make noisier halves.
-    The interval is cautious: 97 to 100 of 100 made sets had the mean of all of them in it.
+    By reading of EAVSS, (1 + n_resamples,): of the questions as they are, then of each resample,
+    ``counts``, (n_resamples, n_questions): how often it has each. Every split into halves has a
+    shuffle of its own; 0 where the labels tell nothing. The first is the mean over as many splits
+    as there are resamples. Each of the others takes ``n_splits`` new ones, a question that is drawn
+    twice staying in one half; they are moved to have the first as their mean, for questions drawn
+    twice make noisier halves.
     """
     rows, n = np.concatenate([pairs.true, pairs.false]), len(pairs.true)
     # answers that stand in no pair only take time
@@ -210,16 +236,13 @@ def half_excess(
         ]
         return np.subtract(shares[0], shares[1])
 
-    parts = np.array_split(np.arange(n_resamples), -(-n_resamples // AT_ONCE))
+    parts = np.array_split(np.arange(len(counts)), -(-len(counts) // AT_ONCE))
     values = np.mean([excess(np.ones(n), len(part)) for part in parts], axis=0)
-    counts = resample_counts(n, n_resamples, rng)[1:]
     draws = np.array([excess(own, n_splits) for own in counts])
-    found = {}
-    for reading, value, own in zip(READINGS, values, draws.T, strict=True):
-        # nearly equal draws, once moved, can miss the value
-        low, high = limits(moved_onto(value, own))
-        found[reading] = Estimate(float(value), min(low, float(value)), max(high, float(value)), n)
-    return found
+    return {
+        reading: np.concatenate([[value], moved_onto(value, own)])
+        for reading, value, own in zip(READINGS, values, draws.T, strict=True)
+    }
 
 
 def _shared(scores: np.ndarray, top: int) -> float:

@@ -51,6 +51,11 @@ class ProneScores(Mapping):
         """``collect``, kept."""
         return self.collect()
 
+    def flagged(self, *, top: int) -> tuple[int, ...]:
+        """Numbers of the ``top`` flagged blocks over all sets, ascending."""
+        order = np.argsort(-self["contrast"], kind="stable")
+        return tuple(sorted(order[:top].tolist()))
+
     def __getitem__(self, reading: str) -> np.ndarray:
         own = self.table[self.table.reading == reading]
         if own.empty:

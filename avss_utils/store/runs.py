@@ -97,12 +97,14 @@ def open_record(
     model: str,
     parameters: dict | None = None,
     collect_version: int = 0,
+    oldest: int | None = None,
 ) -> Run:
     """A finished run under ``<records>/<model>/<notebook>``, read without a model or data.
 
-    Raises UsageError naming the renewing command when the record is missing, a table was edited by
-    hand, or, where ``parameters`` are given, the record is of others or of another version of the
-    computation.
+    ``oldest``: versions from this one on differ by tables and parameters that were added, so that
+    their records are read too. Raises UsageError naming the renewing command when the record is
+    missing, a table was edited by hand, or, where ``parameters`` are given, the record is of others
+    or of another version of the computation.
     """
     folder = project_root() / at_home(records) / model / notebook
     record = read_record(folder)
@@ -112,6 +114,10 @@ def open_record(
     run = _readable(folder, record)
     if parameters is None:
         return run
+    version = record["collect_version"]
+    if oldest is not None and oldest <= version < collect_version:
+        collect_version, names = version, record["parameters"].keys()
+        parameters = {name: x for name, x in parameters.items() if name in names}
     key = run_key(parameters, record["model"], record["data"], collect_version)
     if key != record["key"]:
         raise UsageError(f"the record in {folder} is of other parameters: {renew_command(record)}")

@@ -126,6 +126,40 @@ def test_a_record_is_shown_without_preparing_anything():
         opened(never, records="results/quick", n_rows=9)
 
 
+def older(oldest: int | None, **changed) -> Chapter:
+    """The record shown by a notebook of two versions later, which has one parameter more."""
+    path = Path("notebooks") / f"{NAME}.ipynb"
+    source = PARAMETERS + "n_more = 3\n"
+    cell = new_code_cell(source, metadata={"tags": ["parameters"]})
+    nbformat.write(new_notebook(cells=[cell]), path)
+    namespace = given(records="results/quick", **changed) | {"n_more": 3}
+    return open_chapter(NAME, version=4, parameters=namespace, prepare=never, oldest=oldest)
+
+
+def test_a_record_of_before_a_table_was_added_is_shown_and_says_what_it_lacks(capsys):
+    first, _ = fill(opened())
+    chapter = older(2)
+    keys = ["full", "avss"]
+    pd.testing.assert_frame_equal(chapter.rows("answers", keys, Experiment.answers, 2.0), first)
+    assert capsys.readouterr().out == ""
+    assert chapter.rows("draws", keys, Experiment.answers, 2.0).empty
+    assert chapter.table("more", Experiment.facts).empty
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2
+    assert said[0].startswith("this record has no table 'draws' yet: make it again with `python -m")
+    chapter.finish()
+    for oldest, changed in ((None, {}), (3, {}), (2, {"n_rows": 9})):
+        with pytest.raises(UsageError, match="is of other parameters: make it again"):
+            older(oldest, **changed)
+
+
+def test_a_table_that_a_record_of_this_version_lacks_is_an_error():
+    fill(opened())
+    chapter = opened(never, records="results/quick")
+    with pytest.raises(UsageError, match="has no table 'draws'"):
+        chapter.table("draws", Experiment.facts)
+
+
 def test_a_file_of_the_users_is_known_by_its_name():
     chapter = opened(sets=["/some/where/my own.csv"])
     assert chapter.parameters["sets"] == ["my own.csv"]

@@ -8,6 +8,8 @@ import pytest
 
 from avss_utils.chapters.hallucination import Hallucination
 from avss_utils.chapters.hallucination.transfer import precision_table, transfer_table
+from avss_utils.claims.awaited import AWAITED
+from avss_utils.claims.papers import ANSWERS
 
 N_BLOCKS, N_DRAWS = 12, 100
 
@@ -53,14 +55,25 @@ def test_true_labels_have_the_recorded_scores_and_random_ones_those_of_the_study
         own = again[again.set == name]
         return SimpleNamespace(scores=lambda n_shuffles: own[own.draw < n_shuffles])
 
-    p = SimpleNamespace(n_shuffles=40, sets=sources)
-    chapter = SimpleNamespace(p=p, studies={name: study(name) for name in "abc"}, n_drop=3)
+    chapter = object.__new__(Hallucination)
+    chapter.p, chapter.n_drop = SimpleNamespace(n_shuffles=40, sets=sources), 3
+    chapter.studies = {name: study(name) for name in "abc"}
     written = recorded[recorded.draw < 0]
-    table = Hallucination.transfer(chapter, written)
+    table = chapter.transfer(written)
     drawn = pd.concat([written, again[(again.draw >= 0) & (again.draw < 40)]])
     pd.testing.assert_frame_equal(table, transfer_table(drawn, sources=sources, **asked))
     assert (table.n == 40).all()
     assert table.lift.to_list() != transfer_table(again, sources=sources, **asked).lift.to_list()
+
+    draws = chapter.transfer_draws(written)
+    assert draws.columns.to_list() == list(AWAITED[ANSWERS]["transfer_draws"])
+    for target, own in draws.groupby("target"):
+        (row,) = table[table.target == target].itertuples()
+        by_draw = own.set_index("draw").shared
+        assert by_draw[-1] == row.value == 1
+        assert by_draw.drop(-1).mean() == pytest.approx(row.shuffled)
+        assert (by_draw.drop(-1) >= by_draw[-1]).mean() == row.as_good
+        assert by_draw.index.to_list() == list(range(-1, 40))
 
 
 def test_a_set_with_blocks_of_its_own_shares_none_and_flags_nothing_for_itself():

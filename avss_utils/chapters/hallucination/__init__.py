@@ -1,6 +1,7 @@
 """Notebook 02: which blocks hold false answers otherwise than true ones."""
 
 from avss_utils.chapters.hallucination import (
+    bypassing,
     detectors,
     inputs,
     intervention,
@@ -13,6 +14,7 @@ from avss_utils.chapters.hallucination.experiment import Hallucination
 
 __all__ = [
     "Hallucination",
+    "bypassing",
     "detectors",
     "inputs",
     "intervention",

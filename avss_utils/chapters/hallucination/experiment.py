@@ -3,12 +3,17 @@
 import pandas as pd
 
 from avss_utils.chapters.hallucination import intervention, pruned
+from avss_utils.chapters.hallucination.conditions import (
+    FEW_OF_EACH,
+    FEW_ROWS,
+    ONE_BLOCK,
+    Conditions,
+)
 from avss_utils.chapters.hallucination.detectors import FITTED, answer_scores
 from avss_utils.chapters.hallucination.inputs import Asked
 from avss_utils.chapters.hallucination.own_experiment import OwnErrors
 from avss_utils.chapters.hallucination.transfer import precision_table, transfer_table
 from avss_utils.data import calibrations
-from avss_utils.data.own import set_name
 from avss_utils.scores.arms import Calibration, curve_plans
 from avss_utils.scores.eavss import flagged_blocks
 from avss_utils.scores.probes import probe_table
@@ -16,11 +21,7 @@ from avss_utils.store.agreement import ANYTHING, checked
 
 Arm = tuple[str, tuple[int, ...]]
 
-ONE_BLOCK = dict(first_blocks=1, sets=1, held_out=0, n_texts=1)
 A_SET = dict(sets=1, held_out=0, n_questions=24, n_texts=1)
-FEW_ROWS = dict(sets=2, held_out=0, n_generated=1, n_causal=1, n_pruned=1, n_texts=1)
-# What is compared follows from recorded scores: of the shuffled ones, made here, a block will do.
-FEW_OF_EACH = dict(first_blocks=1, n_questions=4, n_calibration=4, n_shuffles=1, n_texts=1)
 SMALL_PLANS = dict(sets=1, held_out=0, n_questions=8, n_calibration=8, n_texts=1)
 CONTRAST = "set kind tokens site limit score block"
 ANSWER: dict[str, str | None] = dict(label="DECISION", correct="DECISION", contains="DECISION")
@@ -40,7 +41,7 @@ def _shares(table: pd.DataFrame) -> pd.Series:
     return (table.score >= 0) & ((total - 1).abs() < 1e-6)
 
 
-class Hallucination(OwnErrors):
+class Hallucination(OwnErrors, Conditions):
     """One function per table, each with how it is verified."""
 
     @checked(by="set", sizes=ONE_BLOCK, pick="first", numbers="WRITTEN", key="set")
@@ -106,18 +107,8 @@ class Hallucination(OwnErrors):
         but=dict(value="WRITTEN", lift="WRITTEN", n=ANYTHING),
     )
     def transfer(self, scores: pd.DataFrame) -> pd.DataFrame:
-        """``transfer.transfer_table`` of the recorded ``scores`` and of labels drawn at random.
-
-        The random ones stay here: a thousand of them would fill a record.
-        """
-        studies = self.studies.values()
-        drawn = pd.concat([study.scores(n_shuffles=self.p.n_shuffles) for study in studies])
-        return transfer_table(
-            pd.concat([scores, drawn[drawn.draw >= 0]]),
-            sources=[set_name(name) for name in self.p.sets],
-            targets=list(self.studies),
-            top=self.n_drop,
-        )
+        """``transfer.transfer_table`` of the recorded ``scores`` and of labels drawn at random."""
+        return transfer_table(pd.concat([scores, self.shuffled]), **self.carried)
 
     @checked(form=_shares, key="set")
     def rounded(self, name: str) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from avss_utils.data import calibrations, suites
 from avss_utils.data.answer_sets import (
     Events,
     check_prompts,
+    further_events,
     prompted,
     set_events,
     usable_prompts,
@@ -99,6 +100,18 @@ class Studies:
         """The same studies of the model in bfloat16."""
         return self._studies(for_evaluation(self.loaded, "bfloat16"), keep_states=False)
 
+    def drawn(self, name: str, draw: int) -> SetStudy:
+        """The study of a set, of draw 0, or of the next questions of its evaluation part, each draw
+        as many others; the set's own again where the part has fewer.
+        """
+        p, study = self.p, self.studies[name]
+        by_name = {set_name(own): own for own in (*p.sets, *p.held_out)}
+        options = dict(part="evaluation", wording=p.wording, seed=p.seed)
+        asked = draw and further_events(
+            by_name[name], n_questions=p.n_questions, number=draw, **options
+        )
+        return study.on(asked) if asked else study
+
     def _own(self, key: Asked) -> OwnAnswers:
         name, prompt = key
         sizes = dict(n_questions=self.p.n_generated, max_new_tokens=self.p.max_new_tokens)
@@ -111,16 +124,12 @@ class Studies:
 
     @cached_property
     def prone(self) -> ProneScores:
-        """EAVSS of every block, the mean over the sets that are not held out."""
+        """EAVSS over the sets that are not held out, on calibration questions: what flags blocks
+        for pruning, for bypassing, and in notebook 03 for training.
+        """
         p, asked = self.p, [study.calibration for study in self.first]
         sizes = dict(eps=p.eps, ratio=p.relative_eps, batch_tokens=p.batch_tokens)
         return ProneScores(self.loaded, asked, **sizes)
-
-    @cached_property
-    def flagged_overall(self) -> list[int]:
-        """The blocks that chapter 3 trains: of highest ``prone`` scores, a quarter of all."""
-        order = np.argsort(-self.prone["contrast"], kind="stable")
-        return sorted(order[: self.n_drop].tolist())
 
     @cached_property
     def random_blocks(self) -> list[int]:
