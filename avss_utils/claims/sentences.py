@@ -35,6 +35,21 @@ def points(e: Estimate) -> str:
     return f"{verb} {abs(100 * e.value):.0f} points [{ends[0]:.0f}, {ends[1]:.0f}]"
 
 
+def further(e: Estimate) -> str:
+    """How much more one thing moves a share than another: "3 points further [1, 5] than ...".
+
+    ``e``: the difference of the sizes of both shifts; without one, that it is not measured.
+    """
+    if e.value != e.value:
+        return "by what this record does not say yet"
+    ends = f"[{_signed(100 * e.low)}, {_signed(100 * e.high)}]"
+    if e.low <= 0 <= e.high:
+        shown = f"{_signed(100 * e.value)} points {ends}"
+        return f"no further than without their matches, as far as is shown ({shown})"
+    size = f"{abs(100 * e.value):.0f} points {'further' if e.value > 0 else 'less far'}"
+    return f"{size} than without their matches (difference {ends})"
+
+
 def _signed(x: float) -> str:
     return f"{x:+.0f}".replace("-", "\u2212") if round(x) else "0"
 

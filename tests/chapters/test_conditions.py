@@ -25,7 +25,7 @@ from avss_utils.store.notebooks import default_parameters, notebook_path, read_p
 WINDOWS = [Window("a", (5, 9, 7, 30), 8), Window("b", (6, 9, 31), 6)]
 
 
-def asked_of_all(n: int = 6) -> dict:
+def asked_of_all(n: int = 12) -> dict:
     return dict(part="evaluation", n_questions=n, wording="plain", seed=0)
 
 
@@ -35,7 +35,7 @@ def chapter() -> Hallucination:
     own = object.__new__(Hallucination)
     own.loaded = own.judged = tiny_loaded()
     own.identity, own.n_drop = {"n_blocks": 4}, 2
-    p = dict(sets=["sciq_open"], held_out=[], n_questions=6, wording="plain", seed=0)
+    p = dict(sets=["sciq_open"], held_out=[], n_questions=12, wording="plain", seed=0)
     p |= dict(n_splits=4, n_resamples=12, n_causal=3, batch_tokens=256)
     p |= dict(eps=1e-3, relative_eps=0.05, n_drawn=60, calibration="c4", text_length=16)
     own.p = SimpleNamespace(**p, n_loss_tokens=24)
@@ -54,9 +54,9 @@ def row_ids(study: SetStudy) -> set[str]:
 def test_draws_have_other_questions_of_the_part_as_long_as_there_are_any(chapter):
     studies = [chapter.drawn("sciq_open", draw) for draw in range(3)]
     assert studies[0] is chapter.studies["sciq_open"]
-    assert len(set.union(*map(row_ids, studies))) == 18
-    assert further_events("sciq_open", **asked_of_all(300), number=1).name == "sciq_open"
-    assert further_events("sciq_open", **asked_of_all(300), number=2) is None  # of 600
+    assert len(set.union(*map(row_ids, studies))) == 36
+    assert further_events("sciq_open", **asked_of_all(250), number=1).name == "sciq_open"
+    assert further_events("sciq_open", **asked_of_all(250), number=2) is None  # of 586
     whole = SimpleNamespace(**{**vars(chapter.p), "n_questions": 301})
     own = object.__new__(Hallucination)
     own.p, own.studies = whole, chapter.studies
@@ -80,7 +80,7 @@ def test_another_draw_is_read_with_the_thresholds_and_counts_of_the_first(chapte
 def test_draw_zero_is_what_the_summary_says_and_columns_are_those_awaited(chapter):
     table = chapter.half_draws(("sciq_open", 0))
     assert table.columns.to_list() == list(AWAITED[ANSWERS]["half_draws"])
-    assert table.resample.to_list() == list(range(-1, 12))
+    assert table["resample"].to_list() == list(range(-1, 12))
     sizes = dict(n_splits=4, n_resamples=12, top=2)
     summary = chapter.studies["sciq_open"].half_excess(**sizes).set_index("reading")
     assert table.excess[0] == pytest.approx(summary.value["contrast"])

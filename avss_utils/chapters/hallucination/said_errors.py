@@ -106,6 +106,8 @@ def rows_to_judge(
     answers: pd.DataFrame, scores: pd.DataFrame, fitted: pd.DataFrame
 ) -> Iterator[tuple[str, str, pd.DataFrame, list[str]]]:
     """(rule, scope, table with is_false and every score, names of scores), where there is any."""
+    if fitted.empty:
+        return
     for (rule, scope), own in fitted.groupby(["rule", "scope"], sort=False):
         named = own.drop(columns=["rule", "scope"]).dropna(axis=1)
         table = judged_rows(answers, rule).merge(scores, on=["set", "row_id"])
@@ -210,19 +212,26 @@ def mean_areas(detected: pd.DataFrame) -> pd.DataFrame:
     return own.sort_values("arm", key=lambda arms: arms.map(order), kind="stable")
 
 
-def in_words(detected: pd.DataFrame, added: pd.DataFrame) -> dict[str, str]:
-    """own_fewest, and own_best_words and own_added_words: a sentence each, by the sign of what was
-    found.
+def in_words(
+    answers: pd.DataFrame, detected: pd.DataFrame, added: pd.DataFrame
+) -> dict[str, object]:
+    """n_own_questions, own_fewest, and own_best_words and own_added_words: a sentence each, by the
+    sign of what was found.
     """
+    found: dict[str, object] = dict(own_fewest=FEWEST, own_added_words="")
+    if answers.empty:
+        return found | dict(
+            n_own_questions=0, own_best_words="This record has no such answers yet."
+        )
+    found["n_own_questions"] = int((answers["sample"] == GREEDY).sum())
     best = best_detector(detected)
     if not best:
         nothing = "Too few answers are right, or too few wrong, for anything to be told apart."
-        return dict(own_fewest=str(FEWEST), own_best_words=nothing, own_added_words="")
+        return found | dict(own_best_words=nothing)
     area = _one(detected, score=best, set=MEAN, measure="auroc", rule="match", scope=QUESTIONS)
     plain = _one(detected, score=PLAIN[0], set=MEAN, measure="auroc", rule="match", scope=QUESTIONS)
     flagged = _one(added, what="flagged blocks add", rule="match", scope=QUESTIONS)
-    return dict(
-        own_fewest=str(FEWEST),
+    return found | dict(
         own_best_words=f"Best is {best}, with an AUROC of {interval(area)}; the answer's own "
         f"log-probability has {interval(plain)}.",
         own_added_words="Beside log-probability and length, the flagged blocks "

@@ -8,6 +8,7 @@ from avss_utils.scores.answer_study import ABSOLUTE, PRIMARY, RELATIVE
 from avss_utils.scores.contrasts import hss_intervals
 from avss_utils.scores.probes import probe_agreement
 from avss_utils.stats.detection import detection_table
+from avss_utils.stats.resampling import limits
 
 LEVEL = 0.05
 TEST = ["set", "prompt", "rule"]
@@ -63,6 +64,15 @@ def paired_hsav(contrasts: pd.DataFrame) -> pd.DataFrame:
     main = primary_contrasts(contrasts)
     own = main[(main.kind == PAIRED) & (main.score == "HSAV")]
     return own.assign(width=own.high - own.low)
+
+
+def draw_intervals(half_draws: pd.DataFrame) -> pd.DataFrame:
+    """Of ``SetStudy.half_draws``: set, draw, value, low, high, as resampling has it."""
+    rows = []
+    for (name, draw), own in half_draws.groupby(["set", "draw"], sort=False):
+        excess = own.set_index("resample").excess
+        rows.append((name, draw, excess[-1], *limits(excess.drop(-1).to_numpy())))
+    return pd.DataFrame(rows, columns=["set", "draw", "value", "low", "high"])
 
 
 def probe_agreements(probes: pd.DataFrame, scores: pd.DataFrame, *, seed: int) -> pd.DataFrame:
