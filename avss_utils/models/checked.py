@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import inspect
 import json
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +28,7 @@ def check_once(model: "PreTrainedModel", weights_sha256: str) -> None:
     """
     made_of = [
         *(weights_sha256, model.config.to_json_string()),
-        *(file_sha256(Path(module.__file__)) for module in CODE),
+        *(file_sha256(Path(inspect.getfile(module))) for module in CODE),
         *(metadata.version(name) for name in ("torch", "transformers")),
         *(str(model.dtype), model.device.type),
     ]
