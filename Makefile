@@ -100,6 +100,7 @@ $(BENCH)/.installed: benchmarks/requirements.txt requirements.lock assets.lock
 
 bench: $(BENCH)/.installed ## speed and memory beside other tools, as ratios within one run
 	$(BENCH_PY) benchmarks/speed.py
+	$(BENCH_PY) benchmarks/loads.py
 	$(BENCH_PY) benchmarks/search.py
 	$(BENCH_PY) benchmarks/permutations.py
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import yaml
-from status_tables import finished_runs, grade_table, model_table, run_table
+from status_tables import finished_runs, grade_table, model_table, model_types, run_table
 
 from avss_utils.errors import UsageError
 from avss_utils.models.load import short_name
@@ -47,12 +47,15 @@ def stage(executed: Path, folder: Path, others: Sequence[Path] = ()) -> None:
     if measured.is_dir():
         shutil.copytree(measured, folder / "results" / "benchmarks")
     runs = finished_runs(ROOT / "results" / "full")
-    for name, table in (("models", model_table(runs)), ("runs", run_table(runs))):
-        _write_table(table, folder / "book" / f"status_{name}.csv")
-        _write_table(table.map(plain), folder / "book" / f"status_{name}_shown.csv")
-    types = pd.read_csv(ROOT / "results" / "model_types.csv", keep_default_na=False)
-    _write_table(grade_table(types), folder / "book" / "model_grades.csv")
-    _write_table(types.drop(columns="transformers").map(plain), folder / "book" / "model_types.csv")
+    types = model_types(ROOT / "results" / "model_types.csv")
+    for name, table in {
+        "status_models": model_table(runs),
+        "status_runs": run_table(runs),
+        "model_grades": grade_table(types),
+        "model_types": types.drop(columns="transformers"),
+    }.items():
+        _write_table(table, folder / "book" / f"{name}.csv")
+        _write_table(table.map(plain), folder / "book" / f"{name}_shown.csv")
     found = _executed(executed)
     if not any(name.startswith("07_") for name in found):
         raise UsageError(f"no executed ledger in {executed}: run `python -m avss_utils run` first")
@@ -143,7 +146,8 @@ def _renamed(text: str, labels: Iterable[str], model: str) -> str:
 def _write_table(table: pd.DataFrame, path: Path) -> None:
     """A file for a page's table, which may not be empty: without rows, one says so.
 
-    The pages read cells as MyST: what they show is escaped.
+    The pages read cells as MyST: the file that they show has them escaped, the one that is saved
+    as they are.
     """
     if table.empty:
         table.loc[0] = ["none yet", *[""] * (table.shape[1] - 1)]

@@ -10,6 +10,7 @@ from avss_utils.store.runs import read_run, record_folders
 
 LIBRARIES = ("torch", "transformers", "datasets")
 UNKNOWN = "–"
+TYPE_COLUMNS = ["type", "grade", "doors", "reason", "transformers"]
 GRADES = {
     "exact": "every number is the same; a prompt runs once for all of its answers",
     "slower, exact": "every number is the same; a prompt runs again with each of its answers",
@@ -76,12 +77,19 @@ def run_table(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
+def model_types(path: Path) -> pd.DataFrame:
+    """The table of all model types (TYPE_COLUMNS); without rows where a fork has none yet."""
+    if not path.exists():
+        return pd.DataFrame(columns=TYPE_COLUMNS)
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
 def grade_table(types: pd.DataFrame) -> pd.DataFrame:
     """A row a grade that a model type has: what it means, and how many of the types have it."""
     counts = types.grade.value_counts()
-    (version,) = types.transformers.unique()
+    head = " ".join(["types of transformers", *types.transformers.unique()])
     rows = [(grade, GRADES[grade], counts[grade]) for grade in GRADES if grade in counts]
-    return pd.DataFrame(rows, columns=["grade", "meaning", f"types of transformers {version}"])
+    return pd.DataFrame(rows, columns=["grade", "meaning", head])
 
 
 def _origin(identity: dict) -> tuple[str, str, str]:

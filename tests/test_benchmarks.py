@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import FAMILIES
+from tiny import FAMILIES, save_tiny
 
 from avss_utils.data.token_rows import Scored
 from avss_utils.measure.drop_losses import greedy_path
@@ -33,6 +33,11 @@ def agreement():
 @pytest.fixture
 def speed():
     return importlib.import_module("speed")
+
+
+@pytest.fixture
+def loads():
+    return importlib.import_module("loads")
 
 
 @pytest.fixture
@@ -195,6 +200,21 @@ def test_the_committed_kills_all_went_on_undisturbed():
         same, _, trials = shown.split()
         assert same == trials
     assert kills["exit code"].astype(str).loc[["SIGINT", "kernel killed"]].to_list() == ["130", "2"]
+
+
+def test_a_load_is_checked_unless_the_check_is_kept_or_left_out(loads, tmp_path, monkeypatch):
+    checks: list = []
+    monkeypatch.setattr("avss_utils.models.checked.check_model", checks.append)
+    folder = save_tiny(tmp_path / "model")
+    table = loads.compare(folder, tmp_path / "scratch", rounds=2)
+    assert table.way.to_list() == [loads.NONE, loads.KEPT, loads.FIRST]
+    assert len(checks) == 1 + 3  # of the kept one, and of each first one
+    assert table.ratio[0] == 1
+
+
+def test_the_committed_loads_keep_the_bounds(loads):
+    kept = read_csv(RECORDS / "loads_cpu.csv").set_index(["what", "how"]).ratio
+    assert all(kept[key] <= bound for key, bound in loads.BOUNDS.items())
 
 
 def test_the_permutations_agree_with_a_loop_over_them(permutations, speed):

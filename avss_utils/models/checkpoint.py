@@ -30,10 +30,10 @@ def save_pruned(loaded: LoadedModel, plan: PruningPlan, folder: Path, *, facts: 
         pruned = remove_blocks(loaded.model, plan.drop, share_weights=True)
         families.check_reload(loaded.model, pruned, plan.keep)
         pruned.save_pretrained(working)
-        _check_saved(working, pruned)
         loaded.tokenizer.save_pretrained(working)
         trusted = not type(pruned).__module__.startswith("transformers.")  # when it was loaded
         check_saved(working, named=folder, trust_remote_code=trusted)
+        _check_logits(working, pruned, trust_remote_code=trusted)
         made = {"drop": list(plan.drop), "keep": list(plan.keep), "rule": plan.rule}
         record = {"base_model": loaded.identity, **made, **facts}
         (working / MARK).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -41,12 +41,17 @@ def save_pruned(loaded: LoadedModel, plan: PruningPlan, folder: Path, *, facts: 
     return folder
 
 
-def _check_saved(folder: Path, pruned: "transformers.PreTrainedModel") -> None:
-    """Raise UsageError unless the files in ``folder`` load as ``pruned``, with its logits."""
+def _check_logits(
+    folder: Path, pruned: "transformers.PreTrainedModel", *, trust_remote_code: bool
+) -> None:
+    """Raise UsageError unless what the files in ``folder`` load as has the logits of ``pruned``."""
     is_spread = len(set(getattr(pruned, "hf_device_map", {}).values())) > 1
     with without_progress_bars():
         saved = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=pruned.dtype, device_map="auto" if is_spread else None
+            folder,
+            dtype=pruned.dtype,
+            device_map="auto" if is_spread else None,
+            trust_remote_code=trust_remote_code,
         ).eval()
     saved = saved if is_spread else saved.to(pruned.device)
     row = sample_rows(pruned)[0]

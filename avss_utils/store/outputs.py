@@ -33,6 +33,8 @@ def check_place(path: str | Path) -> Path:
     """The whole path, links followed, if something can lie there; UsageError otherwise."""
     try:
         whole = at_home(path).resolve()
+    except UsageError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         raise UsageError(f"{str(path)!r} is no path ({error}): choose another place") from error
     for parent in whole.parents:

@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from status_tables import run_table
+from status_tables import grade_table, model_types, run_table
 
 from avss_utils.scores.criteria import CRITERIA
 from avss_utils.scores.plans import plan_as_released, plan_lowest
+from avss_utils.show.tables import plain
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "book"
@@ -303,6 +304,14 @@ def test_the_status_page_has_a_row_for_every_record_and_one_where_there_is_none(
     assert (row["notebook"], row["MB"]) == ("none yet", "")
 
 
+def test_a_fork_without_the_table_of_types_has_a_row_that_says_so(tmp_path):
+    types = model_types(tmp_path / "model_types.csv")
+    for table in (types, grade_table(types)):
+        module_of(BOOK / "build.py")._write_table(table, tmp_path / "one.csv")
+        (row,) = pd.read_csv(tmp_path / "one.csv", keep_default_na=False).to_dict("records")
+        assert set(row.values()) == {"none yet", ""}
+
+
 def test_buttons_of_a_further_models_chapter_lead_to_the_stored_notebook():
     page, stored = "models/gemma3-270m/01_avss_pruning", "notebooks/01_avss_pruning"
     site = "https://example.org/x"
@@ -323,12 +332,17 @@ def test_buttons_of_a_further_models_chapter_lead_to_the_stored_notebook():
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_a_table_from_a_file_can_be_downloaded(page):
     shown = set(re.findall(r"^:file: (.+)$", page.read_text(), re.MULTILINE))
-    assert shown == set(re.findall(r"\{download\}`[^<`]+<([^>]+)>`", page.read_text()))
+    as_it_is = {name.replace("_shown.csv", ".csv") for name in shown}  # without escapes
+    assert as_it_is == set(re.findall(r"\{download\}`[^<`]+<([^>]+)>`", page.read_text()))
 
 
 def test_the_page_of_model_types_shows_all_of_them(staged):
     types = pd.read_csv(ROOT / "results" / "model_types.csv", keep_default_na=False)
-    shown = pd.read_csv(staged / "book" / "model_types.csv", keep_default_na=False)
-    assert list(shown.type) == list(types.type)
+    saved, shown = (
+        pd.read_csv(staged / "book" / name, keep_default_na=False)
+        for name in ("model_types.csv", "model_types_shown.csv")
+    )
+    assert saved.equals(types.drop(columns="transformers"))
+    assert shown.equals(saved.map(plain))
     grades = pd.read_csv(staged / "book" / "model_grades.csv").set_index("grade").iloc[:, -1]
     assert grades.to_dict() == types.grade.value_counts().to_dict()

@@ -6,7 +6,6 @@ import torch
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 from avss_utils.data.token_rows import choice_units
-from avss_utils.errors import UsageError
 from avss_utils.measure import passes
 from avss_utils.measure.activations import collect_block_stats
 from avss_utils.measure.answer_tokens import absolute_limits, collect_answers, relative_limits
@@ -29,7 +28,7 @@ def collected(model, **options):
     return collect_answers(model, tiny_tokenizer(), ASKED, limits=limits, **options)
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"openai_gpt"}))
+@pytest.mark.parametrize("family", FAMILIES)
 def test_tokens_equal_whole_passes_with_the_answers_masked(family):
     model, tokenizer = model_of(family), tiny_tokenizer()
     tokens = collected(model, batch_tokens=64)
@@ -51,17 +50,13 @@ def test_tokens_equal_whole_passes_with_the_answers_masked(family):
             assert np.abs(zeros - whole.zeros(site, eps=0.05)).max() <= 1
 
 
-def test_a_model_without_a_cache_is_refused():
-    with pytest.raises(UsageError, match="keeps no cache"):
-        collected(model_of("openai_gpt"))
-
-
 @pytest.mark.parametrize("at_once", [passes.AT_ONCE, 1])
+@pytest.mark.parametrize("family", ["llama", "openai_gpt"])
 def test_log_probabilities_are_those_of_choices_and_entropies_those_of_the_softmax(
-    at_once, monkeypatch
+    family, at_once, monkeypatch
 ):
     monkeypatch.setattr(passes, "AT_ONCE", at_once)
-    model, tokenizer = model_of("llama"), tiny_tokenizer()
+    model, tokenizer = model_of(family), tiny_tokenizer()
     tokens = collected(model)
     scores = score_choices(model, tokenizer, [a[0] for a in ASKED], [a[1] for a in ASKED])
     summed = np.bincount(tokens.answer, tokens.log_probability)
@@ -73,8 +68,9 @@ def test_log_probabilities_are_those_of_choices_and_entropies_those_of_the_softm
     np.testing.assert_allclose(tokens.entropy[tokens.answer == 1], before.entropy(), atol=1e-5)
 
 
-def test_states_are_the_last_tokens_residual_after_each_block():
-    model, tokenizer = model_of("llama"), tiny_tokenizer()
+@pytest.mark.parametrize("family", ["llama", "openai_gpt"])
+def test_states_are_the_last_tokens_residual_after_each_block(family):
+    model, tokenizer = model_of(family), tiny_tokenizer()
     tokens = collected(model, keep_states=True, batch_tokens=48)
     units = choice_units(model, tokenizer, [a[0] for a in ASKED], [a[1] for a in ASKED])
     for number, unit in enumerate(units):

@@ -108,7 +108,7 @@ def test_rows_of_which_the_last_token_alone_has_logits_fill_larger_batches(monke
     assert [len(part) for part in together] == [4, 4]  # of 12 and 6 tokens
     assert max(map(len, passes.longest_first(model, lengths, 12))) <= 4
     assert passes.longest_first(model, lengths, 12)[0] == [1]
-    monkeypatch.setattr(passes, "last_only", lambda model, n: {})
+    monkeypatch.setattr("avss_utils.models.blocks.last_only", lambda model, n: {})
     again = passes.longest_first(model, lengths, 12, last_alone=True)
     assert again == passes.longest_first(model, lengths, 12)
 

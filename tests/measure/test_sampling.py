@@ -148,11 +148,7 @@ def test_hybrids_answer_whatever_cache_they_keep(name):
     model, tokenizer = zoo.make(name), tiny_tokenizer()
     prompts = ["d: which?", "The quick brown fox", "a"]
     answers = greedy_answers(model, tokenizer, prompts, max_new_tokens=6)
-    if name == "zamba2":  # with its cache it answers otherwise than without, in transformers too
-        for row, answer in zip(own_decoding(model, tokenizer, prompts, 6), answers, strict=True):
-            assert tuple(row[: len(answer.ids)]) == answer.ids
-    else:
-        assert_plain(model, tokenizer, answers, prompts, 6)
+    assert_plain(model, tokenizer, answers, prompts, 6)
     found = sampled_answers(model, tokenizer, prompts, **OPTIONS)
     for prompt, own in zip(prompts, found, strict=True):
         (alone,) = sampled_answers(model, tokenizer, [prompt], **OPTIONS, batch_tokens=1)

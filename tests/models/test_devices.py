@@ -29,7 +29,7 @@ def test_a_process_keeps_to_its_share_of_a_gpu(monkeypatch, name, index):
     calls = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *a: calls.append(a))
-    monkeypatch.setattr(devices.torch, "empty", lambda *_, **__: None)
+    monkeypatch.setattr(devices.torch, "zeros", lambda *_, **__: torch.ones(1))  # the trial
     monkeypatch.delenv(GPU_SHARE, raising=False)
     assert devices.as_device(name).type == "cuda"
     assert not calls

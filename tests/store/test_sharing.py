@@ -17,6 +17,7 @@ from tiny import fill_run
 
 from avss_utils.commands import cli
 from avss_utils.store import sharing
+from avss_utils.store.outputs import LIST
 from avss_utils.store.runs import open_record
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -187,7 +188,7 @@ def wait_until(true) -> None:
 def test_the_command_shares_a_notebook_and_leaves_no_process():
     write_notebook(NOTEBOOK)
     assert cli.main([*WORDS, "--out", "executed"]) == 0
-    assert [p.name for p in Path("executed").iterdir()] == ["01_tiny.ipynb"]
+    assert {p.name for p in Path("executed").iterdir()} == {"01_tiny.ipynb", LIST}
     table = open_record("01_tiny", records="results/quick", model="tiny").read("parts")
     assert table.key.to_list() == list(range(12))
     assert table.process.nunique() == 2
