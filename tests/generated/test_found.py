@@ -1,5 +1,6 @@
 """What generation has found, each as a test of its own."""
 
+import contextlib
 import gzip
 import json
 import struct
@@ -8,6 +9,7 @@ import pytest
 from test_models import write_gguf
 from tiny import save_tiny, tiny_run
 
+from avss_utils.commands import cli
 from avss_utils.data.formats import read_json
 from avss_utils.data.own import own_corpus
 from avss_utils.errors import UsageError
@@ -53,3 +55,11 @@ def test_a_table_without_a_name_is_refused(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tables": {"": {"sha256": "a"}}}))
     with pytest.raises(UsageError, match="see its 'tables'"):
         read_record(path.parent)
+
+
+@pytest.mark.parametrize("words", [["score", "a\nb"], ["score", "--model", "a\nb.gguf"]])
+def test_a_line_end_in_a_word_makes_no_second_line(capsys, words):
+    with contextlib.suppress(SystemExit):
+        cli.main(words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a\\nb" in line

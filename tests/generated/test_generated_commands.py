@@ -83,7 +83,7 @@ def profile(tmp_path, monkeypatch) -> Path:
     return tmp_path / "params" / "smoke.yml"
 
 
-@examples(200)
+@examples(100)
 @given(data=st.data())
 def test_a_profile_is_what_it_says_or_refused(profile, data):
     good = {NOTEBOOK: SMOKE[NOTEBOOK], "models": {"tiny": {NOTEBOOK: {"seed": 7}}}}
