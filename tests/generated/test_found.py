@@ -43,11 +43,23 @@ def test_a_length_in_a_gguf_file_beyond_its_end_is_refused_at_once(tmp_path):
         check_blocks(path)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    """A model is checked anew, and not by what an earlier test has kept."""
+    monkeypatch.setenv("AVSS_CACHE", str(tmp_path / "cache"))
+
+
 def test_a_setting_of_a_tokenizer_that_fails_in_use_is_refused(tmp_path):
     path = save_tiny(tmp_path / "model") / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": []}))
     with pytest.raises(UsageError, match="does not load as a causal language model with its tok"):
         load_model(path.parent)
+
+
+def test_a_token_that_no_model_has_is_none_of_its_own(tmp_path):
+    path = save_tiny(tmp_path / "model") / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"bos_token_id": 2**63}))
+    assert load_model(path.parent).identity["n_blocks"] == 4
 
 
 def test_a_table_without_a_name_is_refused(tmp_path):
