@@ -115,7 +115,7 @@ zoo: setup ## hold results/model_types.csv against every model type of transform
 	PYTHONPATH=tests:tests/cases:tests/every_type $(PY) tests/every_type/type_table.py $(if $(WRITE),--write)
 
 generated: export HYPOTHESIS_PROFILE = many
-generated: setup ## 50,000 files and command lines spoilt at random; `make unit` has 2,000, always the same
+generated: setup ## 50,000 files and command lines spoilt at random; `make unit` has 2,900, always the same
 	$(PYTEST) tests/generated
 
 lab: setup ## open the notebooks in JupyterLab

@@ -87,8 +87,8 @@ class Said(NamedTuple):
 
 
 def examples(n: int) -> settings:
-    """``n`` of the 2,000 examples of the profile ci, and that share of the 50,000 of many."""
-    return settings(max_examples=n * (25 if os.environ.get("HYPOTHESIS_PROFILE") == "many" else 1))
+    """``n`` of the 2,900 examples of the profile ci, and that share of the 50,000 of many."""
+    return settings(max_examples=n * (17 if os.environ.get("HYPOTHESIS_PROFILE") == "many" else 1))
 
 
 def as_bytes(value: Any) -> bytes:

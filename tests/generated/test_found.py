@@ -11,6 +11,7 @@ from tiny import save_tiny, tiny_run
 
 from avss_utils.commands import cli
 from avss_utils.data.formats import read_json
+from avss_utils.data.open_formats import parse_trivia
 from avss_utils.data.own import own_corpus
 from avss_utils.errors import UsageError
 from avss_utils.models.load import load_model
@@ -24,6 +25,10 @@ def test_a_damaged_gzip_file_is_refused(tmp_path):
     (path := tmp_path / "own.json.gz").write_bytes(packed)
     with pytest.raises(UsageError, match="is not a whole gzip file"):
         read_json(path)
+
+
+def test_an_answer_may_be_punctuation_alone():
+    assert parse_trivia({"question": "Which mark?", "answer": "?;!!"}).answers == ("?", "!!")
 
 
 def test_half_a_surrogate_pair_is_refused_by_row(tmp_path):

@@ -7,7 +7,7 @@ import json
 
 import pytest
 from data_sources import SCIQ
-from hostile import as_bytes, examples, or_refused, spoilt, spoilt_bytes
+from hostile import TEXTS, VALUES, as_bytes, examples, or_refused, spoilt, spoilt_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 from test_corpora import ARC, ARC_NESTED, BOOLQ, HELLASWAG, MMLU, WINOGRANDE
@@ -178,10 +178,11 @@ RECORDS = {
 @pytest.mark.parametrize("name", list(RECORDS))
 @examples(20)
 @given(data=st.data())
-def test_a_row_of_a_named_set_is_a_row_or_refused(name, data):
+def test_a_row_of_a_named_set_is_a_row_or_refused(place, name, data):
     record = data.draw(st.sampled_from(RECORDS[name]))
-    rows = data.draw(spoilt([record]))
-    parsed = or_refused(parse_records, SPECS[name].parse, rows, "file")
+    rows = data.draw(spoilt([record], values=TEXTS | VALUES))
+    (path := place.here / "named.jsonl").write_bytes(as_jsonl(rows))
+    parsed = or_refused(parse_records, SPECS[name].parse, formats.read_jsonl(path), "file")
     if parsed is None:
         assert rows != [record]
         return
