@@ -27,7 +27,7 @@ CHAPTERS := $(filter-out 07_claims,$(basename $(notdir $(wildcard notebooks/[0-9
 SHOWN    := $(patsubst results/full/%/run.json,record/%,$(wildcard results/full/*/*/run.json))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup assets reproduce test verify lint unit smoke book browser bench agreement kills zoo lab clean
+.PHONY: help setup assets reproduce test verify lint unit smoke book browser bench agreement kills zoo generated lab clean
 
 help: ## print this help
 	@echo "make TARGET [MODEL=$(MODEL)] [PROFILE=smoke|quick|full] [NOTEBOOK=all] [AVSS_DATA_DIR=folder]"
@@ -114,6 +114,10 @@ kills: setup ## end smoke runs at random moments, repeat them, compare
 zoo: export OMP_NUM_THREADS = 1
 zoo: setup ## hold results/model_types.csv against every model type of transformers (WRITE=1 renews it)
 	PYTHONPATH=tests:tests/cases:tests/every_type $(PY) tests/every_type/type_table.py $(if $(WRITE),--write)
+
+generated: export HYPOTHESIS_PROFILE = many
+generated: setup ## 50,000 files and command lines spoilt at random; `make unit` has 2,900, always the same
+	$(PYTEST) tests/generated
 
 lab: setup ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab notebooks

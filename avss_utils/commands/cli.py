@@ -84,15 +84,21 @@ def _memory_ran_out(error: Exception) -> bool:
 
 def _say(sentence: str, code: int) -> int:
     processes.wait_to_speak()
-    print(f"avss_utils: {printable(sentence)}", file=sys.stderr)
+    print(_line(sentence), file=sys.stderr)
     return code
+
+
+def _line(sentence: str) -> str:
+    """A sentence as one line, whatever names of the user's own it holds."""
+    shown = printable(sentence).replace("\n", "\\n")
+    return f"avss_utils: {shown}"
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line; the usage is what --help is for."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"avss_utils: {printable(message)} (see {self.prog} --help)\n")
+        self.exit(2, _line(f"{message} (see {self.prog} --help)") + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:

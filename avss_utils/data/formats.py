@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def read_text(path: Path) -> str:
     try:
         with opened(path, "rt", encoding="utf-8-sig") as file:  # with or without a byte order mark
             return file.read()
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UsageError(f"{path} is not a whole gzip file: restore it") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1

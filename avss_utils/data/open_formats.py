@@ -186,7 +186,8 @@ def _common_name(aliases: list[str]) -> str:
 
     def order(alias: str) -> tuple:
         name = normalised(alias)
-        support = sum(shared[word] for word in name.split()) / len(name.split())
+        words = name.split()  # none in an alias of punctuation alone
+        support = sum(shared[word] for word in words) / max(1, len(words))
         plain, *rest = _natural(alias)
         return name in shouted and spellings[name] > 1, plain, support, -len(name), *rest
 

@@ -52,6 +52,7 @@ def load_dense(
             **_dequantise(options),
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
+        tokenizer("a")  # some of its settings are looked at in use alone
     except Exception as error:  # a foreign file can break its parser in any way
         if not trust_remote_code and "trust_remote_code" in str(error):  # of a tokenizer, too
             raise own_code(named) from error

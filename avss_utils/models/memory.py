@@ -5,11 +5,12 @@ import re
 from collections.abc import Iterable
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
-from avss_utils.errors import UsageError
+from avss_utils.errors import UsageError, one_line
 from avss_utils.models.model_folder import stored_tensors
 
 SKIP = "AVSS_SKIP_MEMORY_CHECK"
@@ -40,7 +41,7 @@ def stored_parameters(weights: Iterable[Path]) -> int:
 
 
 def gguf_parameters(path: Path) -> int:
-    """Number of parameters in a GGUF file, from its header; 0 where it cannot be read."""
+    """Number of parameters in a GGUF file, from its header; UsageError where that is broken."""
     return sum(int(tensor.n_elements) for tensor in _gguf_header(path)[0])
 
 
@@ -48,6 +49,7 @@ def check_blocks(path: Path) -> None:
     """Raise UsageError for a GGUF file that says another number of blocks than it holds.
 
     More would all be built before the first tensor is missed; of fewer the rest is left out unsaid.
+    Likewise for a file that is broken or ends too early, over which its loader could hang.
     """
     tensors, fields = _gguf_header(path)
     held = {int(found[1]) for t in tensors if (found := re.match(r"blk\.(\d+)\.", t.name))}
@@ -60,13 +62,22 @@ def check_blocks(path: Path) -> None:
 
 
 def _gguf_header(path: Path) -> tuple[list, dict]:
-    """Tensors and fields of a GGUF file; none of one that its loader refuses in its own words."""
+    """Tensors and fields of a GGUF file; UsageError for one that is broken or ends too early."""
     from gguf import GGUFReader  # takes a while, and only a conversion needs it
 
+    class Whole(GGUFReader):
+        """Refuses to read beyond the end, where a broken length would have it go on for ever."""
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, *more: Any, **named: Any) -> Any:
+            found = super()._get(offset, dtype, count, *more, **named)
+            if len(found) < count:
+                raise ValueError("it ends too early")
+            return found
+
     try:
-        reader = GGUFReader(path)
-    except Exception:  # a foreign file can break its parser in any way
-        return [], {}
+        reader = Whole(path)
+    except Exception as error:  # a foreign file can break its parser in any way
+        raise UsageError(f"{path} does not load ({one_line(error)}): fetch it anew") from error
     return reader.tensors, reader.fields
 
 

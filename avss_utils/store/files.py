@@ -81,11 +81,18 @@ def file_sha256(path: Path) -> str:
 
 
 def decoded(text: str) -> Any:
-    """What a JSON text says; ValueError also where it is nested too deep or names a key twice."""
+    """What a JSON text says; ValueError also where it is nested too deep, names a key twice or
+    holds half a surrogate pair, which no file and no tokenizer takes.
+    """
     try:
-        return json.loads(text, object_pairs_hook=_once)
+        found = json.loads(text, object_pairs_hook=_once)
+        if "\\ud" in text.lower():
+            json.dumps(found, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+    except UnicodeEncodeError:
+        raise ValueError("it holds half a surrogate pair, which is no letter") from None
+    return found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict:

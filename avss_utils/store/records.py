@@ -85,7 +85,7 @@ def _has_texts(entry: Any, *names: str) -> bool:
 
 def _is_table(name: str, note: Any) -> bool:
     """Whether a file in the folder itself is named, with its sha256."""
-    return name == Path(name).name and "\\" not in name and _has_texts(note, "sha256")
+    return name == Path(name).name != "" and "\\" not in name and _has_texts(note, "sha256")
 
 
 FIELDS: dict[str, type] = dict(notebook=str, profile=str, key=str, parameters=dict, model=dict)

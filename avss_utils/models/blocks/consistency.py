@@ -115,10 +115,10 @@ def sample_rows(model: nn.Module) -> list[torch.Tensor]:
 
     The same at each call.
     """
-    known = vars(text_config(model)).items()
-    special = torch.tensor([i for name, i in known if _is_token(name, i)] or [-1])
-    drawn = torch.Generator().manual_seed(0)
     n_tokens = model.get_input_embeddings().num_embeddings
+    known = (i for name, i in vars(text_config(model)).items() if _is_token(name, i))
+    special = torch.tensor([i for i in known if 0 <= i < n_tokens] or [-1])
+    drawn = torch.Generator().manual_seed(0)
     ids = torch.randint(n_tokens, (LENGTHS[0] + 99,), generator=drawn)
     ids = ids[~torch.isin(ids, special)]
     return [ids[:n] for n in LENGTHS]
