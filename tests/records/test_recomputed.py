@@ -111,7 +111,7 @@ def assert_alike(estimate, own: Found, name: tuple[str, str, str]) -> None:
         # .02 is more than some intervals are wide, and less than the noise of the widest
         width = own.high - own.low
         noise = min(0.15 * width, max(0.02, 0.05 * width))
-        noise = 0 if name[0] in EXACT and name[1] else noise
+        noise = 0 if name[0] in EXACT and name[1] and own.exact else noise
         assert theirs == pytest.approx(ours, rel=1e-9, abs=noise + 1e-9), name
 
 
