@@ -1,10 +1,10 @@
 """What a model holds of answers of its own: whether it calls them true, and its inner states."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import Cache, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from avss_utils.errors import UsageError
@@ -15,6 +15,9 @@ from avss_utils.models import blocks as families
 from avss_utils.models.blocks.finding import text_config
 from avss_utils.models.blocks.running import hidden_out
 from avss_utils.store.progress import progress
+
+if TYPE_CHECKING:  # seconds to import, and who reads a record needs no model
+    from transformers import Cache, PreTrainedModel
 
 CALLED_TRUE = (" (A)", " (B)")  # as the prompt's last line goes on: true, false
 
@@ -32,7 +35,7 @@ def p_true_prompt(question: str, answer: str, ideas: Sequence[str] = ()) -> str:
 
 
 def p_true(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     tokenizer: Tokenizer,
     asked: Sequence[tuple[str, str, Sequence[str]]],
     *,
@@ -50,7 +53,7 @@ def p_true(
 
 
 def answer_states(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     answers: Sequence[Generated],
     *,
     block: int | None = None,
@@ -91,10 +94,10 @@ def answer_states(
 
 
 def _last_states(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     block: torch.nn.Module,
     batch: dict[str, torch.Tensor],
-    cache: Cache | None,
+    cache: "Cache | None",
     seen: torch.Tensor,
 ) -> np.ndarray:
     """The block's state at the last position ``seen`` of each row, (n_rows, width)."""
