@@ -4,6 +4,7 @@ Heavy imports wait until a command needs them, so that help is immediate.
 """
 
 import argparse
+import json
 import os
 import sys
 from collections import Counter
@@ -221,8 +222,10 @@ def _assignment(text: str) -> tuple[str, object]:
         raise UsageError(f"--set takes NAME=VALUE with a JSON value, not {text!r}")
     try:
         return name, decoded(value)
-    except ValueError:
+    except json.JSONDecodeError:  # a text without its quotation marks
         return name, value
+    except ValueError as error:
+        raise UsageError(f"--set cannot take the value of {name!r}: {error}") from None
 
 
 def assets(arguments: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from avss_utils.errors import UsageError
+from avss_utils.errors import UsageError, one_line
 from avss_utils.models.blocks import decoder_blocks, unwrapped
 
 # what peft takes for the experts of every block where these are fused into one tensor
@@ -51,7 +51,7 @@ def adapted(
     try:
         wrapped = get_peft_model(model, config)
     except ValueError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UsageError(f"{type(model).__name__} takes no adapters: {reason}") from error
     check_trained(wrapped, blocks)
     return wrapped

@@ -79,7 +79,8 @@ def largest_difference(loaded: LoadedModel, plan: PruningPlan, folder: Path, tex
     saved = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=loaded.model.dtype)
     batch = loaded.tokenizer(text, return_tensors="pt")
     logits = []
+    pruned = remove_blocks(loaded.model, plan.drop, share_weights=True)
     with torch.inference_mode():
-        for model in (saved.to(loaded.model.device), remove_blocks(loaded.model, plan.drop)):
+        for model in (saved.to(loaded.model.device), pruned):
             logits.append(model.eval()(**families.forward_inputs(model, batch)).logits.float())
     return float((logits[0] - logits[1]).abs().max())

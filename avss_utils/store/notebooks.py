@@ -81,7 +81,7 @@ def read_profile(profile: str, notebook: str, model: str = "") -> dict:
         own = (content.get("models") or {}).get(model) or {}
         return {**(content.get(notebook) or {}), **(own.get(notebook) or {})}
     except (yaml.YAMLError, AttributeError, RecursionError, TypeError, ValueError) as error:
-        what = str(error).split("\n")[0]
+        what = one_line(error)
         raise UsageError(f"{path} must give each notebook its parameters: {what}") from error
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
-from avss_utils.errors import UsageError
+from avss_utils.errors import UsageError, one_line
 from avss_utils.store.files import put_whole
 
 PER_QUESTION = {"row_id", "question"}  # columns that name a question
@@ -46,7 +46,7 @@ def read_table(file: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(file) if file.suffix == ".parquet" else read_csv(file)
     except (OSError, ValueError) as error:
-        what = str(error).split("\n")[0]
+        what = one_line(error)
         raise UsageError(f"{file} cannot be read as a table ({what}): restore it") from error
 
 

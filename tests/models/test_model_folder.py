@@ -97,7 +97,7 @@ def in_shards(folder: Path, **files: str) -> None:
     ("file", "message"),
     [
         ("../other.safetensors", "outside"),
-        ("/tmp/other.safetensors", "outside"),
+        ("/elsewhere/other.safetensors", "outside"),
         ("below/other.safetensors", "outside"),
         ("..", "outside"),
         ("second.bin", r"no \*.safetensors"),

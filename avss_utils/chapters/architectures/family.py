@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import nn
 
-from avss_utils.errors import UsageError
+from avss_utils.errors import UsageError, one_line
 from avss_utils.models.blocks import decoder_blocks
 from avss_utils.store.files import project_root
 
@@ -96,7 +96,7 @@ def read_family(names: Sequence[str], path: Path | None = None) -> list[Architec
         TypeError,
         ValueError,
     ) as error:
-        what = str(error).split("\n")[0]
+        what = one_line(error)
         raise UsageError(f"{path} must give each architecture its row of keys: {what}") from error
     if unknown := [name for name in names if name not in rows]:
         raise UsageError(f"unknown architecture {unknown[0]!r}: choose from {', '.join(rows)}")

@@ -132,9 +132,8 @@ def read_answers(
     first = int(batch["answer_mask"].argmax(1).min())  # no token before it is an answer's
     n_last = batch["input_ids"].shape[1] - first + 1
     with _kept_states(base, read) as states:
-        logits = model(**inputs, use_cache=False, **families.last_only(base, n_last)).logits[
-            :, -n_last:
-        ]
+        few = families.last_only(base, n_last)
+        logits = model(**inputs, use_cache=False, **few).logits[:, -n_last:]
     ids = inputs["input_ids"]
     mask = batch["answer_mask"].to(ids.device)
     targets, own = ids[:, 1 - n_last :], mask[:, 1 - n_last :].bool()

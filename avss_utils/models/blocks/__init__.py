@@ -17,7 +17,6 @@ from avss_utils.models.blocks.finding import (
 )
 from avss_utils.models.blocks.passing import (
     PromptPass,
-    check_tokens,
     forward_inputs,
     forward_logits,
     last_only,
@@ -40,7 +39,6 @@ __all__ = [
     "check_length",
     "check_model",
     "check_reload",
-    "check_tokens",
     "checked_numbers",
     "context_length",
     "decoder_blocks",

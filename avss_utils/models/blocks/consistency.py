@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from avss_utils.errors import UsageError
+from avss_utils.errors import UsageError, one_line
 from avss_utils.models.blocks.finding import decoder_blocks, text_config, unwrapped
 from avss_utils.models.blocks.passing import PromptPass, forward_logits, pad
 from avss_utils.models.blocks.running import handing_through, hidden_in, hidden_out
@@ -36,8 +36,7 @@ def check_model(model: "PreTrainedModel") -> None:
     """
     with evaluating(model):
         rows = sample_rows(model)
-        _check_states(model, rows[0])
-        alone = [row_logits(model, row) for row in rows]
+        alone = [_watched_logits(model, rows[0]), row_logits(model, rows[1])]
         if any(logits.isnan().any() for logits in alone):
             return  # whoever reads these logits names the block
         _check_padding(model, rows, alone)
@@ -77,9 +76,7 @@ def check_removed(model: "PreTrainedModel", pruned: "PreTrainedModel", drop: Seq
         check_close(model, {f"{without}, held against bypassing them": (found, wanted)})
 
 
-def check_close(
-    model: nn.Module, logits: dict[str, tuple[torch.Tensor, torch.Tensor]], what: str = "a text"
-) -> None:
+def check_close(model: nn.Module, logits: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Raise UsageError where two logits that should be equal differ, saying by how much.
 
     ``logits``: (found, wanted) by the way in which the first came about.
@@ -90,7 +87,7 @@ def check_close(
         return
     numbers = ", ".join(f"{nats:.2g} nats {way}" for way, nats in apart.items())
     raise UsageError(
-        f"{kind(model)} gives {what} other log-probabilities ({numbers}; at most {most:g} is "
+        f"{kind(model)} gives a text other log-probabilities ({numbers}; at most {most:g} is "
         "rounding), so that its results would be wrong: choose another model"
     )
 
@@ -146,7 +143,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _check_states(model: "PreTrainedModel", row: torch.Tensor) -> None:
+def _watched_logits(model: "PreTrainedModel", row: torch.Tensor) -> torch.Tensor:
+    """``row_logits``; UsageError unless each block takes one state and hands on one."""
     shapes: list[tuple] = []
 
     def look(block: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
@@ -156,7 +154,7 @@ def _check_states(model: "PreTrainedModel", row: torch.Tensor) -> None:
         for block in decoder_blocks(model):
             hooks.enter_context(block.register_forward_hook(look, with_kwargs=True))
         with _said_of(model, "on a short text"):
-            row_logits(model, row)
+            logits = row_logits(model, row)
     n_wanted = 2 * len(decoder_blocks(model))
     strange = [shape for shape in shapes if len(shape) != 3 or shape[:2] != (1, len(row))]
     if strange or len(shapes) != n_wanted:
@@ -167,6 +165,7 @@ def _check_states(model: "PreTrainedModel", row: torch.Tensor) -> None:
             f"the blocks of {kind(model)} {what}, so that none can be scored or taken out by "
             "itself: choose another model"
         )
+    return logits
 
 
 def _check_padding(
@@ -215,9 +214,8 @@ def _said_of(model: nn.Module, where: str) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(
-            f"{kind(model)} does not run {where} ({reason}): choose another model"
+            f"{kind(model)} does not run {where} ({one_line(error)}): choose another model"
         ) from error
 
 

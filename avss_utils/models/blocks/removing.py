@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 from transformers import PreTrainedConfig
 
-from avss_utils.errors import UsageError
+from avss_utils.errors import UsageError, one_line
 from avss_utils.models.blocks.consistency import (
     check_close,
     check_removed,
@@ -123,7 +123,7 @@ def check_reload(model: "PreTrainedModel", pruned: "PreTrainedModel", keep: Sequ
         if [before[number] for number in keep] == after and rest == new_rest:
             return _check_logits(pruned, rebuilt)
     except Exception as error:  # each family has its own way to refuse a configuration
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
     raise UsageError(
         f"{type(model).__name__} without these blocks could not be loaded again ({reason}): "
         "choose other blocks, or only evaluate the model without them"
