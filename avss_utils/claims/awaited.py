@@ -35,6 +35,8 @@ AWAITED: dict[str, dict[str, tuple[str, ...]]] = {
         "said": ("set", "row_id", "sample", "label", "contains"),
         "said_scores": ("set", "row_id", "length", "disagreeing samples"),
         "said_blocks": ("set", "row_id", "score"),
+        # what detectors fitted on other questions, or other sets, say of each answer
+        "said_fitted": ("set", "row_id", "rule", "scope"),
     },
     "06_architecture": {
         # of every block of every member: its residual's variance and sparsity, and the nats a token

@@ -32,6 +32,14 @@ BASE = "surprise and length"
 WITH_FLAGGED, WITH_RANDOM = f"{BASE}, flagged blocks", f"{BASE}, random blocks"
 OVER = " over surprise"  # of a difference to log-probability
 BY_TOKEN = "semantic entropy by token"
+IN_SHORT = {
+    "own_surprise": PLAIN[0],
+    "own_disagreeing": "disagreeing samples",
+    "own_entropy": BY_TOKEN,
+    "own_p_false": "p(false)",
+    "own_probe": PROBE,
+    "own_flagged": FLAGGED,
+}
 RULES = ("match", "contains")  # by which an answer is right: an alias itself, or one within it
 # extra answers drawn, and extra passes over an answer, beside the one that is given
 COSTS = {
@@ -245,10 +253,11 @@ def mean_areas(detected: pd.DataFrame) -> pd.DataFrame:
 def in_words(
     answers: pd.DataFrame, detected: pd.DataFrame, added: pd.DataFrame
 ) -> dict[str, object]:
-    """n_own_questions, own_fewest, and own_best_words and own_added_words: a sentence each, by the
-    sign of what was found.
+    """n_own_questions, own_fewest, own_best_words and own_added_words, a sentence each by the sign
+    of what was found, and the mean AUROC of each detector of IN_SHORT by its name there.
     """
     found: dict[str, object] = dict(own_fewest=FEWEST, own_added_words="")
+    found |= dict.fromkeys(IN_SHORT, "–")
     if answers.empty:
         return found | dict(
             n_own_questions=0, own_best_words="This record has no such answers yet."
@@ -257,11 +266,13 @@ def in_words(
     if added.empty:
         nothing = "Too few answers are right, or too few wrong, for anything to be told apart."
         return found | dict(own_best_words=nothing)
-    plain = _one(detected, score=PLAIN[0], set=MEAN, measure="auroc", rule="match", scope=QUESTIONS)
     flagged = _one(added, what="flagged blocks add", rule="match", scope=QUESTIONS)
+    where = dict(set=MEAN, measure="auroc", rule="match", scope=QUESTIONS)
+    areas = {name: _one(detected, score=score, **where) for name, score in IN_SHORT.items()}
     return found | dict(
+        **areas,
         own_best_words="The answer's own log-probability finds them with an AUROC of "
-        f"{interval(plain)}. {_compared(added)}",
+        f"{interval(areas['own_surprise'])}. {_compared(added)}",
         own_added_words="Beside log-probability and length, the flagged blocks "
         f"{_addition(flagged)}.",
     )
