@@ -1,4 +1,4 @@
-"""Write the sheet of the model's own answers that people label: results/labels/own_answers.csv.
+"""Write the sheet of own answers that are labelled by reading: results/labels/own_answers.csv.
 
 ``python benchmarks/labelling.py`` asks each of the four models ten questions of each of the five
 sets of chapter 2, in its prompt and by its parameters (params/full.yml), on the CPU in float32:
@@ -26,7 +26,7 @@ SHEET = Path("results") / "labels" / "own_answers.csv"
 
 
 def answered(name: str, number: int, p: dict) -> list[tuple]:
-    """Rows of one model, with what a labeller needs beside: question and aliases."""
+    """Rows of one model, with what a reader needs beside: question and aliases."""
     loaded, rows = load_model(name), []
     for own in p["sets"]:
         options = dict(wording="plain", seed=0)
