@@ -42,6 +42,8 @@ def rule_errors(sheet: pd.DataFrame) -> pd.DataFrame:
     agreed = sheet[sheet[FIRST] == sheet[SECOND]]
     rows = []
     for rule, of, wrong in _errors(agreed):
+        if wrong.empty:
+            continue
         e = proportion(int(wrong.sum()), len(wrong))
         rows.append((rule, of, e.value, e.low, e.high, e.n))
     return pd.DataFrame(rows, columns=["rule", "of", "value", "low", "high", "n"])
