@@ -24,6 +24,11 @@ PROBE = "probe at the chosen block"
 PLAIN = ("summed surprise", "length")  # what a user has without looking into the model
 FEWEST = 10  # right and wrong answers of a set, each, that something can be told from
 MEAN = "mean over sets"
+MEASURES = {  # of all resamples at once
+    "auroc": lambda *given: safe_ratio(*pairs_won(*given)),
+    "auprc": average_precisions,
+    "aurc": mean_risks,
+}
 
 
 def told_apart(is_false: np.ndarray, sets: np.ndarray) -> list[str]:
@@ -147,7 +152,7 @@ def gain(
 
     The mean over sets of the difference of areas; None where no set tells anything.
     """
-    draws = detection_draws(table, [one, other], seed=seed)
+    draws = detection_draws(table, [one, other], seed=seed, measures=[measure])
     by_set = [draws[one, measure][n] - draws[other, measure][n] for n in draws[one, measure]]
     if not by_set:
         return None
@@ -157,19 +162,22 @@ def gain(
 
 
 def detection_draws(
-    table: pd.DataFrame, names: Sequence[str], *, seed: int
+    table: pd.DataFrame,
+    names: Sequence[str],
+    *,
+    seed: int,
+    measures: Sequence[str] = tuple(MEASURES),
 ) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     """By (score, measure), by set: that of the answers as they are, then of each resample."""
     found: dict[tuple[str, str], dict[str, np.ndarray]] = {}
     usable = told_apart(table.is_false.to_numpy(bool), table.set.to_numpy())
     for score in names:
-        for measure in ("auroc", "auprc", "aurc"):
+        for measure in measures:
             found[score, measure] = {}
         for name in usable:
             own = table[table.set == name]
             weights = resample_counts(len(own), N_RESAMPLES, np.random.default_rng(seed))
             given = own[score].to_numpy(float), own.is_false.to_numpy(bool), weights
-            found[score, "auroc"][name] = safe_ratio(*pairs_won(*given))
-            found[score, "auprc"][name] = average_precisions(*given)
-            found[score, "aurc"][name] = mean_risks(*given)
+            for measure in measures:
+                found[score, measure][name] = MEASURES[measure](*given)
     return found

@@ -161,7 +161,7 @@ def words(own, tmp_path) -> dict[str, tuple]:
         "prune": ("prune", *calibration, "--out", tmp_path / "out"),
         "questions": ("evaluate", "--tasks", own.questions, "--text-sets"),
         "texts": ("evaluate", "--tasks", "--text-sets", own.judged, "--context", 16),
-        "answers": ("score", "--questions", own.questions, "--fit-questions", 8),
+        "answers": ("score", "--questions", own.questions, "--prompt", "plain"),
         "mitigate": (
             *("mitigate", "--questions", own.questions, "--blocks", "1", "--steps", 2),
             *("--out", tmp_path / "out"),
