@@ -20,6 +20,7 @@ CHAPTERS = {
     "rivals": "04_pruning_thresholds",
     "pattern": "02_hallucination_metrics",
     "own_answers": "02_hallucination_metrics",
+    "own_errors": "02_hallucination_metrics",
     "detected": "02_hallucination_metrics",
     "trained": "03_contrastive_mitigation",
     "contrasted": "03_contrastive_mitigation",

@@ -31,6 +31,12 @@ AWAITED: dict[str, dict[str, tuple[str, ...]]] = {
         # correct: whether the true answer is likelier; arm: full, flagged, or one of at least 20
         # "matched" sets of as many blocks whose bits lie within 1.25 times the flagged's
         "bypassed": ("arm", "set", "row_id", "correct", "added_bits"),
+        # the model's own answers, the scores of the greedy one, and its statistics by block
+        "said": ("set", "row_id", "sample", "label", "contains"),
+        "said_scores": ("set", "row_id", "length", "disagreeing samples"),
+        "said_blocks": ("set", "row_id", "score"),
+        # what detectors fitted on other questions, or other sets, say of each answer
+        "said_fitted": ("set", "row_id", "rule", "scope"),
     },
     "06_architecture": {
         # of every block of every member: its residual's variance and sparsity, and the nats a token

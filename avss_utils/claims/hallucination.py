@@ -8,11 +8,13 @@ import pandas as pd
 
 from avss_utils.chapters.hallucination.bypassing import ALIKE
 from avss_utils.chapters.hallucination.pruned import CHANCE, plan_table
+from avss_utils.chapters.hallucination.said_errors import judged_rows
 from avss_utils.claims.awaited import awaited, command
 from avss_utils.claims.papers import CLAIMED_ARM, KEPT, LEVEL, SIZES, SMALL_EFFECT
 from avss_utils.claims.verdicts import HOLDS, NOTHING, OPEN, Finding, Needs, holm
 from avss_utils.data.answer_sets import IRRELEVANT, PAIRED
 from avss_utils.data.own import set_name
+from avss_utils.scores import own_patterns
 from avss_utils.stats.resampling import (
     N_RESAMPLES,
     Estimate,
@@ -58,7 +60,54 @@ def pattern_findings(run: Run) -> list[Finding]:
         waits = command(run) if part not in effects else ""
         note = note if part in effects else ""
         found.append(Finding("C7", measure, e, needs, **options, note=note, waits=waits))
-    return found + _by_set(cross_fit)
+    return found + _by_set(cross_fit) + _own_effects(run)
+
+
+def _of_own_answers(run: Run) -> list[own_patterns.OwnSet]:
+    """What the model said itself, where this is recorded and both labels are there."""
+    said, scores, blocks = (awaited(run, t) for t in ("said", "said_scores", "said_blocks"))
+    if said is None or scores is None or blocks is None:
+        return []
+    return own_patterns.own_sets(judged_rows(said, "match"), scores, blocks)
+
+
+def _own_effects(run: Run) -> list[Finding]:
+    """C7 (a) and (b) of the model's own answers; they have no counterpart of the placebo (c)."""
+    sets, found = _of_own_answers(run), []
+    options: dict[str, int] = dict(n_resamples=N_RESAMPLES, seed=run.record["parameters"]["seed"])
+    names = {own_patterns.VARIANCE: "log variance", own_patterns.SPARSITY: "log odds of sparsity"}
+    for score, name in names.items() if sets else ():
+        e = own_patterns.own_effect(sets, score, **options)
+        measure = f"own answers: {name} of wrong ones less that of right ones"
+        note = f"exact match, {', '.join(own.name for own in sets)}"
+        found.append(
+            Finding("C7", measure, e, Needs("above", SMALL_EFFECT), size=SMALL_EFFECT, note=note)
+        )
+    return found
+
+
+def _own_flags(run: Run) -> list[Finding]:
+    """C8 (a) of the model's own answers, and whether they flag the published answers' blocks."""
+    sets = _of_own_answers(run)
+    if not sets:
+        return []
+    of_set = {name: own.block.to_list() for name, own in run.read("flagged").groupby("set")}
+    options: dict[str, int] = dict(n_shuffles=999, seed=run.record["parameters"]["seed"])
+    top = len(of_set[sets[0].name])
+    shares = {
+        "halves share": own_patterns.halves_share(sets, top=top, n_splits=10, **options),
+        "published answers share": own_patterns.shared_with(sets, of_set, **options),
+    }
+    return [
+        Finding(
+            "C8",
+            f"own answers: chance that {who} as many flags",
+            own_patterns.chance(own),
+            Needs("below", LEVEL),
+            note=f"{own[0]:.2f} shared, {own[1:].mean():.2f} with shuffled labels",
+        )
+        for who, own in shares.items()
+    ]
 
 
 def own_sets(run: Run) -> list[str]:
@@ -153,7 +202,7 @@ def flag_findings(run: Run) -> list[Finding]:
                 note=f"{row.value:.2f} shared, {row.shuffled:.2f} with shuffled labels",
             )
         )
-    return found
+    return found + _own_flags(run)
 
 
 def _shared(draws: pd.DataFrame, names: Sequence[str]) -> Estimate:

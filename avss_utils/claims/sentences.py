@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from avss_utils.chapters.hallucination.detectors import AT_RANDOM, FLAGGED
+from avss_utils.chapters.hallucination.said_errors import rows_to_judge
 from avss_utils.chapters.hallucination.summaries import strongest_blocks
 from avss_utils.chapters.mitigation import training_effects as effects
 from avss_utils.chapters.thresholds.rivals import rival_table
+from avss_utils.claims.awaited import awaited
 from avss_utils.claims.ledger_tables import Judged
 from avss_utils.claims.papers import ANSWERS, GUIDED, LEVEL, LIMITS, PRUNING, TRAINING
+from avss_utils.scores.own_errors import PLAIN, QUESTIONS
 from avss_utils.stats.resampling import Estimate
 
 CONTRASTLESS = "no contrast"
@@ -56,7 +59,12 @@ def _signed(x: float) -> str:
 
 def _each(models: Models, notebook: str, say: Callable[[Judged], str]) -> str:
     """What each model with a run of a notebook says: "a on one, b on two and c on three"."""
-    told = [f"{say(own)} on {model}" for model, own in models.items() if notebook in own.runs]
+    return _listed(
+        [f"{say(own)} on {model}" for model, own in models.items() if notebook in own.runs]
+    )
+
+
+def _listed(told: list[str]) -> str:
     return " and ".join(filter(None, (", ".join(told[:-1]), *told[-1:])))
 
 
@@ -160,8 +168,42 @@ def own_answers(models: Models) -> str:
     return (
         f"Of the models' own answers, {_each(models, ANSWERS, say)} find a block whose variance "
         f"tells wrong from right at p below {LEVEL:g}, corrected for the number of blocks. By "
-        "chance one in twenty would. This speaks for the papers."
+        "chance one in twenty would."
     )
+
+
+def own_errors(models: Models) -> str:
+    """What finds the models' own errors: log-probability beside what flagged blocks tell."""
+    found = [(model, _own_areas(own)) for model, own in models.items() if ANSWERS in own.runs]
+    areas = [(model, own) for model, own in found if own]
+    if not areas:
+        return ""
+
+    def say(score: str) -> str:
+        return _listed([f"{own[score]:.2f} on {model}" for model, own in areas])
+
+    return (
+        "The models' own wrong answers are found by the answer's log-probability with a mean AUROC "
+        f"of {say(PLAIN[0])}, by the flagged blocks with {say(FLAGGED)}; 0.5 is chance."
+    )
+
+
+def _own_areas(own: Judged) -> dict[str, float]:
+    """Mean AUROC over sets by detector, on questions not fitted on; nothing where none tells."""
+    from sklearn.metrics import roc_auc_score  # a second to import
+
+    names = ("said", "said_scores", "said_fitted")
+    said, scores, fitted = (awaited(own.runs[ANSWERS], name) for name in names)
+    if said is None or scores is None or fitted is None:
+        return {}
+    for rule, scope, rows, _ in rows_to_judge(said, scores, fitted):
+        if (rule, scope) == ("match", QUESTIONS):
+            parts = [part for _, part in rows.groupby("set")]
+            return {
+                score: sum(roc_auc_score(part.is_false, part[score]) for part in parts) / len(parts)
+                for score in (PLAIN[0], FLAGGED)
+            }
+    return {}
 
 
 def detected(models: Models) -> str:
@@ -223,6 +265,7 @@ SENTENCES: dict[str, Callable[[Models], str]] = {
     "rivals": rivals,
     "pattern": pattern,
     "own_answers": own_answers,
+    "own_errors": own_errors,
     "detected": detected,
     "trained": trained,
     "contrasted": contrasted,

@@ -5,30 +5,20 @@ detector is praised for telling sets apart.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from avss_utils.scores.probes import PENALTY
-from avss_utils.stats.detection import (
-    average_precisions,
-    detect,
-    fit_detector,
-    mean_risks,
-    pairs_won,
-)
-from avss_utils.stats.resampling import N_RESAMPLES, Estimate, limits, resample_counts, safe_ratio
+from avss_utils.stats.detection import MEASURES, areas, detect, fit_detector
+from avss_utils.stats.resampling import N_RESAMPLES, Estimate, limits, resample_counts
 
 QUESTIONS, SETS = "held-out questions", "held-out sets"  # what a fitted detector has not seen
 PROBE = "probe at the chosen block"
 PLAIN = ("summed surprise", "length")  # what a user has without looking into the model
 FEWEST = 10  # right and wrong answers of a set, each, that something can be told from
 MEAN = "mean over sets"
-MEASURES = {  # of all resamples at once
-    "auroc": lambda *given: safe_ratio(*pairs_won(*given)),
-    "auprc": average_precisions,
-    "aurc": mean_risks,
-}
 
 
 def told_apart(is_false: np.ndarray, sets: np.ndarray) -> list[str]:
@@ -125,59 +115,59 @@ def block_features(
     return np.hstack([rows.loc[rows.score == s, columns].to_numpy(float) for s in scores])
 
 
-def detection(table: pd.DataFrame, names: Sequence[str], *, seed: int) -> pd.DataFrame:
-    """How well each score finds the wrong answers, by set and on average over sets.
+@dataclass(frozen=True)
+class Draws:
+    """Areas of scores by (score, measure) and set: of the answers as they are, then resampled.
+
+    ``n``: answers by set; only sets with FEWEST of each label are there.
+    """
+
+    areas: dict[tuple[str, str], dict[str, np.ndarray]]
+    n: dict[str, int]
+
+
+def detection_draws(table: pd.DataFrame, names: Sequence[str], *, seed: int) -> Draws:
+    """Of each of ``names`` every measure of ``stats.detection.areas``, on the same resamples.
 
     ``table``: one row per answer with set, is_false and a column for each of ``names``, higher for
-    the more suspicious answer. Columns: score, set (MEAN: the mean over sets with FEWEST answers of
-    each label, to each the same weight), measure (auroc; auprc: area under the precision-recall
-    curve; aurc: mean share of wrong answers over all coverages, lower is better), value, low, high
-    (95 % over questions, drawn anew within sets), n (answers). Empty where no set tells anything.
+    the more suspicious answer; questions are drawn anew within sets.
     """
-    draws = detection_draws(table, names, seed=seed)
+    found = Draws({(score, measure): {} for score in names for measure in MEASURES}, {})
+    for name in told_apart(table.is_false.to_numpy(bool), table.set.to_numpy()):
+        own = table[table.set == name]
+        found.n[name] = len(own)
+        weights = resample_counts(len(own), N_RESAMPLES, np.random.default_rng(seed))
+        for score in names:
+            given = own[score].to_numpy(float), own.is_false.to_numpy(bool), weights
+            for measure, drawn in areas(*given).items():
+                found.areas[score, measure][name] = drawn
+    return found
+
+
+def detection(draws: Draws) -> pd.DataFrame:
+    """How well each score finds the wrong answers, by set and on average over sets.
+
+    Columns: score, set (MEAN: the mean over sets, to each the same weight), measure (auroc; auprc:
+    area under the precision-recall curve; aurc: mean share of wrong answers over all coverages,
+    lower is better), value, low, high (95 % over questions), n (answers). Empty where no set tells
+    anything.
+    """
     rows = []
-    for (score, measure), by_set in draws.items():
-        n = {name: int((table.set == name).sum()) for name in by_set}
+    n = draws.n | {MEAN: sum(draws.n.values())}
+    for (score, measure), by_set in draws.areas.items():
         shown = by_set | {MEAN: np.mean(list(by_set.values()), axis=0)} if by_set else {}
-        n[MEAN] = sum(n.values())
         for name, own in shown.items():
             rows.append((score, name, measure, own[0], *limits(own[1:]), n[name]))
     return pd.DataFrame(rows, columns=["score", "set", "measure", "value", "low", "high", "n"])
 
 
-def gain(
-    table: pd.DataFrame, one: str, other: str, *, seed: int, measure: str = "auroc"
-) -> Estimate | None:
+def gain(draws: Draws, one: str, other: str, *, measure: str = "auroc") -> Estimate | None:
     """How much better ``one`` finds wrong answers than ``other``, on the same resamples.
 
     The mean over sets of the difference of areas; None where no set tells anything.
     """
-    draws = detection_draws(table, [one, other], seed=seed, measures=[measure])
-    by_set = [draws[one, measure][n] - draws[other, measure][n] for n in draws[one, measure]]
-    if not by_set:
+    of_one, of_other = draws.areas[one, measure], draws.areas[other, measure]
+    if not draws.n:
         return None
-    own = np.mean(by_set, axis=0)
-    n = int(table.set.isin(draws[one, measure]).sum())
-    return Estimate(float(own[0]), *limits(own[1:]), n)
-
-
-def detection_draws(
-    table: pd.DataFrame,
-    names: Sequence[str],
-    *,
-    seed: int,
-    measures: Sequence[str] = tuple(MEASURES),
-) -> dict[tuple[str, str], dict[str, np.ndarray]]:
-    """By (score, measure), by set: that of the answers as they are, then of each resample."""
-    found: dict[tuple[str, str], dict[str, np.ndarray]] = {}
-    usable = told_apart(table.is_false.to_numpy(bool), table.set.to_numpy())
-    for score in names:
-        for measure in measures:
-            found[score, measure] = {}
-        for name in usable:
-            own = table[table.set == name]
-            weights = resample_counts(len(own), N_RESAMPLES, np.random.default_rng(seed))
-            given = own[score].to_numpy(float), own.is_false.to_numpy(bool), weights
-            for measure in measures:
-                found[score, measure][name] = MEASURES[measure](*given)
-    return found
+    own = np.mean([of_one[name] - of_other[name] for name in draws.n], axis=0)
+    return Estimate(float(own[0]), *limits(own[1:]), sum(draws.n.values()))

@@ -16,6 +16,10 @@ if TYPE_CHECKING:  # a second to import, and few commands need it
     from sklearn.pipeline import Pipeline
 
 
+MEASURES = ("auroc", "auprc", "aurc")
+AT_ONCE = 100  # draws whose counts stay in a processor's cache: twice as fast as all at once
+
+
 def fit_detector(features: np.ndarray, is_false: np.ndarray, *, seed: int) -> "Pipeline":
     """Logistic regression on standardised features, (n_answers, n_features): a fitted pipeline.
 
@@ -69,6 +73,23 @@ def auroc_estimate(
     return Estimate(float(areas[0]), *limits(areas[1:]), len(score))
 
 
+def areas(score: np.ndarray, is_false: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Three measures of a score by weighting, from one sorting of it: name, (n_draws,).
+
+    auroc: the chance that a false answer scores above a true one, ties half; auprc: the area under
+    the precision-recall curve, the sum over distinct scores, from the most suspicious, of precision
+    times the rise of recall (scikit-learn's ``average_precision_score``), which for a blind score
+    is the share of false answers; aurc: as of ``mean_risks``. Arguments as of ``pairs_won``; NaN
+    for a draw without a false answer, and in auroc also without a true one.
+    """
+    parts = []
+    for first in range(0, len(weights), AT_ONCE):
+        counts = _ranked(score, is_false, weights[first : first + AT_ONCE])
+        won = safe_ratio(*_pairs(*counts))
+        parts.append(np.stack([won, _precisions(*counts), _risks(*counts)]))
+    return dict(zip(MEASURES, np.hstack(parts), strict=True))
+
+
 def pairs_won(
     score: np.ndarray, is_false: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -78,27 +99,28 @@ def pairs_won(
     ``roc_auc_score`` takes one weighting; here all resamples at once, ``weights`` of shape
     (n_draws, n_answers), which is a hundred times as fast.
     """
+    return _pairs(*_ranked(score, is_false, weights))
+
+
+def _ranked(
+    score: np.ndarray, is_false: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """False and true answers of each distinct score, ascending: (n_scores, n_draws) both."""
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf) > 0)
-    false = np.add.reduceat(weights[:, order] * is_false[order], starts, axis=1)
-    true = np.add.reduceat(weights[:, order] * ~is_false[order], starts, axis=1)
-    below = true.cumsum(1) - true / 2
-    return (false * below).sum(1), false.sum(1) * true.sum(1)
+    drawn, false = weights.T[order], is_false[order][:, None]
+    return np.add.reduceat(drawn * false, starts), np.add.reduceat(drawn * ~false, starts)
 
 
-def average_precisions(score: np.ndarray, is_false: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the precision-recall curve for false answers, by weighting: (n_draws,).
+def _pairs(false: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    below = true.cumsum(0) - true / 2
+    return (false * below).sum(0), false.sum(0) * true.sum(0)
 
-    The sum over distinct scores, from the most suspicious, of precision times the rise of recall:
-    scikit-learn's ``average_precision_score``, of all resamples at once; the share of false answers
-    for a blind score. ``weights``: (n_draws, n_answers). NaN for a draw without a false answer.
-    """
-    order = np.argsort(-score, kind="stable")
-    starts = np.flatnonzero(np.diff(-score[order], prepend=-np.inf) > 0)
-    false = np.add.reduceat(weights[:, order] * is_false[order], starts, axis=1)
-    every = np.add.reduceat(weights[:, order], starts, axis=1)
-    precision = false.cumsum(1) / np.maximum(every.cumsum(1), 1)
-    return safe_ratio((precision * false).sum(1), false.sum(1))
+
+def _precisions(false: np.ndarray, true: np.ndarray) -> np.ndarray:
+    false, every = false[::-1], (false + true)[::-1]
+    precision = false.cumsum(0) / np.maximum(every.cumsum(0), 1)
+    return safe_ratio((precision * false).sum(0), false.sum(0))
 
 
 def _group_counts(groups: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
@@ -204,13 +226,14 @@ def mean_risks(score: np.ndarray, is_false: np.ndarray, weights: np.ndarray) -> 
     Among t answers of one score, a share s of them false, after T with F false, the risk is
     (F + s k) / (T + k) for k from 1 to t: its sum has harmonic numbers.
     """
-    order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf) > 0)
-    size = np.add.reduceat(weights[:, order], starts, axis=1)
-    false = np.add.reduceat(weights[:, order] * is_false[order], starts, axis=1)
-    so_far, false_so_far = size.cumsum(1), false.cumsum(1)
+    return _risks(*_ranked(score, is_false, weights))
+
+
+def _risks(false: np.ndarray, true: np.ndarray) -> np.ndarray:
+    size = false + true
+    so_far, false_so_far = size.cumsum(0), false.cumsum(0)
     before, false_before = so_far - size, false_so_far - false
     share = false / np.maximum(size, 1)
-    harmonic = np.concatenate([[0.0], (1 / np.arange(1, so_far[:, -1].max() + 1)).cumsum()])
+    harmonic = np.concatenate([[0.0], (1 / np.arange(1, so_far[-1].max() + 1)).cumsum()])
     rise = (false_before - share * before) * (harmonic[so_far] - harmonic[before])
-    return (share * size + rise).sum(1) / so_far[:, -1]
+    return (share * size + rise).sum(0) / so_far[-1]

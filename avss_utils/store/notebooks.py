@@ -181,7 +181,8 @@ def execute(name: str, output: Path, parameters: dict, *, timeout: int) -> Path:
     """Run a notebook with papermill from the project's root; ``timeout`` in seconds a cell.
 
     ``output`` appears only when every cell succeeded. A failed run leaves ``<name>.failed.ipynb``
-    beside it, with the error in its place, and raises UsageError with what went wrong.
+    beside it, with the error in its place, and raises UsageError with what went wrong. A run that
+    was killed leaves a hidden file, which the next one replaces.
     """
     import papermill  # heavy, and not needed to read records
 
@@ -191,10 +192,11 @@ def execute(name: str, output: Path, parameters: dict, *, timeout: int) -> Path:
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     with claimed_file(output) as output, plain_write_errors(output):
         output.unlink(missing_ok=True)
+        running = output.with_name(f".{output.stem}.partial.ipynb")
         try:
             papermill.execute_notebook(
                 path,
-                failed,
+                running,
                 parameters,
                 kernel_name="python3",
                 cwd=project_root(),
@@ -203,17 +205,17 @@ def execute(name: str, output: Path, parameters: dict, *, timeout: int) -> Path:
                 log_output=False,
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # what ends it is said here
             )
-        except KeyboardInterrupt:
-            failed.unlink(missing_ok=True)
-            raise
+            os.replace(running, output)
+            note_file(output)
         except Exception as error:  # of the notebook's own code, in papermill's types
             if isinstance(error, OSError) and not isinstance(error, TimeoutError):
                 raise
-            if failed.exists():
+            if running.exists():
+                os.replace(running, failed)
                 note_file(failed)
             raise UsageError(_failure(name, error, failed, timeout)) from error
-        os.replace(failed, output)
-        note_file(output)
+        finally:
+            running.unlink(missing_ok=True)
     return output
 
 

@@ -52,7 +52,8 @@ def test_a_parameter_set_by_hand_is_passed_on_or_refused(place, data):
         words = ["run", "--notebook", NOTEBOOK, "--profile", "smoke", "--model", "model"]
         said = command([*words, "--set", f"{name}={text}"], place=place)
     if said.code:
-        assert (name, value) not in SMOKE[NOTEBOOK].items() or text.encode() != as_bytes(value)
+        whole = text.encode("utf-8", "surrogateescape") == as_bytes(value)
+        assert (name, value) not in SMOKE[NOTEBOOK].items() or not whole
         return
     ((_, _, parameters),) = passed
     try:

@@ -153,7 +153,7 @@ def by_rule(judged, found: dict, claim: str, *, literal: bool = False) -> str:
         own = own._replace(testable=own.testable or (literal and claim != "C3"))
         end = WAITS if condition.waits else state(direction, threshold, e.low, e.high, own)
         sets.setdefault(condition.group, []).append((condition.part, end, shown))
-    return any_one([verdict(own) for own in sets.values()])
+    return any_one([verdict(own) for own in sets.values()]) if sets else "not yet measured"
 
 
 def state(direction: str, threshold: float, low: float, high: float, own: Found) -> str:

@@ -13,11 +13,12 @@ from avss_utils.scores.own_errors import (
     SETS,
     block_features,
     detection,
+    detection_draws,
     fitted_scores,
     gain,
     told_apart,
 )
-from avss_utils.stats.detection import average_precisions
+from avss_utils.stats.detection import AT_ONCE, areas, risk_coverage
 
 N_EACH = 60
 NAMES = ["a", "b", "c"]
@@ -100,10 +101,10 @@ def table() -> pd.DataFrame:
 
 def test_areas_are_those_of_scikit_learn_by_set_and_their_mean():
     rows = table()
-    found = detection(rows, ["good"], seed=0).set_index(["set", "measure"])
-    areas = [roc_auc_score(own.is_false, own.good) for _, own in rows.groupby("set")]
+    found = detection(detection_draws(rows, ["good"], seed=0)).set_index(["set", "measure"])
+    wanted = [roc_auc_score(own.is_false, own.good) for _, own in rows.groupby("set")]
     precise = [average_precision_score(own.is_false, own.good) for _, own in rows.groupby("set")]
-    assert found.value[MEAN, "auroc"] == pytest.approx(np.mean(areas))
+    assert found.value[MEAN, "auroc"] == pytest.approx(np.mean(wanted))
     assert found.value["b", "auprc"] == pytest.approx(precise[1])
     assert found.value[MEAN, "auprc"] == pytest.approx(np.mean(precise))
     assert (found.low < found.value).all()
@@ -114,33 +115,39 @@ def test_areas_are_those_of_scikit_learn_by_set_and_their_mean():
 def test_telling_sets_apart_is_worth_nothing():
     rows = table()
     assert roc_auc_score(rows.is_false, rows.harder) > 0.6
-    found = detection(rows, ["harder"], seed=0).set_index(["set", "measure"])
+    found = detection(detection_draws(rows, ["harder"], seed=0)).set_index(["set", "measure"])
     assert found.value[MEAN, "auroc"] == 0.5
 
 
 def test_a_gain_is_the_difference_of_mean_areas_and_none_over_itself():
     rows = table()
-    found = detection(rows, ["good", "harder"], seed=0).set_index(["score", "set", "measure"])
-    better = gain(rows, "good", "harder", seed=0)
+    draws = detection_draws(rows, ["good", "harder", "same"], seed=0)
+    found = detection(draws).set_index(["score", "set", "measure"])
+    better = gain(draws, "good", "harder")
     assert better.value == pytest.approx(found.value["good", MEAN, "auroc"] - 0.5)
     assert better.low > 0
-    nothing = gain(rows, "good", "same", seed=0)
+    nothing = gain(draws, "good", "same")
     assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
 
 
 def test_where_nothing_can_be_told_there_is_no_row():
-    rows = table().assign(is_false=True)
-    assert detection(rows, ["good"], seed=0).empty
-    assert gain(rows, "good", "harder", seed=0) is None
+    draws = detection_draws(table().assign(is_false=True), ["good", "harder"], seed=0)
+    assert detection(draws).empty
+    assert gain(draws, "good", "harder") is None
 
 
-def test_precision_over_recall_is_scikit_learns_with_ties_and_weights():
+def test_areas_are_scikit_learns_with_ties_and_weights():
     rng = np.random.default_rng(0)
     score, is_false = rng.integers(0, 5, 80).astype(float), rng.random(80) < 0.3
-    weights = np.vstack([np.ones(80, int), rng.integers(0, 3, (4, 80))])
-    wanted = [average_precision_score(is_false, score, sample_weight=w) for w in weights]
-    np.testing.assert_allclose(average_precisions(score, is_false, weights), wanted)
-    assert np.isnan(average_precisions(score, np.zeros(80, bool), weights)).all()
+    weights = np.vstack([np.ones(80, int), rng.integers(0, 3, (2 * AT_ONCE, 80))])
+    found = areas(score, is_false, weights)
+    for name, judge in (("auroc", roc_auc_score), ("auprc", average_precision_score)):
+        wanted = [judge(is_false, score, sample_weight=w) for w in weights]
+        np.testing.assert_allclose(found[name], wanted)
+    repeated = [np.repeat(np.arange(80), w) for w in weights[:3]]
+    risks = [risk_coverage(score[own], is_false[own]).risk.mean() for own in repeated]
+    np.testing.assert_allclose(found["aurc"][:3], risks)
+    assert np.isnan(areas(score, np.zeros(80, bool), weights)["auprc"]).all()
 
 
 def test_features_are_both_statistics_of_the_chosen_blocks():

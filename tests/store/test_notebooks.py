@@ -3,7 +3,10 @@
 import ast
 import os
 import re
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -25,6 +28,7 @@ from avss_utils.store.notebooks import (
     read_profile,
     within,
 )
+from avss_utils.store.outputs import LIST
 
 ROOT = Path(__file__).parents[2]
 STORED = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -199,6 +203,23 @@ def test_a_failed_run_leaves_no_file_that_looks_finished(with_notebook):
     text = (output.parent / "01_tiny.failed.ipynb").read_text()
     assert "reached" in text
     assert "ZeroDivisionError" in text
+
+
+def test_a_killed_run_stands_in_the_way_of_no_later_one(with_notebook):
+    output = with_notebook / "elsewhere" / "01_tiny.ipynb"  # not in _build, where all is ours
+    write(with_notebook / "notebooks" / "01_tiny.ipynb", "import time", "time.sleep(60)")
+    words = "import sys; from pathlib import Path; from avss_utils.store.notebooks import execute;"
+    words += "execute('01_tiny', Path(sys.argv[1]), {}, timeout=90)"
+    paths = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.Popen([sys.executable, "-c", words, output], env=paths, start_new_session=True)
+    while not (output.parent.is_dir() and list(output.parent.glob("*.ipynb"))):
+        assert run.poll() is None
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    write(with_notebook / "notebooks" / "01_tiny.ipynb", "print('done')")
+    execute("01_tiny", output, {}, timeout=60)
+    assert {p.name for p in output.parent.iterdir()} == {"01_tiny.ipynb", LIST}
 
 
 @pytest.mark.parametrize(

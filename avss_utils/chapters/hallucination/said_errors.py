@@ -1,6 +1,7 @@
 """Detectors of the model's own wrong answers, side by side: what each costs and how good it is."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,17 +16,30 @@ from avss_utils.scores.own_errors import (
     PROBE,
     QUESTIONS,
     SETS,
+    Draws,
     block_features,
     detection,
+    detection_draws,
     fitted_scores,
     gain,
     told_apart,
 )
+from avss_utils.scores.semantic import semantic_entropy
 from avss_utils.show.tables import interval, with_interval
 from avss_utils.stats.resampling import Estimate
 
 BASE = "surprise and length"
 WITH_FLAGGED, WITH_RANDOM = f"{BASE}, flagged blocks", f"{BASE}, random blocks"
+OVER = " over surprise"  # of a difference to log-probability
+BY_TOKEN = "semantic entropy by token"
+IN_SHORT = {
+    "own_surprise": PLAIN[0],
+    "own_disagreeing": "disagreeing samples",
+    "own_entropy": BY_TOKEN,
+    "own_p_false": "p(false)",
+    "own_probe": PROBE,
+    "own_flagged": FLAGGED,
+}
 RULES = ("match", "contains")  # by which an answer is right: an alias itself, or one within it
 # extra answers drawn, and extra passes over an answer, beside the one that is given
 COSTS = {
@@ -34,10 +48,19 @@ COSTS = {
     BASE: (0, 0),
     **dict.fromkeys([PROBE, FLAGGED, AT_RANDOM, ALL, WITH_FLAGGED, WITH_RANDOM], (0, 1)),
     **dict.fromkeys(["disagreeing samples", "discrete entropy", "semantic entropy"], (1, 0)),
+    BY_TOKEN: (1, 0),
     "mean token entropy": (1, 0),
     "eigen score": (1, 1),
     "p(false)": (1, 1),
 }
+
+
+class Judged(NamedTuple):
+    """How well detectors do by one rule of RULES, on what a fitted one has not seen."""
+
+    rule: str
+    scope: str
+    draws: Draws
 
 
 def judged_rows(answers: pd.DataFrame, rule: str) -> pd.DataFrame:
@@ -102,12 +125,27 @@ def _features(
     }
 
 
+def entropy_by_token(answers: pd.DataFrame) -> pd.DataFrame:
+    """Semantic entropy of the answers drawn, in nats, by their mean log-probability a token: set,
+    row_id, BY_TOKEN.
+
+    The sum, as ``Said.scores`` has it, favours short answers; the code of Farquhar et al. 2024
+    (Nature 630) takes the mean. An empty answer counts as a certain one.
+    """
+    drawn = answers[answers["sample"] != GREEDY]
+    mean = drawn.log_probability / drawn.n_tokens.clip(lower=1)
+    by = drawn.assign(mean=mean.astype(float)).groupby(["set", "row_id"], sort=False)
+    rows = [(*name, semantic_entropy(own.meaning, own["mean"])) for name, own in by]
+    return pd.DataFrame(rows, columns=["set", "row_id", BY_TOKEN])
+
+
 def rows_to_judge(
     answers: pd.DataFrame, scores: pd.DataFrame, fitted: pd.DataFrame
 ) -> Iterator[tuple[str, str, pd.DataFrame, list[str]]]:
     """(rule, scope, table with is_false and every score, names of scores), where there is any."""
     if fitted.empty:
         return
+    scores = scores.merge(entropy_by_token(answers), on=["set", "row_id"])
     for (rule, scope), own in fitted.groupby(["rule", "scope"], sort=False):
         named = own.drop(columns=["rule", "scope"]).dropna(axis=1)
         table = judged_rows(answers, rule).merge(scores, on=["set", "row_id"])
@@ -115,47 +153,47 @@ def rows_to_judge(
         yield rule, scope, table, [c for c in table if c not in ("set", "row_id", "is_false")]
 
 
-def detection_table(
+def judged_draws(
     answers: pd.DataFrame, scores: pd.DataFrame, fitted: pd.DataFrame, *, seed: int
-) -> pd.DataFrame:
-    """``own_errors.detection`` of every detector, with rule and scope; empty if nothing tells."""
-    parts = [
-        detection(table, names, seed=seed).assign(rule=rule, scope=scope)
+) -> list[Judged]:
+    """Every detector's areas on the same resamples, by rule and scope; none if nothing tells."""
+    return [
+        Judged(rule, scope, detection_draws(table, names, seed=seed))
         for rule, scope, table, names in rows_to_judge(answers, scores, fitted)
     ]
-    if not parts:
-        nothing = pd.DataFrame({"set": [], "is_false": []})
-        parts = [detection(nothing, [], seed=seed).assign(rule="", scope="")]
-    return pd.concat(parts, ignore_index=True)
 
 
-def added(
-    answers: pd.DataFrame, scores: pd.DataFrame, fitted: pd.DataFrame, *, seed: int
-) -> pd.DataFrame:
+def detection_table(judged: Sequence[Judged]) -> pd.DataFrame:
+    """``own_errors.detection`` of every detector, with rule and scope; empty if nothing tells."""
+    nothing = Judged("", "", Draws({}, {}))
+    return pd.concat(
+        [
+            detection(own.draws).assign(rule=own.rule, scope=own.scope)
+            for own in judged or [nothing]
+        ],
+        ignore_index=True,
+    )
+
+
+def added(judged: Sequence[Judged]) -> pd.DataFrame:
     """What blocks add to log-probability and length: rule, scope, what, value, low, high, n.
 
     Differences of AUROC, the mean over sets: the flagged blocks', as many random ones', and of
     each detector over the answer's log-probability alone.
     """
     rows = []
-    for rule, scope, table, names in rows_to_judge(answers, scores, fitted):
+    for rule, scope, draws in judged:
+        names = dict.fromkeys(score for score, _ in draws.areas)
         pairs = {
             "flagged blocks add": (WITH_FLAGGED, BASE),
             "random blocks add": (WITH_RANDOM, BASE),
-            **{f"{n} over surprise": (n, PLAIN[0]) for n in names if n != PLAIN[0]},
+            **{f"{n}{OVER}": (n, PLAIN[0]) for n in names if n != PLAIN[0]},
         }
         for what, (one, other) in pairs.items():
-            found = gain(table, one, other, seed=seed)
+            found = gain(draws, one, other)
             if found is not None:
                 rows.append((rule, scope, what, found.value, found.low, found.high, found.n))
     return pd.DataFrame(rows, columns=["rule", "scope", "what", "value", "low", "high", "n"])
-
-
-def best_detector(table: pd.DataFrame, *, rule: str = "match", scope: str = QUESTIONS) -> str:
-    """The detector of highest mean AUROC; '' where nothing could be told."""
-    own = table[(table.rule == rule) & (table.scope == scope) & (table.set == MEAN)]
-    own = own[own.measure == "auroc"]
-    return "" if own.empty else str(own.loc[own.value.idxmax(), "score"])
 
 
 def said_rates(answers: pd.DataFrame) -> pd.DataFrame:
@@ -215,27 +253,41 @@ def mean_areas(detected: pd.DataFrame) -> pd.DataFrame:
 def in_words(
     answers: pd.DataFrame, detected: pd.DataFrame, added: pd.DataFrame
 ) -> dict[str, object]:
-    """n_own_questions, own_fewest, and own_best_words and own_added_words: a sentence each, by the
-    sign of what was found.
+    """n_own_questions, own_fewest, own_best_words and own_added_words, a sentence each by the sign
+    of what was found, and the mean AUROC of each detector of IN_SHORT by its name there.
     """
     found: dict[str, object] = dict(own_fewest=FEWEST, own_added_words="")
+    found |= dict.fromkeys(IN_SHORT, "–")
     if answers.empty:
         return found | dict(
             n_own_questions=0, own_best_words="This record has no such answers yet."
         )
     found["n_own_questions"] = int((answers["sample"] == GREEDY).sum())
-    best = best_detector(detected)
-    if not best:
+    if added.empty:
         nothing = "Too few answers are right, or too few wrong, for anything to be told apart."
         return found | dict(own_best_words=nothing)
-    area = _one(detected, score=best, set=MEAN, measure="auroc", rule="match", scope=QUESTIONS)
-    plain = _one(detected, score=PLAIN[0], set=MEAN, measure="auroc", rule="match", scope=QUESTIONS)
     flagged = _one(added, what="flagged blocks add", rule="match", scope=QUESTIONS)
+    where = dict(set=MEAN, measure="auroc", rule="match", scope=QUESTIONS)
+    areas = {name: _one(detected, score=score, **where) for name, score in IN_SHORT.items()}
     return found | dict(
-        own_best_words=f"Best is {best}, with an AUROC of {interval(area)}; the answer's own "
-        f"log-probability has {interval(plain)}.",
+        **areas,
+        own_best_words="The answer's own log-probability finds them with an AUROC of "
+        f"{interval(areas['own_surprise'])}. {_compared(added)}",
         own_added_words="Beside log-probability and length, the flagged blocks "
         f"{_addition(flagged)}.",
+    )
+
+
+def _compared(added: pd.DataFrame) -> str:
+    """Which detectors are better than log-probability with their whole interval, in a sentence."""
+    own = added[(added.rule == "match") & (added.scope == QUESTIONS)]
+    own = own[own.what.str.endswith(OVER)]
+    better = [name.removesuffix(OVER) for name in own.what[own.low > 0]]
+    worse = int((own.high < 0).sum())
+    if better:
+        return f"Better with the whole interval: {', '.join(better)}."
+    return (
+        f"Of {len(own)} other detectors none is better with its whole interval, {worse} are worse."
     )
 
 
