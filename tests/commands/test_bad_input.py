@@ -119,7 +119,7 @@ def refused(capsys, *words: str) -> str:
         ((*RUN, "n_questions=0"), "must be 1 or more, not 0"),
         ((*RUN, "seed=-1"), "must be 0 or more, not -1"),
         ((*RUN, "seed=2147483648"), "must be 2147483647 at most, not 2147483648"),
-        ((*RUN, "seed=" + "[" * 50_000), "must be a int, not '[[["),
+        ((*RUN, "seed=" + "[" * 50_000), "cannot take the value of 'seed': it is nested too deep"),
         (
             ("score", "--seed", "2147483648"),
             "a whole number from 0 to 2147483647",
