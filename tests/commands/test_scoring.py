@@ -253,13 +253,14 @@ def test_no_detector_of_the_committed_records_beats_log_probability_on_two_model
             for name in ("said", "said_scores", "said_fitted")
         ]
         models_seen.append(folder.parent.name)
-        for rule, scope, table, names in said_errors.rows_to_judge(*tables):
-            if rule != "match":
+        for own in said_errors.judged_draws(*tables, seed=0):
+            names = {score for score, _ in own.draws.areas}
+            if own.rule != "match":
                 continue
-            detectors |= set(names)
-            for name in set(names) - {PLAIN_SCORES[0]}:
-                if gain(table, name, PLAIN_SCORES[0], seed=0).low > 0:
-                    beaten.setdefault((scope, name), []).append(folder.parent.name)
+            detectors |= names
+            for name in names - {PLAIN_SCORES[0]}:
+                if gain(own.draws, name, PLAIN_SCORES[0]).low > 0:
+                    beaten.setdefault((own.scope, name), []).append(folder.parent.name)
     assert beaten == {}, "the rule and its sentence ask for another look"
     numbers = {3: "three", 4: "four", 5: "five", 6: "six"}
     assert f"of {len(detectors)} detectors" in WHY
