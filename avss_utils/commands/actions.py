@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def score(arguments: argparse.Namespace) -> None:
-    """Print as CSV every block's importance by one criterion, or every answer's score."""
+    """Print as CSV every block's importance by one criterion, or the model's scored answers."""
     if arguments.questions is not None:
         _score_answers(arguments)
         return
@@ -47,35 +47,19 @@ def _show(table: "pd.DataFrame", **form: str) -> None:
 
 
 def _score_answers(arguments: argparse.Namespace) -> None:
-    """Scores of a file's answers on standard output; how they were made and do, on the error."""
-    from avss_utils.commands.answer_scoring import AnswerDetector, other_questions, separation
-    from avss_utils.commands.inputs import BATCH_TOKENS, RATIO
-    from avss_utils.data.loading import load_open
+    """The model's answers on standard output; how good they and their scores are, on the error."""
+    from avss_utils.commands.answer_scoring import answered, p_wrong, questions_to_ask, summary
+    from avss_utils.data.answer_sets import usable_prompts
     from avss_utils.models.load import load_model
-    from avss_utils.models.plan import as_text
 
-    asked, seed = load_open(arguments.questions), arguments.seed
-    known = other_questions(arguments.fit, asked, n_questions=arguments.fit_questions, seed=seed)
+    prompt, seed = arguments.prompt, arguments.seed
+    usable_prompts([prompt], template=True)  # an unknown one is refused before a model is loaded
+    asked, shown = questions_to_ask(arguments.questions, prompt=prompt, examples=arguments.answers)
     loaded = load_model(arguments.model, device=arguments.device)
-    detector = AnswerDetector(
-        loaded,
-        known,
-        top=max(1, loaded.identity["n_blocks"] // 4),
-        eps=arguments.eps,
-        ratio=RATIO,
-        seed=seed,
-        batch_tokens=BATCH_TOKENS,
-    )
-    table = detector.table(asked)
+    table = answered(loaded, asked, shown, prompt=prompt, new_tokens=arguments.new_tokens)
+    table["p_wrong"] = p_wrong(table, seed=seed)
     _show(table, float_format="%.6g")
-    origin = f"fitted on {len(known.questions)} questions of {known.name}"
-    lines = [f"score: P(false) from blocks {as_text(detector.blocks)}, {origin}"]
-    if table.is_false.any():
-        found = separation(table, seed=seed)[["score", "auroc", "low", "high", "n"]]
-        lines.append(found.to_string(index=False, float_format="%.3f"))
-    else:
-        lines.append("AUROC needs false answers: give the file a column 'distractors' with some")
-    print(printable("\n".join(lines)), file=sys.stderr)
+    print(printable("\n".join(summary(table, seed=seed))), file=sys.stderr)
 
 
 def prune(arguments: argparse.Namespace) -> None:

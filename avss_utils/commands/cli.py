@@ -142,14 +142,14 @@ def _score_arguments(command: argparse.ArgumentParser) -> None:
     one_of.add_argument(
         "--questions",
         metavar="FILE",
-        help="score the answers of this .csv or .jsonl file instead of blocks: columns question, "
-        "answer and perhaps distractors",
+        help="instead of blocks score the model's own answers to the questions of this .csv or "
+        ".jsonl file: columns question and answer",
     )
     command.add_argument(
-        "--fit", default=ANSWERS, metavar="SET", help="what --questions fits its detector on"
+        "--prompt", default="few-shot", help="of --questions: few-shot, plain or chat"
     )
     command.add_argument(
-        "--fit-questions", type=count, default=64, help="calibration questions of that set"
+        "--new-tokens", type=count, default=24, help="of an answer to --questions, at most"
     )
 
 
@@ -163,7 +163,10 @@ def _calibration(command: argparse.ArgumentParser, criterion: Any = None) -> Non
     command.add_argument("--texts", type=count, default=32, help="number of calibration texts")
     command.add_argument("--length", type=count, default=128, help="tokens of each text")
     command.add_argument(
-        "--answers", default=ANSWERS, metavar="SET", help="open questions, for eavss criteria"
+        "--answers",
+        default=ANSWERS,
+        metavar="SET",
+        help="open questions, for eavss criteria and as few-shot examples",
     )
     command.add_argument(
         "--answer-questions",
@@ -239,7 +242,7 @@ def _run_arguments(command: argparse.ArgumentParser) -> None:
 
 COMMANDS = {
     "score": (
-        "a score for every block by one criterion, or for every answer of a file, as CSV",
+        "a score for every block by one criterion, or for the model's own answers, as CSV",
         _score_arguments,
     ),
     "prune": ("write a pruned checkpoint", _prune_arguments),

@@ -81,6 +81,12 @@ class Events:
         )
 
 
+def unpaired(rows: Sequence[OpenQuestion], name: str, *, wording: str) -> Events:
+    """Questions for the model to answer by itself: true answers alone, and so without pairs."""
+    asked = tuple(answer_prompt(row, row.answers[:1], name, wording) for row in rows)
+    return Events(set_name(name), tuple(rows), asked, np.full(len(rows), ""))
+
+
 def prompted(events: Events, tokenizer: Tokenizer, prompt: str, examples: Events) -> Events:
     """The same questions in another prompt, see PROMPTS; ``examples``: calibration questions.
 

@@ -201,6 +201,25 @@ def aurc_estimate(
     return Estimate(float(areas[0]), *limits(areas[1:]), len(score))
 
 
+def brier_estimate(
+    p_false: np.ndarray,
+    is_false: np.ndarray,
+    groups: np.ndarray,
+    *,
+    seed: int,
+    n_resamples: int = N_RESAMPLES,
+) -> Estimate:
+    """Mean squared distance of P(false) from the label, with a 95 % interval over groups.
+
+    All (n_answers,). In [0, 1]; lower is better, and p (1 - p) is the score of the share p of false
+    answers itself. Source: Brier 1950. Raises ValueError as ``auroc_estimate`` does.
+    """
+    p_false, is_false = _checked(p_false, is_false, groups)
+    weights = _group_counts(groups, n_resamples, seed)
+    scores = safe_ratio(weights @ (p_false - is_false) ** 2, weights.sum(1))
+    return Estimate(float(scores[0]), *limits(scores[1:]), len(p_false))
+
+
 def mean_risks(score: np.ndarray, is_false: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean of ``risk_coverage`` where each answer is there ``weights`` times, by weighting.
 

@@ -59,7 +59,7 @@ def test_a_command_runs_on_a_tiny_model(command, model, here, monkeypatch, capsy
         monkeypatch.chdir(ROOT)
     python, dash, module, name, *words = shlex.split(command)
     assert (python, dash, module) == ("python", "-m", "avss_utils")
-    small = "--fit-questions 8" if "--questions" in words and name == "score" else SMALL[name]
+    small = "--prompt plain" if "--questions" in words and name == "score" else SMALL[name]
     assert cli.main([name, *words, *small.split(), "--model", model]) == 0
     assert capsys.readouterr().out
     if "--out" in words:

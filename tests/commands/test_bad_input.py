@@ -104,7 +104,8 @@ def refused(capsys, *words: str) -> str:
         (("score", "--questions", "none.csv"), "there is no file 'none.csv' to read questions"),
         (("score", "--questions", "my.txt"), "questions are read from .jsonl, .csv files"),
         (("score", "--questions", "x.csv", "--criterion", "eavss"), "not allowed with argument"),
-        (("score", "--questions", "nq_open", "--fit", "magic"), "no open question set 'magic'"),
+        (("score", "--questions", "nq_open", "--answers", "magic"), "no open question set 'magic'"),
+        (("score", "--questions", "nq_open", "--prompt", "magic"), "unknown prompt 'magic'"),
         (("evaluate", "--drop", "one two"), 'block numbers are written like "3 4 17"'),
         (("evaluate", "--seed", "-1"), "a whole number from 0 up, not '-1'"),
         (("evaluate", "--context", "1"), "a whole number from 2 up, not '1'"),
@@ -119,7 +120,7 @@ def refused(capsys, *words: str) -> str:
         ((*RUN, "n_questions=0"), "must be 1 or more, not 0"),
         ((*RUN, "seed=-1"), "must be 0 or more, not -1"),
         ((*RUN, "seed=2147483648"), "must be 2147483647 at most, not 2147483648"),
-        ((*RUN, "seed=" + "[" * 50_000), "must be a int, not '[[["),
+        ((*RUN, "seed=" + "[" * 50_000), "cannot take the value of 'seed': it is nested too deep"),
         (
             ("score", "--seed", "2147483648"),
             "a whole number from 0 to 2147483647",

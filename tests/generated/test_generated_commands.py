@@ -153,7 +153,7 @@ COMMANDS = {
     "score": "score --model model --calibration texts.txt --texts 2 --length 64 --eps 1e-5",
     "evaluate": "evaluate --model model --tasks questions.csv --text-sets texts.txt --drop 1",
     "prune": "prune --model model --calibration texts.txt --texts 2 --drop-ratio 0.25 --out out",
-    "answers": "score --model model --questions questions.csv --fit questions.csv",
+    "answers": "score --model model --questions questions.csv --prompt plain --new-tokens 4",
     "run": f"run --notebook {NOTEBOOK} --profile smoke --model model --set seed=1 eps=0.1",
     "compare": "compare results/full/tiny/01_x results/full/tiny/01_x",
     "assets": "assets --model model --wheels",
@@ -163,6 +163,7 @@ WORDS = st.sampled_from(
     [
         *("--model", "--texts", "--out", "--drop", "--tasks", "--device", "--seed", "--criterion"),
         *("--length", "--wording", "--answers", "--context", "--results", "--records", "--set"),
+        *("--prompt", "--new-tokens", "few-shot", "chat"),
         *("cpu", "meta", "cuda:9", "spread", "plain", "tail", "eavss", "avss:contiguous", "random"),
         *("questions.csv", "texts.txt", "model", "model/config.json", "none.gguf", "own.txt"),
         *(

@@ -11,6 +11,7 @@ from avss_utils.scores.answer_features import answer_features, baseline_scores
 from avss_utils.stats.detection import (
     aurc_estimate,
     auroc_estimate,
+    brier_estimate,
     detect,
     detection_table,
     fit_detector,
@@ -172,3 +173,18 @@ def test_what_cannot_be_ranked_is_refused():
         fit_detector(score[:, None], np.zeros(10, bool), seed=0)
     with pytest.raises(ValueError, match="one of each"):
         auroc_estimate(score[1:], is_false, groups, seed=0)
+
+
+def test_the_brier_score_by_hand_and_over_whole_questions():
+    p, is_false = np.array([0.0, 1.0, 0.5, 0.8]), np.array([False, False, True, True])
+    found = brier_estimate(p, is_false, np.arange(4), seed=0)
+    assert found.value == pytest.approx((0 + 1 + 0.25 + 0.04) / 4)
+    assert 0 <= found.low < found.value < found.high <= 1
+    together = brier_estimate(
+        np.repeat(p, 9), np.repeat(is_false, 9), np.repeat(list("abcd"), 9), seed=0
+    )
+    assert together.n == 36
+    many = brier_estimate(np.repeat(p, 9), np.repeat(is_false, 9), np.arange(36), seed=0)
+    assert many.high - many.low < 0.5 * (together.high - together.low)
+    share = np.full(4, 0.5)
+    assert brier_estimate(share, is_false, np.arange(4), seed=0).value == 0.25
