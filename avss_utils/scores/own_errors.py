@@ -51,16 +51,14 @@ def fitted_scores(
         dealt[own] = rng.permutation(len(own)) % n_folds
     parts = []
     for scope, held in ((QUESTIONS, dealt), (SETS, np.unique(sets, return_inverse=True)[1])):
-        table = {"scope": scope, "answer": np.arange(len(sets))}
+        found = {name: np.empty(len(sets)) for name in (*features, PROBE)}
         for name, x in features.items():
-            table[name] = np.empty(len(sets))
             for test, train in _splits(held):
                 fitted = fit_detector(x[train], is_false[train], seed=seed)
-                table[name][test] = detect(fitted, x[test])
-        table[PROBE] = np.empty(len(sets))
+                found[name][test] = detect(fitted, x[test])
         for test, train in _splits(held):
-            table[PROBE][test] = _probe(states, is_false, train, test, rng)
-        parts.append(pd.DataFrame(table))
+            found[PROBE][test] = _probe(states, is_false, train, test, rng)
+        parts.append(pd.DataFrame({"scope": scope, "answer": np.arange(len(sets)), **found}))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -25,7 +25,6 @@ from avss_utils.commands import cli
 from avss_utils.data.suites import check_names
 from avss_utils.errors import UsageError
 from avss_utils.models import checkpoint, memory
-from avss_utils.models import load as models
 from avss_utils.models.load import load_model
 from avss_utils.models.memory import check_memory, gguf_parameters, stored_parameters
 from avss_utils.models.plan import PruningPlan
@@ -57,7 +56,7 @@ def no_model(monkeypatch):
     def loaded(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(models, "load_model", loaded)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", loaded)  # what all loading calls
     monkeypatch.chdir(ROOT)
 
 
@@ -106,6 +105,7 @@ def refused(capsys, *words: str) -> str:
         (("score", "--questions", "x.csv", "--criterion", "eavss"), "not allowed with argument"),
         (("score", "--questions", "nq_open", "--answers", "magic"), "no open question set 'magic'"),
         (("score", "--questions", "nq_open", "--prompt", "magic"), "unknown prompt 'magic'"),
+        (("score", "--questions", "nq_open", "--new-tokens", "0"), "a whole number from 1 up, not"),
         (("evaluate", "--drop", "one two"), 'block numbers are written like "3 4 17"'),
         (("evaluate", "--seed", "-1"), "a whole number from 0 up, not '-1'"),
         (("evaluate", "--context", "1"), "a whole number from 2 up, not '1'"),

@@ -50,7 +50,7 @@ class OwnErrors(Studies):
         self, answers: pd.DataFrame, scores: pd.DataFrame, blocks: pd.DataFrame
     ) -> pd.DataFrame:
         """``said_errors.fitted_table`` of all sets that are not held out, by both rules."""
-        states = {own.name: self.said_of(own.name).tokens.states for own in self.first}
+        states = {own.name: self.said_of(own.name).states for own in self.first}
         chosen = {FLAGGED: self.prone.flagged(top=self.n_drop), AT_RANDOM: self.random_blocks}
         options = dict(n_folds=self.p.n_folds, seed=self.p.seed)
         return said_errors.fitted_table(answers, scores, blocks, states, chosen, **options)

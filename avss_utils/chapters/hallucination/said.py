@@ -156,6 +156,13 @@ class Said:
             batch_tokens=study.batch_tokens,
         )
 
+    @property
+    def states(self) -> np.ndarray:
+        """What ``tokens`` keep of every answer: (n_answers, n_blocks, width)."""
+        if self.tokens.states is None:
+            raise ValueError("the tokens of own answers keep their states")
+        return self.tokens.states
+
     def block_rows(self) -> pd.DataFrame:
         """Log variance and log odds of sparsity of each greedy answer by block, in float16.
 
