@@ -36,7 +36,6 @@ IN_SHORT = {
     "own_surprise": PLAIN[0],
     "own_disagreeing": "disagreeing samples",
     "own_entropy": BY_TOKEN,
-    "own_p_false": "p(false)",
     "own_probe": PROBE,
     "own_flagged": FLAGGED,
 }
