@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import barriers
 import links
 import page_checks
 import pandas as pd
@@ -77,6 +78,20 @@ def view(request, desk) -> View:
     return view
 
 
+COLOURS = """[...document.querySelectorAll("body *")].map((e) => {
+  const s = getComputedStyle(e);
+  return [e.localName, s.color, s.backgroundColor, s.filter, s.display, e.clientWidth].join();
+})"""
+
+
+@pytest.mark.parametrize(("width", "mode"), [(1280, "dark"), (390, "light")])
+def test_a_page_that_is_turned_looks_as_one_that_is_opened_so(desk, browser, base, width, mode):
+    name = "notebooks/01_avss_pruning.html"
+    turned = desk.look(name, width, mode).page.evaluate(COLOURS)
+    with window(browser, base, width=width, mode=mode) as show:
+        assert turned == show(name).page.evaluate(COLOURS)
+
+
 def test_every_source_with_a_record_became_a_page():
     recorded = [path.name for path in ROOT.glob("results/full/smollm2-135m/[0-9]*")]
     sources = [*ROOT.glob("book/*.md"), *ROOT.glob("notebooks/07_*.ipynb")]
@@ -102,7 +117,7 @@ def test_every_figure_has_a_text_and_can_be_read(view):
 
 
 def test_a_page_has_no_barriers(view):
-    assert page_checks.inaccessible(view.page) == []
+    assert barriers.inaccessible(view.page) == []
 
 
 @pytest.mark.parametrize("name", ["book/practice.html", "notebooks/01_avss_pruning.html"])
@@ -144,7 +159,7 @@ def finds_what_is_written(view: View) -> None:
     results = view.page.locator("#search-results li a")
     found = {link.get_attribute("href").split(".html")[0] for link in results.all()}
     assert {"book/background", "book/glossary"} <= found
-    assert page_checks.inaccessible(view.page) == []
+    assert barriers.inaccessible(view.page) == []
     assert view.heard == []
 
 
