@@ -18,6 +18,11 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 # Names are not looked up, so that a page that asks another host fails here as it would offline.
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
+TURN = """(mode) => {
+  const button = document.querySelector(".theme-switch-button");
+  for (let i = 0; i < 3 && document.documentElement.dataset.mode !== mode; i++) button.click();
+}"""
+
 
 @dataclass
 class View:
@@ -25,6 +30,10 @@ class View:
 
     page: Page
     heard: list[str]
+
+    def turn(self, mode: str) -> None:
+        """Go to the theme's ``mode`` as a reader does, by the button that leads round all three."""
+        self.page.evaluate(TURN, mode)
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -1,16 +1,6 @@
 """What a page of the book must satisfy, asked of a real browser; each check lists complaints."""
 
-from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Page
-
-AXE_OPTIONS = {
-    "runOnly": {
-        "type": "tag",
-        "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
-    },
-    "resultTypes": ["violations"],
-    "preload": False,  # it would fetch the style sheets once more, by wrong relative addresses
-}
 
 UNTYPESET = r"""() => {
   const found = [];
@@ -73,28 +63,6 @@ FIGURES = r"""(smallest) => {
   return [...document.querySelectorAll("main img:not(.btn img)")].flatMap((image) =>
     complaints(image).map((text) => `${image.getAttribute("src").slice(-40)}: ${text}`));
 }"""
-# Of cells of one table, or tokens of one listing, that look alike with all that lies behind them in
-# there, and are as much in sight, axe judges the contrast once: of all, a page takes it 20 seconds.
-ALIKE = r"""() => {
-  const seen = new Map();
-  const look = (e) => {
-    const s = getComputedStyle(e);
-    return [e.localName, s.color, s.backgroundColor, s.backgroundImage, s.opacity, s.fontSize,
-      s.fontWeight, s.textShadow, s.position].join();
-  };
-  const looks = (e, end) => e === end ? look(e) : look(e) + looks(e.parentElement, end);
-  for (const e of document.querySelectorAll(":is(table, pre) :is(td, th, span)")) {
-    const whole = e.closest("table, pre"), box = whole.parentElement;
-    if (e.childElementCount) continue;
-    if (!seen.has(whole)) seen.set(whole, new Set());
-    const [own, around] = [e.getBoundingClientRect(), box.getBoundingClientRect()];
-    const sight = [own.right > around.right, own.bottom > around.bottom, own.width > 0];
-    const key = looks(e, whole) + sight;
-    if (seen.get(whole).has(key)) e.setAttribute("data-alike", "");
-    seen.get(whole).add(key);
-  }
-  axe.configure({ rules: [{ id: "color-contrast", selector: "*:not([data-alike])" }] });
-}"""
 SMALLEST_FIGURE = 440  # pixels: below it the labels of a figure eight inches wide cannot be read
 
 
@@ -132,14 +100,3 @@ def sideways(page: Page) -> list[str]:
 def unreadable_figures(page: Page) -> list[str]:
     """Images without a text, too small, or on a ground that hides dark ink."""
     return page.evaluate(FIGURES, SMALLEST_FIGURE)
-
-
-def inaccessible(page: Page) -> list[str]:
-    """Violations of WCAG A and AA and of axe's best practices; no rule is excepted.
-
-    Only of text that looks alike in one table or listing the contrast is looked at once.
-    """
-    page.evaluate(AXE_SCRIPT)
-    page.evaluate(ALIKE)
-    violations = page.evaluate("(options) => axe.run(options)", AXE_OPTIONS)["violations"]
-    return [f"{v['id']}: {n['target']} {n['html'][:200]}" for v in violations for n in v["nodes"]]

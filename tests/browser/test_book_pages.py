@@ -3,11 +3,11 @@
 ``make browser`` builds the book first; these tests open what lies in ``_build/book``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import product
 from pathlib import Path
 
+import barriers
 import links
 import page_checks
 import pandas as pd
@@ -18,10 +18,13 @@ ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "_build" / "book" / "_build" / "html"
 ENTRANCE = "index.html"  # it only leads to the first page
 PAGES = [name for name in links.pages_of(BOOK) if name != ENTRANCE]
-WINDOWS = list(product((1280, 390), ("light", "dark")))
+# A page is opened once in each width, and turned there to the other mode: in one width it opens in
+# the light, in the other in the dark.
+OPENED = {1280: "light", 390: "dark"}
+WINDOWS = [(1280, "light"), (1280, "dark"), (390, "dark"), (390, "light")]
 # A chapter of a further model is made as the primary one's, from other numbers: two views show what
 # those can do, a longer word or a wider table.
-FEW_WINDOWS = [(1280, "light"), (390, "dark")]
+FEW_WINDOWS = list(OPENED.items())
 VIEWS = [
     (name, size)
     for name in PAGES
@@ -35,25 +38,58 @@ def base() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="module")
-def windows(browser, base) -> Iterator[dict[tuple[int, str], Callable[[str], View]]]:
-    with ExitStack() as stack:
-        yield {
-            (width, mode): stack.enter_context(window(browser, base, width=width, mode=mode))
-            for width, mode in WINDOWS
+class Desk:
+    """A window for each width, which opens a page only where it does not show it already."""
+
+    def __init__(self, browser, base: str, stack: ExitStack) -> None:
+        self._show = {
+            width: stack.enter_context(window(browser, base, width=width, mode=mode))
+            for width, mode in OPENED.items()
         }
+        self._shown: dict[int, tuple[str, View]] = {}
+
+    def open(self, name: str, width: int) -> View:
+        self._shown[width] = name, self._show[width](name)
+        return self._shown[width][1]
+
+    def look(self, name: str, width: int, mode: str) -> View:
+        shown, view = self._shown.get(width, ("", None))
+        if shown != name or mode == OPENED[width]:
+            view = self.open(name, width)
+        view.turn(mode)
+        return view
+
+
+@pytest.fixture(scope="module")
+def desk(browser, base) -> Iterator[Desk]:
+    with ExitStack() as stack:
+        yield Desk(browser, base, stack)
 
 
 @pytest.fixture(scope="module", params=VIEWS, ids=lambda p: f"{p[0]}-{p[1][0]}-{p[1][1]}")
-def view(request, windows) -> View:
-    """Each page is opened once in each window; all tests of that view look at it there."""
+def view(request, desk) -> View:
+    """Each page in each window and mode; all tests of that view look at it there."""
     name, (width, mode) = request.param
-    view = windows[width, mode](name)
+    view = desk.look(name, width, mode)
     assert view.page.evaluate("[innerWidth, document.documentElement.dataset.theme]") == [
         width,
         mode,
     ]
     return view
+
+
+COLOURS = """[...document.querySelectorAll("body *")].map((e) => {
+  const s = getComputedStyle(e);
+  return [e.localName, s.color, s.backgroundColor, s.filter, s.display, e.clientWidth].join();
+})"""
+
+
+@pytest.mark.parametrize(("width", "mode"), [(1280, "dark"), (390, "light")])
+def test_a_page_that_is_turned_looks_as_one_that_is_opened_so(desk, browser, base, width, mode):
+    name = "notebooks/01_avss_pruning.html"
+    turned = desk.look(name, width, mode).page.evaluate(COLOURS)
+    with window(browser, base, width=width, mode=mode) as show:
+        assert turned == show(name).page.evaluate(COLOURS)
 
 
 def test_every_source_with_a_record_became_a_page():
@@ -81,12 +117,12 @@ def test_every_figure_has_a_text_and_can_be_read(view):
 
 
 def test_a_page_has_no_barriers(view):
-    assert page_checks.inaccessible(view.page) == []
+    assert barriers.inaccessible(view.page) == []
 
 
 @pytest.mark.parametrize("name", ["book/practice.html", "notebooks/01_avss_pruning.html"])
-def test_every_table_of_a_run_can_be_saved(windows, name):
-    page = windows[1280, "light"](name).page
+def test_every_table_of_a_run_can_be_saved(desk, name):
+    page = desk.open(name, 1280).page
     boxes = page.locator(".table-scroll").all()
     assert len(boxes) > 2
     for box in boxes[:8]:  # Chromium refuses the eleventh of quick downloads
@@ -108,9 +144,13 @@ def test_the_entrance_leads_to_the_first_page(browser, base):
         page.wait_for_url(base + "book/intro.html")
 
 
-@pytest.mark.parametrize("size", WINDOWS)
-def test_the_search_finds_what_is_written(windows, size):
-    view = windows[size]("search.html")
+@pytest.mark.parametrize(("width", "mode"), WINDOWS)
+def test_the_search_finds_what_is_written(browser, base, width, mode):
+    with window(browser, base, width=width, mode=mode) as show:
+        finds_what_is_written(show("search.html"))
+
+
+def finds_what_is_written(view: View) -> None:
     field = view.page.locator(".bd-search-container input[name=q]")
     field.fill("block influence")
     field.press("Enter")
@@ -119,11 +159,11 @@ def test_the_search_finds_what_is_written(windows, size):
     results = view.page.locator("#search-results li a")
     found = {link.get_attribute("href").split(".html")[0] for link in results.all()}
     assert {"book/background", "book/glossary"} <= found
-    assert page_checks.inaccessible(view.page) == []
+    assert barriers.inaccessible(view.page) == []
     assert view.heard == []
 
 
-def test_the_search_does_not_find_what_is_not_written(windows):
-    view = windows[1280, "light"]("search.html?q=zyxwvutsrq")
+def test_the_search_does_not_find_what_is_not_written(desk):
+    view = desk.open("search.html?q=zyxwvutsrq", 1280)
     view.page.get_by_text("did not match any documents").wait_for()
     assert view.page.locator("#search-results li").count() == 0

@@ -1,5 +1,6 @@
 """Every check must be able to fail: pages made to have one defect each."""
 
+import barriers
 import conftest
 import links
 import page_checks
@@ -28,7 +29,7 @@ def complaints(view: conftest.View) -> list[str]:
 def test_a_sound_page_has_no_complaints(opened):
     view = opened(SOUND, head="<link rel='icon' href='data:,'>")
     assert complaints(view) == []
-    assert page_checks.inaccessible(view.page) == []
+    assert barriers.inaccessible(view.page) == []
 
 
 @pytest.mark.parametrize(
@@ -84,16 +85,27 @@ def test_what_scrolls_in_its_own_box_is_no_complaint(opened):
         ("<table><tr><th></th><th>b</th></tr><tr><td>1</td><td>2</td></tr></table>", "empty-tab"),
         ("</main><a href='#x'>outside</a><main>", "region"),
         ("<a href='#x'><b></b></a>", "link-name"),
+        (f"<pre style='overflow: auto; width: 9em'>{'<span>word</span> ' * 9}</pre>", "scrollable"),
+        (
+            f"<div style='overflow: auto; width: 9em'><pre>{'<i><span>word</span></i> ' * 9}</pre>"
+            "</div>",
+            "scrollable",
+        ),
+        (
+            f"<div style='overflow: auto; width: 9em'><pre>{'<span>word</span> ' * 9}</pre></div>",
+            "scrollable",
+        ),
     ],
 )
 def test_a_barrier_is_found(opened, content, rule):
-    found = page_checks.inaccessible(opened(body(content)).page)
+    found = barriers.inaccessible(opened(body(content)).page)
     assert any(text.startswith(rule) for text in found), found
 
 
 # axe does not judge a single letter
 ROWS = "<tr><td>one</td></tr>" * 3
 FAINT = "style='color: #999'"
+DARK_WORD = "<span style='color: #000'>word</span> "
 
 
 @pytest.mark.parametrize(
@@ -106,17 +118,90 @@ FAINT = "style='color: #999'"
         f"<table>{ROWS}<tr {FAINT}><td><b>two</b></td></tr></table>",
         f"<pre><span>word</span> <span>word</span> <span {FAINT}>word</span></pre>",
         f"<pre>{'<span>word</span> ' * 3}<b {FAINT}>word</b></pre>",
+        f"<pre {FAINT}>{DARK_WORD * 3}word</pre>",
+        f"<p>one</p><p {FAINT}>two</p><p>three</p>",
+        f"<p>one</p><p {FAINT}>two <b style='color: #000'>three</b></p>",
+        f"<p>one</p><div {FAINT}><p>two</p></div>",
+        f"<p {FAINT}>-</p><p {FAINT}>1</p><p {FAINT}>two</p>",
+        "<p>one</p><p id='low'>two</p><style>#low { color: #999 }</style>",
+        "<p>one</p><div style='background: #444; height: 5em; margin-bottom: -5em'></div>"
+        "<p style='position: relative'>two</p>",
+        "<p style='position: relative'>one</p><div style='position: absolute; background: #444;"
+        " height: 5em; width: 9em'></div><p style='position: relative'>two</p>",
     ],
 )
 def test_the_one_faint_among_many_alike_is_found(opened, content):
-    (found,) = page_checks.inaccessible(opened(body(content)).page)
+    (found,) = barriers.inaccessible(opened(body(content)).page)
     assert found.startswith("color-contrast")
 
 
 def test_what_is_alike_and_faint_is_found_once(opened):
     content = f"<table>{ROWS.replace('<td>', f'<td {FAINT}>')}</table>"
-    found = page_checks.inaccessible(opened(body(content)).page)
+    found = barriers.inaccessible(opened(body(content)).page)
     assert [text.split(":")[0] for text in found] == ["color-contrast"]
+
+
+BY_THEME = "<style>html[data-theme=dark] {RULE}</style>"
+TO_DARK = "document.documentElement.dataset.theme = 'dark'"
+
+
+@pytest.mark.parametrize(
+    ("content", "rule", "complaint"),
+    [
+        ("<p>one</p><p id='low'>two</p>", "#low { color: #999 }", "color-contrast"),
+        (
+            "<p>one of many words <a href='#x'>two</a> and more of them</p>",
+            "a { color: #222; text-decoration: none }",
+            "link-in",
+        ),
+        ("<p hidden><a href='#x'><b></b></a></p>", "p { display: block }", "link-name"),
+        (
+            "<p style='visibility: hidden'><img src='data:,'></p>",
+            "img { visibility: visible }",
+            "im",
+        ),
+        (
+            f"<div>{'<p>one</p>' * 9}</div>",
+            "div { height: 3em; overflow: auto }",
+            "scrollable",
+        ),
+        (
+            "<button>one</button><br><button>two</button><style>button { height: 50px }</style>",
+            "button { height: 9px; padding: 0; font-size: 6px; border: 0 } br { display: none }",
+            "target-size",
+        ),
+    ],
+)
+def test_what_only_the_other_colours_show_is_found_there(opened, content, rule, complaint):
+    """Also by a second look at the page that was opened in the first ones."""
+    style = BY_THEME.replace("{RULE}", "{ " + rule + " }")
+    page = opened(body(content), head=style).page
+    assert barriers.inaccessible(page) == []
+    page.evaluate(TO_DARK)
+    assert any(text.startswith(complaint) for text in barriers.inaccessible(page))
+
+
+def test_a_barrier_is_found_in_both_colours(opened):
+    page = opened(body(f'<img src="{WHITE}"><p>one</p>')).page
+    light = barriers.inaccessible(page)
+    page.evaluate(TO_DARK)
+    assert [text.split(":")[0] for text in light] == ["image-alt"]
+    assert barriers.inaccessible(page) == light
+
+
+def test_a_barrier_that_comes_later_is_found(opened):
+    page = opened(body("<p>one</p>")).page
+    assert barriers.inaccessible(page) == []
+    page.evaluate("document.querySelector('p').setAttribute('role', 'nothing')")
+    assert barriers.inaccessible(page)[0].startswith("aria-roles")
+
+
+def test_a_listing_is_afterwards_as_it_was(opened):
+    listing = f"<pre tabindex='0'>{'<span class=&quot;n&quot;>word</span> ' * 4}</pre>"
+    page = opened(body(listing.replace("&quot;", '"'))).page
+    assert barriers.inaccessible(page) == []
+    assert page.locator("pre span.n").count() == 4
+    assert page.locator("pre").inner_text().split() == ["word"] * 4
 
 
 def test_broken_links_and_anchors_are_found(tmp_path):
