@@ -50,9 +50,10 @@ ALIKE = r"""() => {
   axe.configure({ rules: [{ id: "color-contrast", selector: "*:not([data-alike])" }] });
 }"""
 # A token that is alike and bears nothing but a class is for axe as good as its text, and a listing
-# has thousands: while it looks, each run of them is one element, but in what scrolls and
-# takes no focus, where axe asks what is out of sight. Colours and sizes apart, axe's rules see the tree, its attributes and what is in sight. Where these are as they were at the last
-# look, as in the other colours of the theme, what was found then still holds.
+# has thousands: while it looks, each run of them is one element, but in what scrolls and takes no
+# focus, where axe asks what is out of sight. Colours and sizes apart, axe's rules see the tree, its
+# attributes and what is in sight. Where these are as they were at the last look, as in the other
+# colours of the theme, what was found then still holds.
 BARRIERS = r"""async (options) => {
   const sizes = ["target-size", "scrollable-region-focusable"];
   const again = axe.getRules(options.runOnly.values).map((rule) => rule.tags.includes("cat.color") ?
