@@ -1,7 +1,7 @@
 """What several answers drawn for one question say of the one that is given.
 
 A model that knows says the same each time. Answers are taken to mean the same where they are equal
-once normalised: the papers ask a model of entailment, which short answers hardly need.
+once normalised, or where a model of entailment says so (``measure.entailment``).
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,6 @@ def answer_clusters(texts: Sequence[str]) -> np.ndarray:
     """
     seen: dict[str, int] = {}
     return np.array([seen.setdefault(normalised(text), len(seen)) for text in texts], int)
-
-
-def n_agreeing(texts: Sequence[str], answer: str) -> int:
-    """How many of the texts mean the same as the answer, 0 to all."""
-    return sum(normalised(text) == normalised(answer) for text in texts)
 
 
 def discrete_entropy(clusters: ArrayLike) -> float:
@@ -68,20 +63,28 @@ def eigen_score(embeddings: ArrayLike, *, ridge: float = 1e-3) -> float:
 
 
 def sampling_scores(
-    answer: Generated, samples: Sequence[Generated], embeddings: ArrayLike | None = None
+    answer: Generated,
+    samples: Sequence[Generated],
+    embeddings: ArrayLike | None = None,
+    *,
+    meanings: ArrayLike | None = None,
 ) -> dict[str, float]:
     """Scores of one question's answer, each higher for the more suspicious one.
+
+    ``meanings``: of the answer and then of each sample, (1 + n_samples,), where anything but
+    ``answer_clusters`` says what they are.
 
     "disagreeing samples" (share of them), "discrete entropy", "semantic entropy" (of whole
     probabilities, with what ended an answer), "mean token entropy" (of the samples, an empty one
     counting its first token) and, of ``embeddings`` (n_samples, width), "eigen score".
     """
-    texts = [sample.text for sample in samples]
-    clusters = answer_clusters(texts)
+    if meanings is None:
+        meanings = answer_clusters([own.text for own in (answer, *samples)])
+    own, *clusters = np.asarray(meanings, int).tolist()
     logs = [sample.log_probability_with_end for sample in samples]
     entropies = [s.entropy if s.ids else s.first_entropy for s in samples]
     found = {
-        "disagreeing samples": 1 - n_agreeing(texts, answer.text) / len(texts),
+        "disagreeing samples": float(np.mean(np.array(clusters) != own)),
         "discrete entropy": discrete_entropy(clusters),
         "semantic entropy": semantic_entropy(clusters, logs),
         "mean token entropy": float(np.mean(entropies)),

@@ -11,12 +11,11 @@ from test_generation import small_model, small_tokenizer
 from transformers.modeling_outputs import CausalLMOutput
 
 from avss_utils.claims.verdicts import CANNOT_BE_TESTED, Finding, Needs, verdict
-from avss_utils.measure.decoding import greedy_answers, sampled_answers
+from avss_utils.measure.decoding import Generated, greedy_answers, sampled_answers
 from avss_utils.scores.semantic import (
     answer_clusters,
     discrete_entropy,
     eigen_score,
-    n_agreeing,
     sampling_detection,
     sampling_scores,
     semantic_entropy,
@@ -29,8 +28,6 @@ LOG2 = math.log(2)
 def test_texts_mean_the_same_where_they_are_equal_once_normalised():
     texts = ["Paris", "the PARIS.", "", "Rome", "?", "paris"]
     assert answer_clusters(texts).tolist() == [0, 0, 1, 2, 1, 0]
-    assert n_agreeing(texts, "Paris!") == 3
-    assert n_agreeing(texts, "Oslo") == 0
 
 
 @pytest.mark.parametrize(
@@ -154,3 +151,18 @@ def test_where_all_answers_have_one_label_nothing_can_be_tested(share_known):
         estimate = Estimate(row.auroc, row.low, row.high, row.n)
         found = Finding("x", row.score, estimate, Needs("above", 0.5), part="a", size=0.1)
         assert verdict([found]) == CANNOT_BE_TESTED
+
+
+def test_meanings_of_another_judge_take_the_place_of_equal_texts():
+    def said(text: str) -> Generated:
+        return Generated((1,), (2,), text, -1.0, -1.0, 0.5, 0.5)
+
+    answer, samples = said("the king"), [said("King George"), said("Oslo"), said("Rome")]
+    alone = sampling_scores(answer, samples)
+    assert alone["disagreeing samples"] == 1
+    assert alone["discrete entropy"] == pytest.approx(np.log(3))
+    judged = sampling_scores(answer, samples, meanings=[0, 0, 1, 1])
+    assert judged["disagreeing samples"] == pytest.approx(2 / 3)
+    shares = np.array([1, 2]) / 3
+    assert judged["discrete entropy"] == pytest.approx(-(shares * np.log(shares)).sum())
+    assert judged["mean token entropy"] == alone["mean token entropy"]

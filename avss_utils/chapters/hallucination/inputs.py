@@ -22,6 +22,7 @@ from avss_utils.data.answer_sets import (
 from avss_utils.data.loading import check_open
 from avss_utils.data.own import set_name
 from avss_utils.data.wordings import check_wording
+from avss_utils.measure.entailment import Entailment
 from avss_utils.measure.judging import device_name, for_evaluation
 from avss_utils.models.devices import as_dtype
 from avss_utils.models.load import LoadedModel
@@ -120,7 +121,13 @@ class Studies:
     def _said(self, name: str) -> Said:
         p = self.p
         sizes = dict(n_questions=p.n_said, n_samples=p.n_samples, max_new_tokens=p.max_new_tokens)
-        return Said(self.judged, self.studies[name], p.pruned_prompt, **sizes)
+        options = dict(**sizes, entailment=self._entailment)
+        return Said(self.judged, self.studies[name], p.pruned_prompt, **options)
+
+    @cached_property
+    def _entailment(self) -> Entailment | None:
+        name = self.p.entailment
+        return Entailment(name, device=self.judged.model.device) if name else None
 
     @cached_property
     def prone(self) -> ProneScores:

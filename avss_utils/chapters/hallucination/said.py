@@ -8,6 +8,7 @@ import pandas as pd
 from avss_utils.data.answer_sets import prompted
 from avss_utils.measure.answer_tokens import AnswerTokens, collect_answers, relative_limits
 from avss_utils.measure.decoding import Generated, greedy_answers, sampled_answers
+from avss_utils.measure.entailment import Entailment
 from avss_utils.measure.own_answers import contains, judged
 from avss_utils.measure.self_judgement import answer_states, p_true
 from avss_utils.models.load import LoadedModel
@@ -24,6 +25,8 @@ class Said:
 
     ``judged``: the model in the dtype that answers; states and statistics are those of the study's
     own. ``n_samples`` answers are drawn for each question at temperature 1, from ``study.seed``.
+    ``entailment`` says which of them mean the same; without it, those that are equal once
+    normalised.
     """
 
     def __init__(
@@ -35,8 +38,10 @@ class Said:
         n_questions: int,
         n_samples: int,
         max_new_tokens: int,
+        entailment: Entailment | None = None,
     ) -> None:
         self.judged, self.study, self.n_samples = judged, study, n_samples
+        self.entailment = entailment
         self.max_new_tokens = max_new_tokens
         asked = study.evaluation.first(n_questions)
         self.events = prompted(asked, study.loaded.tokenizer, prompt, study.calibration)
@@ -55,6 +60,18 @@ class Said:
         drawn = dict(n_samples=self.n_samples, seed=self.study.seed)
         return sampled_answers(model, tokenizer, self._prompts, **drawn, **self._sizes)
 
+    @cached_property
+    def meanings(self) -> list[np.ndarray]:
+        """Of each question, the meaning of its greedy answer and of each drawn one, numbered."""
+        texts = [
+            [own.text for own in (greedy, *drawn)]
+            for greedy, drawn in zip(self.greedy, self.samples, strict=True)
+        ]
+        if self.entailment is None:
+            return [answer_clusters(own) for own in texts]
+        asked = [question.question for question in self.events.questions]
+        return self.entailment.meanings(list(zip(asked, texts, strict=True)))
+
     @property
     def _prompts(self) -> list[str]:
         return [prompt for prompt, _ in self.events.asked]
@@ -68,15 +85,14 @@ class Said:
 
         Columns: set, row_id, sample (GREEDY or its number), label (right by SQuAD's exact match,
         wrong, abstained), contains (the looser rule), meaning (answers of a question with one
-        number are equal once normalised), n_tokens, log_probability (nats, of the tokens of its
-        text), entropy and first_entropy (nats).
+        number mean the same, see ``meanings``), n_tokens, log_probability (nats, of the tokens of
+        its text), entropy and first_entropy (nats).
         """
         rows = []
-        for question, greedy, drawn in zip(
-            self.events.questions, self.greedy, self.samples, strict=True
+        for question, greedy, drawn, meanings in zip(
+            self.events.questions, self.greedy, self.samples, self.meanings, strict=True
         ):
             own = [greedy, *drawn]
-            meanings = answer_clusters([answer.text for answer in own])
             for sample, (answer, meaning) in enumerate(zip(own, meanings, strict=True), GREEDY):
                 rows.append(
                     (
@@ -127,10 +143,11 @@ class Said:
                 "row_id": question.row_id,
                 **_token_scores(own),
                 "p(false)": 1 - p,
-                **sampling_scores(own, drawn, embeddings),
+                **sampling_scores(own, drawn, embeddings, meanings=meanings),
             }
-            for question, own, drawn, p, embeddings in zip(
-                self.events.questions, self.greedy, self.samples, true, states, strict=True
+            for question, own, drawn, p, embeddings, meanings in zip(
+                *(self.events.questions, self.greedy, self.samples, true, states, self.meanings),
+                strict=True,
             )
         ]
         return pd.DataFrame(rows)
