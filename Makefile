@@ -106,6 +106,7 @@ bench: $(BENCH)/.installed ## speed and memory beside other tools, as ratios wit
 
 agreement: $(BENCH)/.installed ## the same numbers from other tools; needs WikiText-2 in AVSS_DATA_DIR
 	$(BENCH_PY) benchmarks/agreement.py
+	$(BENCH_PY) benchmarks/detectors.py
 
 kills: setup ## end smoke runs at random moments, repeat them, compare
 	$(PY) benchmarks/kills.py

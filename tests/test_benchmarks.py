@@ -31,6 +31,11 @@ def agreement():
 
 
 @pytest.fixture
+def detectors():
+    return importlib.import_module("detectors")
+
+
+@pytest.fixture
 def speed():
     return importlib.import_module("speed")
 
@@ -123,6 +128,62 @@ def test_pages_begin_at_titles_and_keep_the_upstream_lines(agreement, monkeypatc
     first, second = agreement.pages()
     assert first == " = One = \n \n First . \n Second . \n \n = = Part = = \n \n"
     assert second.startswith(" = Two = \n \n Third . ")
+
+
+def test_the_committed_detectors_agree_with_those_of_lm_polygraph(detectors):
+    table = read_csv(RECORDS / "detectors.csv")
+    assert detectors.disagreements(table) == []
+    assert (table.questions >= 24).all()
+    facts = json.loads((RECORDS / "detectors.json").read_text())
+    assert {"lm-polygraph", "transformers", "torch"} <= set(facts["versions"])
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_a_detector_that_disagrees_would_be_noticed(detectors, number):
+    detector, handed = detectors.COMPARED[number]
+    table = read_csv(RECORDS / "detectors.csv")
+    own = (table.detector == detector) & (table["handed over"] == handed)
+    own &= table[detectors.BOUND].notna()
+    assert own.sum() == 1
+    for column, value in ((detectors.DIFFERENCE, 0.01), ("smallest", float("inf"))):
+        spoilt = table.astype({column: float})
+        spoilt.loc[own, column] = value
+        assert len(detectors.disagreements(spoilt)) == 1
+    assert len(detectors.disagreements(table[~own])) == 1
+
+
+def test_a_row_is_of_the_questions_that_both_have_a_value_of(detectors):
+    nan = float("nan")
+    row = detectors.row("a", "b", "c", [1.0, 2.0, nan, 4.0], [1.0, 2.5, 3.0, 4.0], 0.1)
+    assert (row["questions"], row[detectors.DIFFERENCE], row["largest"]) == (3, 0.5, 4)
+    assert row[detectors.RANKS] == pytest.approx(1)
+
+
+def test_meanings_are_handed_over_as_classes(detectors):
+    texts = ["Paris", "rome", "the Paris.", "x"]
+    stats = detectors.Meanings([[SimpleNamespace(text=text) for text in texts]]).stats
+    classes = stats["semantic_classes_entail"]
+    assert classes["class_to_sample"] == {0: [[0, 2], [1], [3]]}
+    assert classes["sample_to_class"] == {0: {0: 0, 1: 1, 2: 0, 3: 2}}
+
+
+def test_answers_are_read_again_as_they_were_written(detectors):
+    model = FAMILIES["llama"](3).eval()
+    rows = [(7, 8), (), (9,)]
+    answers = [SimpleNamespace(prefix=(3, 4, 5), ids=ids) for ids in rows]
+    read = detectors.Reread(model, answers)
+    for i, ids in enumerate(rows):
+        with torch.no_grad():
+            out = model(torch.tensor([[3, 4, 5, *ids]]), output_hidden_states=True)
+        logs = out.logits[0].double().log_softmax(-1).numpy()
+        wanted = [logs[2 + n, token] for n, token in enumerate(ids)]
+        if ids:
+            np.testing.assert_allclose(read.likelihoods(i), wanted, atol=1e-5)
+        else:
+            assert np.isnan(read.likelihoods(i)).all()
+        np.testing.assert_allclose(read.log_probs[i], logs[2 : 2 + max(1, len(ids))], atol=1e-5)
+        state = out.hidden_states[2][0, -1].numpy()  # behind block 1 of 0, 1, 2
+        np.testing.assert_allclose(read.states[i], state, atol=1e-5)
 
 
 def test_ratios_are_of_the_fastest_and_bounds_are_held(speed, monkeypatch):

@@ -32,17 +32,28 @@ def discrete_entropy(clusters: ArrayLike) -> float:
     return _entropy(np.bincount(np.asarray(clusters, int)).astype(float))
 
 
-def semantic_entropy(clusters: ArrayLike, log_probabilities: ArrayLike) -> float:
+def semantic_entropy(
+    clusters: ArrayLike, log_probabilities: ArrayLike, *, n_tokens: ArrayLike | None = None
+) -> float:
     """Entropy of the meanings' probabilities, in nats: 0 to log of their number.
 
-    ``log_probabilities``, (n_samples,): a meaning's is the sum over its samples, and all together
-    are made 1. Kuhn, Gal and Farquhar 2023 (arXiv 2302.09664), in the form of Farquhar et al.
-    2024 (Nature 630), whose code likewise counts a text that was drawn twice twice. ValueError for
-    lengths that differ.
+    ``log_probabilities``, (n_samples,): a meaning's probability is the sum over its samples, and
+    all together are made 1; a text that was drawn twice counts twice. ``n_tokens``, (n_samples,):
+    each log-probability is first divided by its number, the length-normalised form. Kuhn, Gal and
+    Farquhar 2023 (arXiv 2302.09664); the code of Farquhar et al. 2024 (Nature 630) takes the
+    length-normalised form, without the token that ends an answer, as uqlm does by default.
+    ``sampling_scores`` and lm-polygraph take whole log-probabilities; lm-polygraph then averages
+    -log over the samples and does not make the sum 1. ValueError for lengths that differ and for
+    numbers of tokens below 1.
     """
     clusters, logs = np.asarray(clusters, int), np.asarray(log_probabilities, float)
-    if len(clusters) != len(logs):
-        raise ValueError(f"{len(clusters)} meanings for {len(logs)} log-probabilities")
+    lengths = np.ones(len(logs)) if n_tokens is None else np.asarray(n_tokens, float)
+    if not len(clusters) == len(logs) == len(lengths):
+        counts = f"{len(clusters)} meanings for {len(logs)} log-probabilities"
+        raise ValueError(counts + ("" if n_tokens is None else f" of {len(lengths)} lengths"))
+    if (lengths < 1).any():
+        raise ValueError("an answer of no token has no mean over its tokens")
+    logs = logs / lengths
     return _entropy(np.bincount(clusters, np.exp(logs - logs.max())))
 
 

@@ -58,6 +58,25 @@ def test_semantic_entropy_by_hand():
         semantic_entropy([0, 1], [0.0])
 
 
+def test_semantic_entropy_of_length_normalised_probabilities_by_hand():
+    # means of 1, 1 and 2 nats a token: the first two are one meaning
+    first, second = 2 * math.exp(-1), math.exp(-2)
+    shares = np.array([first, second]) / (first + second)
+    found = semantic_entropy([0, 0, 1], [-1.0, -3.0, -8.0], n_tokens=[1, 3, 4])
+    assert found == pytest.approx(-(shares * np.log(shares)).sum())
+    logs = np.log([0.3, 0.3, 0.2])
+    assert semantic_entropy([0, 0, 1], logs, n_tokens=[1, 1, 1]) == semantic_entropy(
+        [0, 0, 1], logs
+    )
+    # answers of equal probability a token weigh the same however long they are
+    assert semantic_entropy([0, 1], [-2.0, -20.0], n_tokens=[1, 10]) == pytest.approx(LOG2)
+    assert semantic_entropy([0, 1], [-2.0, -20.0]) < 1e-6
+    with pytest.raises(ValueError, match="2 log-probabilities of 1 lengths"):
+        semantic_entropy([0, 1], [-1.0, -2.0], n_tokens=[1])
+    with pytest.raises(ValueError, match="no token"):
+        semantic_entropy([0, 1], [-1.0, -2.0], n_tokens=[1, 0])
+
+
 def test_eigen_score_by_hand():
     # centred rows (1, -1) and (-1, 1): S = [[2, -2], [-2, 2]], of eigenvalues 4 and 0
     found = eigen_score([[3.0, 1.0], [0.0, 2.0]], ridge=0.5)

@@ -132,9 +132,12 @@ def entropy_by_token(answers: pd.DataFrame) -> pd.DataFrame:
     (Nature 630) takes the mean. An empty answer counts as a certain one.
     """
     drawn = answers[answers["sample"] != GREEDY]
-    mean = drawn.log_probability / drawn.n_tokens.clip(lower=1)
-    by = drawn.assign(mean=mean.astype(float)).groupby(["set", "row_id"], sort=False)
-    rows = [(*name, semantic_entropy(own.meaning, own["mean"])) for name, own in by]
+    rows = [
+        (*name, semantic_entropy(own.meaning, own.log_probability, n_tokens=own.n_tokens))
+        for name, own in drawn.assign(n_tokens=drawn.n_tokens.clip(lower=1)).groupby(
+            ["set", "row_id"], sort=False
+        )
+    ]
     return pd.DataFrame(rows, columns=["set", "row_id", BY_TOKEN])
 
 
