@@ -23,7 +23,7 @@ from avss_utils.measure.own_answers import ABSTAINED, FALSE, RIGHT
 from avss_utils.models import load as models
 from avss_utils.models.load import load_model
 from avss_utils.scores.eavss import ProneScores
-from avss_utils.scores.own_errors import FEWEST, gain
+from avss_utils.scores.own_errors import FEWEST, detection_draws, gain
 from avss_utils.scores.own_errors import PLAIN as PLAIN_SCORES
 from avss_utils.stats.detection import auroc_estimate, fit_detector
 
@@ -253,14 +253,14 @@ def test_no_detector_of_the_committed_records_beats_log_probability_on_two_model
             for name in ("said", "said_scores", "said_fitted")
         ]
         models_seen.append(folder.parent.name)
-        for own in said_errors.judged_draws(*tables, seed=0):
-            names = {score for score, _ in own.draws.areas}
-            if own.rule != "match":
+        for rule, scope, table, names in said_errors.rows_to_judge(*tables):
+            if rule != "match":
                 continue
-            detectors |= names
-            for name in names - {PLAIN_SCORES[0]}:
-                if gain(own.draws, name, PLAIN_SCORES[0]).low > 0:
-                    beaten.setdefault((own.scope, name), []).append(folder.parent.name)
+            detectors |= set(names)
+            draws = detection_draws(table, names, seed=0)
+            for name in set(names) - {PLAIN_SCORES[0]}:
+                if gain(draws, name, PLAIN_SCORES[0]).low > 0:
+                    beaten.setdefault((scope, name), []).append(folder.parent.name)
     assert beaten == {}, "the rule and its sentence ask for another look"
     numbers = {3: "three", 4: "four", 5: "five", 6: "six"}
     assert f"of {len(detectors)} detectors" in WHY
