@@ -50,43 +50,47 @@ ALIKE = r"""() => {
   axe.configure({ rules: [{ id: "color-contrast", selector: "*:not([data-alike])" }] });
 }"""
 # A token that is alike and bears nothing but a class is for axe as good as its text, and a listing
-# has thousands: while it looks, each run of them is one element, but in what scrolls and takes no
-# focus, where axe asks what is out of sight. Colours and sizes apart, axe's rules see the tree, its
-# attributes and what is in sight. Where these are as they were at the last look, as in the other
-# colours of the theme, what was found then still holds.
+# has thousands: while it looks, each run of them is one element, and the strokes of a formula are
+# away. Colours, sizes and inline styles apart, axe's rules see the tree, its attributes and what is
+# in sight. Where these are as they were at the last look, as in the other colours of the theme,
+# what was found then still holds.
 BARRIERS = r"""async (options) => {
-  const sizes = ["target-size", "scrollable-region-focusable"];
+  const sizes = ["target-size", "scrollable-region-focusable", "avoid-inline-spacing"];
   const again = axe.getRules(options.runOnly.values).map((rule) => rule.tags.includes("cat.color") ?
     rule.ruleId : sizes.find((size) => size === rule.ruleId)).filter(Boolean);
   const bare = (e) => [...e.attributes].every((a) => /^(class|data-alike)$/.test(a.name));
   const token = (e) => e.matches?.("span[data-alike]") && !e.childElementCount && bare(e);
-  const stuck = (e) => e !== document.documentElement && (stuck(e.parentElement) ||
-    (e.tabIndex < 0 && e.scrollWidth + e.scrollHeight > e.clientWidth + e.clientHeight));
-  const runs = [...document.querySelectorAll("pre")].filter((e) => !stuck(e)).flatMap((pre) => {
+  const runs = [...document.querySelectorAll("pre")].flatMap((pre) => {
     const found = [[]];
     for (const part of pre.childNodes)
       if (token(part) || (part.nodeType === 3 && !part.data.trim())) found.at(-1).push(part);
       else if (found.at(-1).length) found.push([]);
     return found.filter((run) => run.length > 1);
   });
-  const merged = runs.map((run) => {
-    const whole = document.createElement("span");
-    whole.setAttribute("data-alike", "");
-    whole.textContent = run.map((part) => part.textContent).join("");
-    run[0].before(whole);
-    run.forEach((part) => part.remove());
-    return whole;
-  });
+  const merged = (run) => {
+    const one = document.createElement("span");
+    one.setAttribute("data-alike", "");
+    one.textContent = run.map((part) => part.textContent).join("");
+    return one;
+  };
+  const strokes = [...document.querySelectorAll("mjx-container svg > g")].filter((e) =>
+    !e.querySelector(":not(g, path, use, rect, line, svg), [id], [role], [tabindex]"));
+  const away = runs.map((run) => [run, merged(run)])
+    .concat(strokes.map((e) => [[e], new Comment()]));
   const whole = [...document.querySelectorAll("*:not(.theme-switch-button *)")].map((e) => {
     const { right, bottom, width, height } = e.getBoundingClientRect(), s = getComputedStyle(e);
-    const own = [...e.attributes].filter((a) => !/^(class|data-.*)$/.test(a.name));
+    const own = [...e.attributes].filter((a) => !/^(class|style|data-.*)$/.test(a.name));
     return [e.localName, ...own.map((a) => `${a.name}=${a.value}`), s.visibility, s.display,
       s.opacity > 0, s.clip, s.clipPath, right + scrollX > 0, bottom + scrollY > 0, width > 0,
       height > 0].join();
   }).join("\n") + document.body.textContent;
+  away.forEach(([parts, one]) => {
+    parts[0].before(one);
+    parts.forEach((part) => part.remove());
+  });
   const same = window.lastLook?.whole === whole;
   const { violations } = await axe.run(same ? { ...options, runOnly: again } : options);
-  merged.forEach((whole, i) => whole.replaceWith(...runs[i]));
+  away.forEach(([parts, one]) => one.replaceWith(...parts));
   const late = (found) => again.includes(found.id);
   const others = same ? window.lastLook.others : violations.filter((found) => !late(found));
   window.lastLook = { whole, others };

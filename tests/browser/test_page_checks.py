@@ -85,6 +85,8 @@ def test_what_scrolls_in_its_own_box_is_no_complaint(opened):
         ("<table><tr><th></th><th>b</th></tr><tr><td>1</td><td>2</td></tr></table>", "empty-tab"),
         ("</main><a href='#x'>outside</a><main>", "region"),
         ("<a href='#x'><b></b></a>", "link-name"),
+        ("<mjx-container><svg><g><a href='#x'><path/></a></g></svg></mjx-container>", "link-name"),
+        ("<mjx-container><svg role='img'><g><rect/></g></svg></mjx-container>", "svg-img-alt"),
         (f"<pre style='overflow: auto; width: 9em'>{'<span>word</span> ' * 9}</pre>", "scrollable"),
         (
             f"<div style='overflow: auto; width: 9em'><pre>{'<i><span>word</span></i> ' * 9}</pre>"
@@ -196,12 +198,14 @@ def test_a_barrier_that_comes_later_is_found(opened):
     assert barriers.inaccessible(page)[0].startswith("aria-roles")
 
 
-def test_a_listing_is_afterwards_as_it_was(opened):
-    listing = f"<pre tabindex='0'>{'<span class=&quot;n&quot;>word</span> ' * 4}</pre>"
-    page = opened(body(listing.replace("&quot;", '"'))).page
+def test_a_page_is_afterwards_as_it_was(opened):
+    """Only the marks of what is alike stay."""
+    listing = f"<pre tabindex='0'>{'<span class=n>word</span> ' * 4}</pre>"
+    formula = "<mjx-container><svg aria-hidden='true'><g><rect/></g></svg></mjx-container>"
+    page = opened(body(listing + formula)).page
+    before = page.inner_html("main")
     assert barriers.inaccessible(page) == []
-    assert page.locator("pre span.n").count() == 4
-    assert page.locator("pre").inner_text().split() == ["word"] * 4
+    assert page.inner_html("main").replace(' data-alike=""', "") == before
 
 
 def test_broken_links_and_anchors_are_found(tmp_path):
