@@ -260,7 +260,10 @@ def test_the_committed_kills_all_went_on_undisturbed():
     for shown in kills["same tables afterwards"]:
         same, _, trials = shown.split()
         assert same == trials
-    assert kills["exit code"].astype(str).loc[["SIGINT", "kernel killed"]].to_list() == ["130", "2"]
+    ended = kills["exit code"].astype(str)
+    assert ended["kernel killed"] == "2"
+    # 0: the run had come to its end before the moment that was drawn
+    assert {"130"} <= set(ended["SIGINT"].split()) <= {"0", "130"}
 
 
 def test_a_load_is_checked_unless_the_check_is_kept_or_left_out(loads, tmp_path, monkeypatch):
