@@ -48,6 +48,7 @@ def test_a_sound_page_has_no_complaints(opened):
         ("<p style='width: 3000px'>wide</p>", "the page scrolls sideways"),
         ("<div style='overflow: hidden'><p style='width: 3000px'>w</p></div>", "cut off at the"),
         (f'<img src="{WHITE}" alt=" ">', "no alternative text"),
+        (f'<img src="{WHITE}" alt="{WHITE}">', "no alternative text"),
         (f'<img src="{WHITE}" alt="x" width="200">', "shrunk to 200"),
         (f'<img src="{WHITE}" alt="x" style="filter: brightness(0.8)">', "recoloured"),
         (f'<img src="{DARK}" alt="x">', "on a dark ground"),

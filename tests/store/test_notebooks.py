@@ -293,6 +293,15 @@ def test_a_figure_has_a_name_of_its_own_in_the_whole_book():
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
+def test_a_cell_that_draws_has_a_caption_and_says_in_words_what_it_shows(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code" and "figures.panels(" in cell.source:
+            about = cell.metadata.get("mystnb", {})
+            assert about.get("figure", {}).get("caption"), cell.id
+            assert about.get("image", {}).get("alt"), cell.id
+
+
 def profile_parts(path: Path) -> list[tuple[str, str, dict]]:
     """(model, notebook, parameters) of a profile; the model is empty where they are for all."""
     content = yaml.safe_load(path.read_text())
