@@ -96,18 +96,25 @@ class Chapter:
         self,
         names: Sequence[str],
         keys: Iterable,
-        compute: Callable[..., Mapping[str, pd.DataFrame]],
+        compute: Callable[..., Any],
         *args: Any,
+        at_once: Callable[..., int] | None = None,
         **options: Any,
     ) -> list[pd.DataFrame]:
-        """Tables that are made together, key by key: ``compute`` gives the rows of each by name."""
+        """Tables that are made together, key by key: ``compute`` gives the rows of each by name.
+
+        With ``at_once``, of the inputs, ``compute`` takes as many keys together and gives what each
+        has, one after another.
+        """
         keys, bound = list(keys), _bound(compute, args, options)
         if self._verification:
-            once = cache(bound)
+            once = cache(_first_of(bound) if at_once else bound)
             for name in names:
                 own = partial(_one_of, once, name)
                 self._verification.table(name, own, checks_of(compute, name), keys)
-        return list(self.run.rows_together(names, keys, partial(bound, self._inputs)).values())
+        n = at_once(self._inputs) if at_once and not self.run.finished else None
+        own = partial(bound, self._inputs)
+        return list(self.run.rows_together(names, keys, own, at_once=n).values())
 
     def _lacks(self, name: str) -> bool:
         """Whether the record is older than this table; says so."""
@@ -202,6 +209,11 @@ def _reduced_inputs(
 def _bound(compute: Callable[..., Any], args: Sequence, options: Mapping) -> Callable[..., Any]:
     """``compute`` of the inputs and, of rows, a key."""
     return lambda *inputs_and_key: compute(*inputs_and_key, *args, **options)
+
+
+def _first_of(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """What takes several keys, of one."""
+    return lambda inputs, key: next(iter(compute(inputs, [key])))
 
 
 def _one_of(compute: Callable, name: str, *inputs_and_key: Any) -> pd.DataFrame:

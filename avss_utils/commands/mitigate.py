@@ -8,14 +8,23 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
-from avss_utils.chapters.mitigation.adapter_training import Lessons, Trained, merged, train
+from avss_utils.chapters.mitigation.adapter_training import (
+    Asked,
+    Lessons,
+    Trained,
+    frozen,
+    merged,
+    peft_model,
+    train,
+)
 from avss_utils.chapters.mitigation.arms import Arm, Recipe
 from avss_utils.chapters.mitigation.contrastive_losses import lessons_of
 from avss_utils.commands.before_after import before_and_after, rate_verdict
@@ -102,27 +111,30 @@ def _mitigated(
     chosen = blocks_of(loaded, blocks, parts[LEARNED])
     quarter = max(1, loaded.identity["n_blocks"] // 4)
     ranks = max(1, round(rank * quarter / len(chosen))) * len(chosen)
-    recipe = Recipe(ranks, steps, 8, RATES[0], evaluate_every=max(1, steps // 6))
+    recipe = Recipe(ranks, steps, 8, evaluate_every=max(1, steps // 6))
     arm = Arm(blocks, chosen, chosen, contrast)
     lessons = Lessons(*(lessons_of(loaded, parts[part]) for part in (LEARNED, STOPPED_BY)))
     what = [loaded.identity, corpus.identity, asdict(arm), asdict(recipe), seed]
     place = folder / digest(json.dumps(what, sort_keys=True, default=str))
-    trained, recipe = best_of(loaded, lessons, arm, recipe, place, seed=seed)
+    base = frozen(loaded)
+    trained, rate = best_of(base, lessons, arm, recipe, place, seed=seed)
     texts = standard_split(load_texts(NEUTRAL))["evaluation"]
     windows = text_windows(loaded.tokenizer, texts, context=128, max_tokens=4096)
     counts = ", ".join(f"{len(own.questions)} {part}" for part, own in parts.items())
     facts = {
         "blocks": f"{as_text(chosen)} ({blocks})",
         "contrast": contrast,
-        "learning_rate": recipe.learning_rate,
+        "learning_rate": rate,
         "steps": steps,
         "rank": ranks // len(chosen),
         "seed": seed,
+        "n_parameters": trained.n_parameters,
         "questions": f"{corpus.identity['name']}: {counts}",
     }
     options: dict[str, Any] = dict(batch_tokens=BATCH_TOKENS, seed=seed)
-    table = before_and_after(loaded, merged(loaded, trained), parts[JUDGED], windows, **options)
-    save_adapter(out, loaded.identity, trained, table, facts)
+    after = merged(loaded, base, trained)
+    table = before_and_after(loaded, after, parts[JUDGED], windows, **options)
+    save_adapter(out, loaded.identity, peft_model(base, trained), table, facts)
     return table
 
 
@@ -171,41 +183,44 @@ def own_parts(corpus: Corpus, *, seed: int) -> dict[str, Events]:
 
 
 def best_of(
-    loaded: LoadedModel, lessons: Lessons, arm: Arm, recipe: Recipe, folder: Path, *, seed: int
-) -> tuple[Trained, Recipe]:
-    """Of RATES the training of least development loss, and its recipe.
+    base: nn.Module, lessons: Lessons, arm: Arm, recipe: Recipe, checkpoint: Path, *, seed: int
+) -> tuple[Trained, float]:
+    """Of RATES, trained side by side, the training of least development loss, and its rate.
 
-    An interrupted one goes on from its checkpoints in ``folder``.
+    An interrupted call goes on from its ``checkpoint``.
     """
-    found: list[tuple[Trained, Recipe]] = []
-    for rate in RATES:
-        own = replace(recipe, learning_rate=rate)
-        place = folder / f"rate-{rate:g}"
-        for checkpoint in place.glob("checkpoint-*"):  # one half-written when it was killed
-            if not (checkpoint / "trainer_state.json").exists():
-                shutil.rmtree(checkpoint)
-        found.append((train(loaded, lessons, arm, own, seed=seed, folder=place), own))
-    return min(found, key=lambda one: one[0].history.development.min())
+    asked = [Asked(arm, seed, rate) for rate in RATES]
+    found = train(base, lessons, asked, recipe, checkpoint=checkpoint)
+    usable = [pair for pair in zip(found, RATES, strict=True) if not pair[0].failed]
+    if not usable:
+        found[0].checked(asked[0])
+    return min(usable, key=lambda pair: pair[0].history.development.min())
 
 
 def save_adapter(
-    folder: Path, identity: dict, trained: Trained, table: pd.DataFrame, facts: dict
+    folder: Path,
+    identity: dict,
+    model: nn.Module,
+    table: pd.DataFrame,
+    facts: dict,
 ) -> Path:
     """Write adapter, card, ``mitigation.json`` and before-and-after.csv, whole or not at all
     (``outputs.whole_folder``).
     """
     with whole_folder(folder, mark=MARK) as working:
-        trained.model.save_pretrained(working)
+        model.save_pretrained(working)
         table.to_csv(working / "before-and-after.csv", index=False, float_format="%.6g")
-        record = {"base_model": identity, "n_parameters": trained.n_parameters, **facts}
+        record = {"base_model": identity, **facts}
         (working / MARK).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        (working / "README.md").write_text(card(identity, trained, table, facts), encoding="utf-8")
+        (working / "README.md").write_text(card(identity, table, facts), encoding="utf-8")
     return folder
 
 
-def card(identity: dict, trained: Trained, table: pd.DataFrame, facts: dict) -> str:
+def card(identity: dict, table: pd.DataFrame, facts: dict) -> str:
     """The adapter's model card: how it was made, what changed, and whether it helped."""
-    lines = "\n".join(f"- {k.replace('_', ' ')}: {plain(str(v))}" for k, v in facts.items())
+    shown = {k.replace("_", " "): plain(str(v)) for k, v in facts.items() if k != "n_parameters"}
+    shown["trained parameters"] = f"{facts['n_parameters']:,}"
+    lines = "\n".join(f"- {name}: {value}" for name, value in shown.items())
     base = json.dumps(identity["name"])
     head = "| measure | before | after | change | n |\n|---|---|---|---|---|"
     rows = "\n".join(
@@ -217,7 +232,7 @@ def card(identity: dict, trained: Trained, table: pd.DataFrame, facts: dict) -> 
         f"# An adapter for {plain(identity['short'])}\n\n"
         f"Base model: {plain(identity['name'])} (weights sha256 `{identity['weights_sha256']}`). "
         "Its licence applies.\n\n"
-        f"{lines}\n- trained parameters: {trained.n_parameters:,}\n\n"
+        f"{lines}\n\n"
         "On questions that were not learned from, with 95 % intervals; bits per byte and "
         f"divergence on neutral text:\n\n{head}\n{rows}\n\n"
         f"That the hallucination rate fell is {rate_verdict(table)} by these questions.\n\n"

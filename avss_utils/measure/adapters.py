@@ -68,10 +68,12 @@ def adaptable(model: nn.Module, blocks: Iterable[int]) -> list[str]:
 
     places, chosen = _places(model), set(blocks)
     mixers = {name for name, own in model.named_modules() if hasattr(own, "ssm_state_size")}
+    plain = (nn.Linear.forward, Conv1D.forward)
     names = [
         name.rpartition(".")
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
+        and type(module).forward in plain  # Llama 4's router gives two tensors
         and places.get(id(module.weight), {OUTSIDE}) <= chosen
     ]
     return ["".join(name) for name in names if name[0] not in mixers or name[2] == FIRST]

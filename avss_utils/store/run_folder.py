@@ -63,13 +63,18 @@ class Run:
         self,
         names: Sequence[str],
         keys: Iterable,
-        compute: Callable[..., Mapping[str, pd.DataFrame]],
+        compute: Callable[..., Any],
+        *,
+        at_once: int | None = None,
     ) -> dict[str, pd.DataFrame]:
         """Several tables that are made together, such as those of one training: ``compute(key)``
         gives the rows of each by its name.
+
+        With ``at_once``, ``compute(keys)`` takes up to as many keys that are not finished, and
+        gives what each has in their order, one after another: for what is quicker together.
         """
         if not self.finished:
-            self._make_parts(names, list(keys), compute)
+            self._make_parts(names, list(keys), compute, at_once)
         if self._helping:
             return {name: self._made_by_owner(name) for name in names}
         tables = {name: self._once(name, partial(self._joined, name)) for name in names}
@@ -82,12 +87,13 @@ class Run:
         self,
         names: Sequence[str],
         keys: list,
-        compute: Callable[..., Mapping[str, pd.DataFrame]],
+        compute: Callable[..., Any],
+        at_once: int | None,
     ) -> None:
         def done() -> bool:
             return all(find_table(self.place(name)) for name in names)
 
-        if done():
+        if done() or (self._helping and at_once):  # what goes together is one process's
             return
         if self._helping and not self._working.exists():
             raise sharing.Helped
@@ -99,13 +105,23 @@ class Run:
         last = folders[-1]  # its parts tell which keys are finished
         bar = iter(progress(range(len(keys)), names[-1]))
 
-        def make(number: int) -> None:
+        def make(number: int, computed: Callable[[], Mapping[str, pd.DataFrame]]) -> None:
             next(bar, None)
-            parts = self._timed(names[0], partial(compute, keys[number]))
+            parts = self._timed(names[0], computed)
             for name, folder in zip(names, folders, strict=True):
                 put_whole(folder / files[number], partial(parts[name].to_parquet, index=False))
 
-        sharing.make_parts([last / file for file in files], make, done=done)
+        if at_once:
+            missing = [n for n, file in enumerate(files) if not (last / file).exists()]
+            for first in range(0, len(missing), at_once):
+                numbers = missing[first : first + at_once]
+                found = iter(compute([keys[n] for n in numbers]))
+                for number in numbers:
+                    make(number, partial(next, found))
+        else:
+            places = [last / file for file in files]
+            own = [partial(compute, key) for key in keys]
+            sharing.make_parts(places, lambda number: make(number, own[number]), done=done)
         list(bar)
 
     def _joined(self, name: str) -> pd.DataFrame:

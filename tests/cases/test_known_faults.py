@@ -36,12 +36,12 @@ from status_tables import finished_runs
 from test_models import tiny_llama, write_gguf
 from tiny import FAMILIES, save_tiny, tiny_tokenizer
 
-from avss_utils.chapters.mitigation.arms import Arm, Recipe, with_adapters
 from avss_utils.commands import cli
 from avss_utils.commands import mitigate as product
 from avss_utils.commands.mitigate import save_adapter
 from avss_utils.data.loading import load_questions
 from avss_utils.errors import UsageError
+from avss_utils.measure.adapters import adapted
 from avss_utils.measure.choices import score_choices
 from avss_utils.models.blocks import decoder_blocks, unwrapped
 from avss_utils.models.load import load_model
@@ -216,14 +216,15 @@ def numbers_in_blocks(model, parameters: set[int]) -> set:
 
 # S1: adapters on a mixture of experts
 
+ONE_BLOCK = dict(rank=8, alpha=16, seed=0, blocks=[1], stabilised=True)
+
 
 @pytest.mark.parametrize(
     "name", ["deepseek_v3", "glm4_moe", "qwen3_next", "qwen3_moe", "gpt_oss", "mamba", "zamba2"]
 )
 def test_what_is_trained_lies_in_the_asked_block_alone(name):
-    recipe = Recipe(8, 2, 8, 1e-3, evaluate_every=1)
     try:
-        model = with_adapters(zoo.make(name), Arm("1", (1,), (1,), "none"), recipe, seed=0)
+        model = adapted(zoo.make(name), **ONE_BLOCK)
     except UsageError:
         return
     trained = {id(p) for p in model.parameters() if p.requires_grad}
@@ -232,8 +233,7 @@ def test_what_is_trained_lies_in_the_asked_block_alone(name):
 
 @pytest.mark.parametrize("name", ["deepseek_v3", "qwen3_next", "lfm2", "falcon_h1", "mamba"])
 def test_an_adapter_of_one_block_can_be_trained_and_loaded_again(tmp_path, name):
-    recipe = Recipe(8, 2, 8, 1e-3, evaluate_every=1)
-    model = with_adapters(zoo.make(name), Arm("1", (1,), (1,), "none"), recipe, seed=0)
+    model = adapted(zoo.make(name), **ONE_BLOCK)
     ids = torch.tensor([[5, 9, 7, 30]])
     model(input_ids=ids, labels=ids).loss.backward()
     own = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -499,12 +499,11 @@ def test_pruning_again_leaves_the_users_own_files(command, words, own):
 
 def test_an_adapter_made_again_leaves_the_users_own_files(tmp_path):
     def save() -> None:
-        trained = SimpleNamespace(model=FAMILIES["llama"](), n_parameters=1)
         identity = {"name": "tiny", "short": "tiny", "weights_sha256": "0" * 64}
         row = ("hallucination rate", 0.5, 0.4, -0.1, -0.2, 0.1, 9)
         names = ["measure", "before", "after", "change", "low", "high", "n"]
         table = pd.DataFrame([row], columns=names)
-        save_adapter(tmp_path / "out", identity, trained, table, {})
+        save_adapter(tmp_path / "out", identity, FAMILIES["llama"](), table, {"n_parameters": 1})
 
     save()
     notes = keep_notes(tmp_path / "out")

@@ -12,7 +12,14 @@ from tiny import tiny_loaded
 
 from avss_utils.chapters.mitigation import adapter_training as training
 from avss_utils.chapters.mitigation import trial_outcomes as judging
-from avss_utils.chapters.mitigation.adapter_training import Lessons, merged, train
+from avss_utils.chapters.mitigation.adapter_training import (
+    Asked,
+    Lessons,
+    Trained,
+    frozen,
+    merged,
+    peft_model,
+)
 from avss_utils.chapters.mitigation.arms import (
     Arm,
     Recipe,
@@ -23,7 +30,6 @@ from avss_utils.chapters.mitigation.arms import (
     chosen_arms,
     rank_of,
     standard_arms,
-    with_adapters,
 )
 from avss_utils.chapters.mitigation.contrastive_losses import (
     CONTRASTS,
@@ -41,6 +47,7 @@ from avss_utils.data.rows import OpenQuestion
 from avss_utils.data.windows import Window
 from avss_utils.errors import UsageError
 from avss_utils.measure.choices import score_choices
+from avss_utils.measure.side_by_side import new_adapter
 from avss_utils.models.blocks import decoder_blocks
 
 LEARNT = [
@@ -50,10 +57,17 @@ LEARNT = [
     Lesson("d", (6, 8), (30,), (43, 44)),
 ]
 LESSONS = Lessons(LEARNT, LEARNT)
-RECIPE = Recipe(ranks=8, steps=8, questions=2, learning_rate=1e-2, evaluate_every=2)
-DIVERGING = replace(RECIPE, learning_rate=1e30)
+RECIPE = Recipe(ranks=8, steps=8, questions=2, evaluate_every=2)
+RATE = 1e-2
 NAMES = ("dog", "cat", "owl", "cow", "pig", "hen")
 BOTH = Arm("both", (0, 2), (1, 3))
+
+
+def train(ours, lessons, arm, recipe, *, seed, rate=RATE, **options) -> Trained:
+    """One arm alone, which has to end well."""
+    asked = Asked(arm, seed, rate)
+    (found,) = training.train(frozen(ours), lessons, [asked], recipe, **options)
+    return found.checked(asked)
 
 
 def answers(prompt, true, false, log_true=(-1.0,), log_false=(-2.0,)) -> Answers:
@@ -63,31 +77,31 @@ def answers(prompt, true, false, log_true=(-1.0,), log_false=(-2.0,)) -> Answers
 
 @pytest.mark.parametrize("bad", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_is_left_out_and_counted(bad, monkeypatch):
-    plain, calls = training.loss_of, []
+    plain, calls = training.losses_of, []
 
-    def loss_of(model, *given):
-        loss = plain(model, *given)
+    def losses_of(model, *given):
+        losses = plain(model, *given)
         if not torch.is_grad_enabled():  # the development loss
-            return loss
+            return losses
         assert not torch.backends.cuda.cudnn_sdp_enabled()  # whose gradients can be not finite
-        calls.append(loss)
+        calls.append(losses)
         if len(calls) != 3:
-            return loss
+            return losses
         if bad == "loss":
-            return loss * float("nan")
-        loss.register_hook(lambda grad: grad * float("inf"))
-        return loss + 0.0
+            return losses * float("nan")
+        losses.register_hook(lambda grad: grad * float("inf"))
+        return losses + 0.0
 
     assert torch.backends.cuda.cudnn_sdp_enabled()
-    monkeypatch.setattr(training, "loss_of", loss_of)
+    monkeypatch.setattr(training, "losses_of", losses_of)
     recipe = replace(RECIPE, steps=20, patience=20)
     trained = train(tiny_loaded(), LESSONS, BOTH, recipe, seed=0)
     assert (trained.n_left_out, len(calls)) == (1, 20)
-    assert all(p.isfinite().all() for p in trained.model.parameters())
-    assert np.isfinite(trained.history.development.dropna()).all()
-    assert len(trained.history) == 21  # a loss and a development loss every second step, an end
+    assert all(weight.isfinite().all() for weight in trained.adapter.weights)
+    assert np.isfinite(trained.history.development).all()
+    assert trained.history.step.to_list() == list(range(2, 22, 2))
     calls.clear()
-    with pytest.raises(UsageError, match="not finite: lower the learning rate"):
+    with pytest.raises(UsageError, match=r"not finite \(1 of 4 steps.*: lower the learning rate"):
         train(tiny_loaded(), LESSONS, BOTH, replace(recipe, steps=8), seed=0)
     assert torch.backends.cuda.cudnn_sdp_enabled()
 
@@ -114,7 +128,7 @@ def test_a_reading_equals_separate_passes(family):
     for lesson, (prompt, (true, false, *_)) in zip(own, events.asked[:2], strict=True):
         for ids, answer in ((lesson.true, true), (lesson.false, false)):
             assert ours.tokenizer.decode(lesson.prompt + ids) == f"{prompt}{answer}\n"
-    found = read_answers(ours.model, collate(own), read=(2, 0))
+    (found,) = read_answers(ours.model, collate([own]), reads=[(2, 0)])
     prompts = [prompt for prompt, _ in events.asked[:2]]
     choices = [[f"{answer}\n" for answer in asked[:2]] for _, asked in events.asked[:2]]
     scores = score_choices(ours.model, ours.tokenizer, prompts, choices)
@@ -135,8 +149,9 @@ def test_a_reading_equals_separate_passes(family):
 
 
 def n_trained(arm: Arm, ranks: int, family: str = "llama") -> int:
-    model = with_adapters(tiny_loaded(family).model, arm, Recipe(ranks, 1, 1, 1e-3, 1), seed=0)
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    model = tiny_loaded(family).model
+    own = new_adapter(model, blocks=arm.trained, rank=rank_of(arm, ranks), seed=0)
+    return sum(weight.numel() for weight in own.weights)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -196,7 +211,7 @@ THREE = {"eavss": np.ones(3), "probe": np.ones(3)}
         (lambda: Arm("x", (0,), (0,), contrast="cosine"), "infonce, triplet"),
         (lambda: Arm("x", (), (0,)), "no block"),
         (lambda: train(tiny_loaded(), Lessons([], LEARNT), BOTH, RECIPE, seed=0), "to learn from"),
-        (lambda: train(tiny_loaded(), LESSONS, BOTH, DIVERGING, seed=0), "not finite"),
+        (lambda: train(tiny_loaded(), LESSONS, BOTH, RECIPE, seed=0, rate=1e30), "not finite"),
         (lambda: standard_arms(THREE, top=3, n_random=0, seed=0), "take fewer"),
         (lambda: rank_of(Arm("x", (0, 1, 2), (0,)), 8), "evenly"),
         (refusing(["eavss top"]), "must have 'uniform'"),
@@ -219,7 +234,7 @@ def test_only_adapters_of_the_chosen_blocks_move(contrast):
     trained = train(ours, LESSONS, arm, RECIPE, seed=0)
     for name, weight in ours.model.state_dict().items():
         assert torch.equal(weight, before[name]), name
-    base = trained.model.state_dict()
+    base = peft_model(frozen(ours), trained).state_dict()
     for name, weight in before.items():
         inner = f"base_model.model.{name}"
         layer = inner.replace(".weight", ".base_layer.weight")
@@ -228,10 +243,7 @@ def test_only_adapters_of_the_chosen_blocks_move(contrast):
         n.split("layers.")[1][0] for n, w in base.items() if "lora_B" in n and w.abs().max() > 0
     }
     assert moved == {"0", "2"}
-    assert (
-        trained.history.development.dropna().iloc[-1] < trained.history.development.dropna().iloc[0]
-    )
-    assert not trained.model.training
+    assert trained.history.development.iloc[-1] < trained.history.development.iloc[0]
 
 
 def loss_after(number: int) -> float:
@@ -251,9 +263,9 @@ def loss_after(number: int) -> float:
         down += 3 * torch.outer(down[:, 0], down[0]) / down[0].norm()
     made = [Lesson(str(i), ids, (best[i],), (90,)) for i, ids in enumerate(own)]
     arm = Arm("x", (number,), (number,), contrast="none")
-    recipe = Recipe(ranks=4, steps=40, questions=6, learning_rate=2e-2, evaluate_every=10)
-    trained = train(ours, Lessons(made, made), arm, recipe, seed=0)
-    return trained.history.development.dropna().to_numpy()
+    recipe = Recipe(ranks=4, steps=40, questions=6, evaluate_every=10)
+    trained = train(ours, Lessons(made, made), arm, recipe, seed=0, rate=2e-2)
+    return trained.history.development.to_numpy()
 
 
 def test_the_block_that_can_fix_the_error_does_and_the_other_cannot():
@@ -263,7 +275,13 @@ def test_the_block_that_can_fix_the_error_does_and_the_other_cannot():
 
 
 def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path, monkeypatch):
-    whole = train(tiny_loaded(), LESSONS, BOTH, RECIPE, seed=3, folder=tmp_path / "whole")
+    asked = [Asked(BOTH, 3, 1e-2), Asked(Arm("one", (1,), (1,), "none"), 4, 1e-3)]
+
+    def both(place) -> list[Trained]:
+        base = frozen(tiny_loaded())
+        return training.train(base, LESSONS, asked, RECIPE, checkpoint=place)
+
+    whole = both(tmp_path / "whole")
     calls, plain = [], training.read_answers
 
     def failing(*args, **options):
@@ -274,14 +292,15 @@ def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "read_answers", failing)
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_loaded(), LESSONS, BOTH, RECIPE, seed=3, folder=tmp_path / "part")
-    assert list((tmp_path / "part").glob("checkpoint-*"))
+        both(tmp_path / "part")
+    assert (tmp_path / "part").exists()
     calls.clear()
-    resumed = train(tiny_loaded(), LESSONS, BOTH, RECIPE, seed=3, folder=tmp_path / "part")
-    assert len(calls) == 4  # the last two steps and an evaluation of two batches
-    pd.testing.assert_frame_equal(resumed.history, whole.history)
-    for name, weight in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[name], weight), name
+    resumed = both(tmp_path / "part")
+    assert len(calls) == 4  # the last two steps and a look at the development loss, two batches
+    for own, wanted in zip(resumed, whole, strict=True):
+        pd.testing.assert_frame_equal(own.history, wanted.history)
+        for weight, expected in zip(own.adapter.weights, wanted.adapter.weights, strict=True):
+            assert torch.equal(weight, expected)
 
 
 def test_a_seed_decides_the_adapter_which_peft_loads_and_which_merges(tmp_path):
@@ -289,24 +308,23 @@ def test_a_seed_decides_the_adapter_which_peft_loads_and_which_merges(tmp_path):
 
     ours = tiny_loaded()
     trained, same, other = (train(ours, LESSONS, BOTH, RECIPE, seed=seed) for seed in (0, 0, 1))
-    one, two, three = (own.model.state_dict() for own in (trained, same, other))
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert any(not torch.equal(one[name], three[name]) for name in one)
-    trained.model.save_pretrained(tmp_path)
+    one, two, three = (own.adapter.weights for own in (trained, same, other))
+    assert all(map(torch.equal, one, two))
+    assert not any(map(torch.equal, one, three))
+    wrapped = peft_model(frozen(ours), trained)
+    wrapped.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(copy.deepcopy(ours.model), tmp_path)
     ids = torch.tensor([[5, 9, 7, 30]])
     with torch.no_grad():
-        plain, expected = ours.model(ids).logits, trained.model(ids).logits
+        plain, expected = ours.model(ids).logits, wrapped(ids).logits
         assert not torch.allclose(plain, expected, atol=1e-3)
         torch.testing.assert_close(again(ids).logits, expected)
-        copied = merged(ours, trained)
+        copied = merged(ours, frozen(ours), trained)
         for own in (again.merge_and_unload(), copied.model):
             torch.testing.assert_close(own(ids).logits, expected, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(trained.model(ids).logits, expected)
-        in_place = merged(ours, trained, keep=False)
-        assert torch.equal(in_place.model(ids).logits, copied.model(ids).logits)
+        torch.testing.assert_close(wrapped(ids).logits, expected)
         assert torch.equal(ours.model(ids).logits, plain)
-    assert type(copied.model) is type(in_place.model) is type(ours.model)
+    assert type(copied.model) is type(ours.model)
 
 
 def test_shuffled_labels_swap_half_of_the_lessons():
@@ -317,16 +335,17 @@ def test_shuffled_labels_swap_half_of_the_lessons():
 
 
 def test_training_stops_where_the_development_loss_has_stopped_falling():
-    recipe = Recipe(ranks=8, steps=40, questions=2, learning_rate=0.3, evaluate_every=2, patience=1)
+    recipe = Recipe(ranks=8, steps=40, questions=2, evaluate_every=2, patience=1)
     others = [Lesson("z", (5, 9, 7), (77,), (30,))]  # learning the lessons makes it worse
-    trained = train(tiny_loaded(), Lessons(LEARNT, others), BOTH, recipe, seed=0)
+    trained = train(tiny_loaded(), Lessons(LEARNT, others), BOTH, recipe, seed=0, rate=0.3)
     assert trained.history.step.max() < 40
+    assert trained.ended == "no lower development loss in 1 looks"
 
 
 @pytest.mark.parametrize("contrast", list(CONTRASTS))
 def test_losses_and_gradients_are_finite_in_bfloat16(contrast):
     model = tiny_loaded().model.bfloat16()
-    found = read_answers(model, collate(LEARNT), read=(0, 3))
+    (found,) = read_answers(model, collate([LEARNT]), reads=[(0, 3)])
     loss = CONTRASTS[contrast](found, temperature=0.1, margin=0.2, strength=1.0)
     (loss - found.log_true.mean()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

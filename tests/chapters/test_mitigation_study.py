@@ -12,7 +12,7 @@ from tiny import tiny_loaded
 from avss_utils.chapters.mitigation import choice_calibration, experiment
 from avss_utils.chapters.mitigation import training_effects as effects
 from avss_utils.chapters.mitigation import trial_outcomes as judging
-from avss_utils.chapters.mitigation.adapter_training import step_row
+from avss_utils.chapters.mitigation.adapter_training import frozen, step_row
 from avss_utils.chapters.mitigation.arms import Arm, arm_table
 from avss_utils.data.rows import Question
 from avss_utils.data.suites import Suite
@@ -47,7 +47,7 @@ def study(**given) -> experiment.Mitigation:
 
 def test_an_arm_is_judged_on_everything_and_the_untrained_model_as_it_is():
     own, key = study(), ("none", 0, 0.0)
-    table, costs = own.trials(key, ARMS).values()
+    table, costs = next(own.trials([key], ARMS)).values()
     assert table.columns.to_list()[:5] == ["arm", "seed", "set", "wording", "row_id"]
     assert set(table.arm) == {effects.UNTRAINED}
     costs = costs.set_index(["set", "measure"]).value
@@ -71,7 +71,7 @@ def test_an_arm_is_judged_on_everything_and_the_untrained_model_as_it_is():
 
 def test_a_trained_arm_differs_and_has_its_name_seed_and_costs():
     key, own = ("eavss top", 7, 1e-2), study()
-    table, costs = own.trials(key, ARMS).values()
+    table, costs = next(own.trials([key], ARMS)).values()
     for found in (table, costs):
         assert (found.arm == "eavss top").all()
         assert (found.seed == 7).all()
@@ -79,7 +79,7 @@ def test_a_trained_arm_differs_and_has_its_name_seed_and_costs():
     assert values["c4", "divergence"] > 1e-4
     assert values["", "parameters"] > 0
     assert values["", "steps"] == 8
-    for once, again in zip((table, costs), study().trials(key, ARMS).values(), strict=True):
+    for once, again in zip((table, costs), next(study().trials([key], ARMS)).values(), strict=True):
         pd.testing.assert_frame_equal(again, once)
 
 
@@ -296,7 +296,7 @@ def test_the_error_of_own_answers_leaves_out_abstentions():
 def test_a_step_is_timed_and_leaves_the_model_as_it_was():
     ours = tiny_loaded()
     before = {name: own.clone() for name, own in ours.model.state_dict().items()}
-    table = step_row(ours, LEARNT, ARM, RECIPE, repeats=2)
+    table = step_row(frozen(ours), LEARNT, ARM, RECIPE, repeats=2)
     assert table.arm.to_list() == ["eavss top"]
     assert table.seconds[0] > 0
     for name, own in ours.model.state_dict().items():

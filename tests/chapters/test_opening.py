@@ -1,5 +1,6 @@
 """A chapter's first line: what it refuses, reuses and reads, and that a record needs no model."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -187,7 +188,8 @@ def test_a_record_is_verified_as_the_notebook_asks_for_its_tables(honest, monkey
     assert report.what["answers"].endswith("every arm; 2 of 2 keys")
 
 
-def test_tables_that_are_made_together_are_verified_by_one_computation():
+@pytest.mark.parametrize("at_once", [None, lambda own: 2])
+def test_tables_that_are_made_together_are_verified_by_one_computation(at_once):
     asked = []
 
     @checked(table="losses", by="arm", numbers="EXACT", key="arm")
@@ -197,9 +199,15 @@ def test_tables_that_are_made_together_are_verified_by_one_computation():
         tables = {"losses": 2.0, "costs": len(asked)}
         return {n: pd.DataFrame({"arm": [arm], "value": [x]}) for n, x in tables.items()}
 
+    @checked(table="losses", by="arm", numbers="EXACT", key="arm")
+    @checked(table="costs", by="arm", numbers="EXACT", key="arm", form=lambda t: t.value > 0)
+    def several(own: Experiment, arms: list[str]) -> Iterator[dict[str, pd.DataFrame]]:
+        return (trained(own, arm) for arm in arms)
+
     def made(**changed) -> list[pd.DataFrame]:
         chapter = opened(**changed)
-        tables = chapter.rows_together(["losses", "costs"], ["full", "avss"], trained)
+        keys, compute = ["full", "avss"], several if at_once else trained
+        tables = chapter.rows_together(["losses", "costs"], keys, compute, at_once=at_once)
         chapter.finish()
         return tables
 

@@ -279,6 +279,26 @@ def test_tables_of_the_same_keys_are_made_key_by_key_together():
     assert recorded().record["tables"].keys() == {"answers", "costs"}
 
 
+def test_keys_that_go_together_are_made_in_groups_and_resumed_one_by_one():
+    asked = []
+
+    def trained(keys):
+        asked.append(list(keys))
+        for key in keys:
+            if key == "d" and len(asked) == 2:
+                raise KeyboardInterrupt
+            yield {"costs": pd.DataFrame({"arm": [key]}), "answers": judged(key)}
+
+    both, keys = ["answers", "costs"], list("abcde")
+    with pytest.raises(KeyboardInterrupt):
+        opened().rows_together(both, keys, trained, at_once=2)
+    run = opened()
+    found = run.rows_together(both, keys, trained, at_once=3)
+    assert asked == [["a", "b"], ["c", "d"], ["d", "e"]]
+    assert found["costs"].arm.tolist() == keys
+    assert found["answers"].arm.unique().tolist() == keys
+
+
 def test_seconds_of_resumed_rows_are_those_of_every_stretch(monkeypatch):
     clock = iter(range(1000))
     # a second a part

@@ -1,33 +1,37 @@
-"""Low-rank adapters on chosen blocks, trained on true answers against false ones."""
+"""Low-rank adapters on chosen blocks, trained on true answers against false ones, side by side."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from avss_utils.chapters.mitigation.arms import Arm, Recipe, with_adapters
+from avss_utils.chapters.mitigation.arms import Arm, Recipe, rank_of
 from avss_utils.chapters.mitigation.contrastive_losses import (
     CONTRASTS,
+    Answers,
     Lesson,
     collate,
     read_answers,
 )
 from avss_utils.errors import UsageError
 from avss_utils.measure.passes import left_padded, row_scores
-from avss_utils.measure.training import training_arguments
+from avss_utils.measure.side_by_side import (
+    Adapter,
+    as_peft,
+    new_adapter,
+    shares_rows,
+    side_by_side,
+)
+from avss_utils.measure.together import Schedule, n_together, train_together
 from avss_utils.models.blocks import forward_logits
 from avss_utils.models.devices import median_seconds, trains_in_bfloat16, without_cudnn_attention
 from avss_utils.models.load import LoadedModel
-
-MOST_LEFT_OUT = 0.1  # of the steps: beyond it a training has diverged
-LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True)
@@ -39,47 +43,77 @@ class Lessons:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """``model``: a peft model with the best adapter by development loss, ready to be judged.
-
-    ``history``: step, loss (training) and development, one row per entry of the log;
-    ``n_parameters``: trained ones; ``n_left_out``: steps whose gradients were not finite, which
-    changed nothing.
+class Asked:
+    """One training: ``seed`` decides the adapter's start, the order of lessons and, where the arm
+    asks for it, the shuffled labels.
     """
 
-    model: nn.Module
+    arm: Arm
+    seed: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """``adapter``: the best by development loss; as it began where the training ``failed``.
+
+    ``history``: step, loss (training) and development, one row per look at the development loss;
+    ``n_left_out``: steps whose gradients were not finite, which changed nothing; ``ended``: why
+    it ended before its last step, or nothing.
+    """
+
+    adapter: Adapter
     history: pd.DataFrame
-    n_parameters: int
     n_left_out: int = 0
+    ended: str = ""
+    failed: bool = False
+
+    @property
+    def n_parameters(self) -> int:
+        """Trained ones."""
+        return sum(weight.numel() for weight in self.adapter.weights)
+
+    def checked(self, asked: Asked) -> "Trained":
+        """Itself; UsageError where it failed."""
+        if self.failed:
+            raise UsageError(
+                f"the training of arm {asked.arm.name!r} is not finite ({self.ended}): lower the "
+                f"learning rate of {asked.learning_rate:g}"
+            )
+        return self
 
 
-@without_cudnn_attention()
+def frozen(loaded: LoadedModel) -> nn.Module:
+    """A copy of the model in float32, for ``train`` to lay adapters beside."""
+    return copy.deepcopy(loaded.model).float().requires_grad_(False).eval()
+
+
 def train(
-    loaded: LoadedModel,
+    base: nn.Module,
     lessons: Lessons,
-    arm: Arm,
+    asked: Sequence[Asked],
     recipe: Recipe,
     *,
-    seed: int,
-    folder: Path | None = None,
-) -> Trained:
-    """Adapters for one arm, the base frozen and the given model left as it is.
+    checkpoint: Path | None = None,
+) -> list[Trained]:
+    """Adapters for several arms, trained together on a ``frozen`` base, each as if alone.
 
-    ``seed`` decides the adapters' start, the order of lessons and, where an arm asks for it, the
-    shuffled labels. Checkpoints go to ``folder``, from where an interrupted training goes on to
-    the same end; without one nothing is kept. Weights stay in float32; where the device computes
-    bfloat16 natively, passes run in it. A step whose gradients are not finite is left out. Raises
-    UsageError for no lessons, for a model whose logits are not finite to begin with, where no
-    development loss is finite, or where more than MOST_LEFT_OUT of the steps were left out.
+    Weights stay in float32; where the device computes bfloat16 natively, passes run in it. A step
+    whose gradients are not finite is left out, arm by arm; an arm that fails says so in its
+    result. ``checkpoint``: a file from which an interrupted call goes on to the same end; where a
+    model does not share rows, one per arm beside it. Raises UsageError for no lessons, and for a
+    model whose logits are not finite to begin with.
     """
     if not lessons.training or not lessons.development:
         raise UsageError("training needs questions to learn from and others to stop by")
-    if arm.shuffled:
-        lessons = replace(lessons, training=shuffled(lessons.training, seed=seed))
-    check_can_learn(loaded.model, lessons.development[: recipe.questions])
-    model = with_adapters(loaded.model, arm, recipe, seed=seed)
-    with TemporaryDirectory() as temporary:
-        return _run(model, lessons, arm, recipe, folder or Path(temporary), seed=seed)
+    check_can_learn(base, lessons.development[: recipe.questions])
+    if shares_rows(base):
+        return _together(base, lessons, asked, recipe, checkpoint, alone=False)
+    found = []
+    for i, own in enumerate(asked):
+        place = checkpoint and checkpoint.with_name(f"{checkpoint.name}.{i}")
+        found += _together(copy.deepcopy(base), lessons, [own], recipe, place, alone=True)
+    return found
 
 
 def check_can_learn(model: nn.Module, lessons: Sequence[Lesson]) -> None:
@@ -90,13 +124,15 @@ def check_can_learn(model: nn.Module, lessons: Sequence[Lesson]) -> None:
     row_scores(logits[:, :-1], targets, own, model=model, rows=rows)
 
 
-def merged(loaded: LoadedModel, trained: Trained, *, keep: bool = True) -> LoadedModel:
-    """The loaded model with the adapter merged into a copy: an ordinary checkpoint.
+def peft_model(base: nn.Module, trained: Trained) -> nn.Module:
+    """The base, or a copy of it, in peft's wrapper with the trained adapter."""
+    wrapped = trained.adapter.wrapped
+    return as_peft(copy.deepcopy(base), trained.adapter) if wrapped is None else wrapped
 
-    Without ``keep`` it is merged into the trained model itself, which is then no longer that: one
-    copy of the weights less.
-    """
-    model = copy.deepcopy(trained.model) if keep else trained.model
+
+def merged(loaded: LoadedModel, base: nn.Module, trained: Trained) -> LoadedModel:
+    """The loaded model with the adapter merged into a copy: an ordinary checkpoint."""
+    model = copy.deepcopy(peft_model(base, trained))
     return replace(loaded, model=model.merge_and_unload().eval())
 
 
@@ -110,119 +146,123 @@ def shuffled(lessons: Sequence[Lesson], *, seed: int) -> list[Lesson]:
     ]
 
 
-def loss_of(
-    model: nn.Module, batch: dict[str, torch.Tensor], arm: Arm, recipe: Recipe
+def losses_of(
+    model: nn.Module,
+    arms: Sequence[Arm],
+    lessons: Sequence[Sequence[Lesson]],
+    recipe: Recipe,
 ) -> torch.Tensor:
-    """What is lowered, of one batch of ``collate``: nats a token of true answers, and the
-    contrast.
+    """What is lowered, of as many lessons of each arm, (n_arms,): nats a token of true answers, and
+    the contrast.
     """
-    reads = arm.read if arm.contrast in ("infonce", "triplet") else ()
-    answers = read_answers(model, batch, read=reads)
+    reads = [arm.read if arm.contrast in ("infonce", "triplet") else () for arm in arms]
+    found = read_answers(model, collate(lessons), reads=reads)
+    return torch.stack([_loss(own, arm, recipe) for own, arm in zip(found, arms, strict=True)])
+
+
+def _loss(answers: Answers, arm: Arm, recipe: Recipe) -> torch.Tensor:
     contrast = CONTRASTS[arm.contrast](answers, **asdict(recipe))
     return recipe.weight * contrast - answers.log_true.mean()
 
 
-def _run(
-    model: nn.Module, lessons: Lessons, arm: Arm, recipe: Recipe, folder: Path, *, seed: int
-) -> Trained:
-    from transformers import EarlyStoppingCallback, PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
+def _together(
+    base: nn.Module,
+    lessons: Lessons,
+    asked: Sequence[Asked],
+    recipe: Recipe,
+    checkpoint: Path | None,
+    *,
+    alone: bool,
+) -> list[Trained]:
+    """``train``, in one batch a step."""
+    arms = [one.arm for one in asked]
+    adapters = [_adapter(base, one, recipe, alone=alone) for one in asked]
+    learnt = [
+        shuffled(lessons.training, seed=one.seed) if one.arm.shuffled else lessons.training
+        for one in asked
+    ]
+    stopped, n = lessons.development, recipe.questions
 
-    trainer = _trainer_class()(
-        model,
-        args=_arguments(recipe, model.device, folder, seed=seed),
-        train_dataset=list(lessons.training),
-        eval_dataset=list(lessons.development),
-        data_collator=collate,
-        callbacks=[EarlyStoppingCallback(recipe.patience)],
+    def loss_of(live: Sequence[int], chosen: Sequence[np.ndarray]) -> torch.Tensor:
+        own = [[learnt[i][q] for q in numbers] for i, numbers in zip(live, chosen, strict=True)]
+        return losses_of(base, [arms[i] for i in live], own, recipe)
+
+    def development_of(live: Sequence[int]) -> torch.Tensor:
+        own = [arms[i] for i in live]
+        parts = [stopped[i : i + n] for i in range(0, len(stopped), n)]
+        sums = [losses_of(base, own, [part] * len(own), recipe) * len(part) for part in parts]
+        return torch.stack(sums).sum(0) / len(stopped)
+
+    schedule = Schedule(
+        recipe.steps, n, len(lessons.training), recipe.evaluate_every, recipe.patience
     )
-    trainer.arm, trainer.recipe = arm, recipe
-    trainer.remove_callback(PrinterCallback)
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
-    log = [entry for entry in trainer.state.log_history if LEFT_OUT not in entry]
-    history = pd.DataFrame(log).rename(columns={"eval_loss": "development"})
-    history = history.reindex(columns=["step", "loss", "development"])
-    n_left_out = len(trainer.state.log_history) - len(log)
-    if n_left_out > MOST_LEFT_OUT * recipe.steps or not np.isfinite(history.development).any():
-        raise UsageError(
-            f"the training of arm {arm.name!r} is not finite: lower the learning rate of "
-            f"{recipe.learning_rate:g}"
+    ends = train_together(
+        base,
+        adapters,
+        loss_of,
+        development_of,
+        schedule,
+        rates=[one.learning_rate for one in asked],
+        checkpoint=checkpoint,
+    )
+    columns = ["step", "loss", "development"]
+    return [
+        Trained(
+            own,
+            pd.DataFrame(end.history, columns=columns),
+            end.n_left_out,
+            end.ended,
+            end.failed,
         )
-    n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Trained(trainer.model.eval(), history, n_parameters, n_left_out)
+        for own, end in zip(adapters, ends, strict=True)
+    ]
 
 
-def _trainer_class() -> type:
-    """Made when first needed: transformers' Trainer takes seconds to import."""
-    from transformers import Trainer
-
-    class ContrastTrainer(Trainer):
-        arm: Arm
-        recipe: Recipe
-
-        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            loss = loss_of(model, inputs, self.arm, self.recipe)
-            return (loss, {}) if return_outputs else loss
-
-        def training_step(self, model, *given, **options):
-            """As Trainer's; one gradient that is not finite would end in every trained weight."""
-            loss = super().training_step(model, *given, **options)
-            own = [p.grad for p in model.parameters() if p.grad is not None]
-            if not torch.nn.utils.get_total_norm(own).isfinite():
-                model.zero_grad()
-                self.state.log_history.append({"step": self.state.global_step + 1, LEFT_OUT: True})
-            return loss
-
-        def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-            with torch.no_grad(), self.compute_loss_context_manager():
-                loss = self.compute_loss(model, self._prepare_inputs(inputs))
-            return loss.detach(), None, None
-
-    return ContrastTrainer
+def _adapter(base: nn.Module, asked: Asked, recipe: Recipe, *, alone: bool = False) -> Adapter:
+    rank = rank_of(asked.arm, recipe.ranks)
+    return new_adapter(base, blocks=asked.arm.trained, rank=rank, seed=asked.seed, alone=alone)
 
 
-def _arguments(recipe: Recipe, device: torch.device, folder: Path, *, seed: int) -> Any:
-    every = recipe.evaluate_every
-    return training_arguments(
-        folder,
-        device,
-        steps=recipe.steps,
-        batch_rows=recipe.questions,
-        learning_rate=recipe.learning_rate,
-        seed=seed,
-        per_device_eval_batch_size=recipe.questions,
-        eval_strategy="steps",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        logging_strategy="steps",
-        logging_steps=every,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-    )
+def arms_at_once(base: nn.Module, lessons: Lessons, arm: Arm, recipe: Recipe) -> int:
+    """How many arms like this one are trained together here: ``n_together``."""
+    if not shares_rows(base):
+        return 1
+    longest = sorted(lessons.training, key=lambda one: -len(one.prompt + one.true))
+    with _one_step(base, longest, arm, recipe) as step:
+        return n_together(step, base.device)
 
 
+@contextmanager
 @without_cudnn_attention()
+def _one_step(
+    base: nn.Module, lessons: Sequence[Lesson], arm: Arm, recipe: Recipe
+) -> Iterator[Callable[[], None]]:
+    """Forward and backward pass of one arm over ``recipe.questions`` lessons, to call inside."""
+    alone = not shares_rows(base)
+    base = copy.deepcopy(base) if alone else base
+    own = _adapter(base, Asked(arm, 0, 0.0), recipe, alone=alone)
+    device, batch = base.device, [lessons[: recipe.questions]]
+    halved = trains_in_bfloat16(device)
+
+    def step() -> None:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=halved):
+            losses = losses_of(base, [arm], batch, recipe)
+        losses.sum().backward()
+        for weight in own.weights:
+            weight.grad = None
+
+    with side_by_side(base, [own]):
+        yield step
+
+
 def step_row(
-    loaded: LoadedModel, lessons: Sequence[Lesson], arm: Arm, recipe: Recipe, *, repeats: int
+    base: nn.Module, lessons: Sequence[Lesson], arm: Arm, recipe: Recipe, *, repeats: int
 ) -> pd.DataFrame:
     """Seconds of one forward and backward pass over ``recipe.questions`` lessons: arm, seconds.
 
-    The median of ``repeats``, in the number format that training takes on this device.
+    The median of ``repeats``, in the number format that training takes on this device; the arm
+    alone.
     """
-    model = with_adapters(loaded.model, arm, recipe, seed=0).train()
-    batch = collate(lessons[: recipe.questions])
-    device = model.device
-    halved = trains_in_bfloat16(device)
-
-    def both_passes() -> None:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=halved):
-            loss = loss_of(model, batch, arm, recipe)
-        loss.backward()
-        model.zero_grad()
-
-    seconds = median_seconds(both_passes, device, repeats=repeats)
+    with _one_step(base, lessons, arm, recipe) as step:
+        seconds = median_seconds(step, base.device, repeats=repeats)
     return pd.DataFrame({"arm": [arm.name], "seconds": [seconds]})

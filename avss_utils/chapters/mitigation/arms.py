@@ -1,6 +1,5 @@
 """Which blocks are trained and where the loss looks: the arms of the comparison, and adapters."""
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import lcm
@@ -8,11 +7,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import nn
 
 from avss_utils.chapters.mitigation.contrastive_losses import CONTRASTS
 from avss_utils.errors import UsageError
-from avss_utils.measure.adapters import adapted
 from avss_utils.models.plan import as_drop, as_text
 
 NEEDED = ("eavss top", "uniform")
@@ -47,16 +44,14 @@ class Recipe:
     """What all arms have in common.
 
     ``ranks``: sum of the ranks over an arm's blocks (``budget``); ``steps`` of ``questions`` each,
-    fewer where the development loss has not fallen in ``patience`` evaluations, one every
-    ``evaluate_every`` steps; AdamW at ``learning_rate``, a tenth of warm-up, then down along a
-    cosine. ``weight``: of the contrast beside the mean nats a token of true answers;
-    ``temperature``, ``margin`` and ``strength`` are those of CONTRASTS.
+    fewer where the development loss has not fallen in ``patience`` looks, one every
+    ``evaluate_every`` steps. ``weight``: of the contrast beside the mean nats a token of true
+    answers; ``temperature``, ``margin`` and ``strength`` are those of CONTRASTS.
     """
 
     ranks: int
     steps: int
     questions: int
-    learning_rate: float
     evaluate_every: int
     patience: int = 3
     weight: float = 1.0
@@ -181,14 +176,3 @@ def arm_of(table: pd.DataFrame, name: str) -> Arm:
     """One arm of an ``arm_table``."""
     row = table.set_index("arm").loc[name]
     return Arm(name, as_drop(row.trained), as_drop(row.read), row.contrast, bool(row.shuffled))
-
-
-def with_adapters(model: nn.Module, arm: Arm, recipe: Recipe, *, seed: int) -> nn.Module:
-    """A copy of the model with adapters on every linear layer of the arm's blocks.
-
-    Those that ``measure.adapters`` names, rank-stabilised, because arms of many blocks have small
-    ranks and arms of few large ones.
-    """
-    base = copy.deepcopy(model).float()
-    rank = rank_of(arm, recipe.ranks)
-    return adapted(base, rank=rank, alpha=16, seed=seed, blocks=arm.trained, stabilised=True)

@@ -105,14 +105,18 @@ def lessons_of(loaded: LoadedModel, events: Events) -> list[Lesson]:
     ]
 
 
-def collate(batch: Sequence[Lesson]) -> dict[str, torch.Tensor]:
-    """A batch of n questions as 2 n rows, the true answers first, right-padded.
+def collate(arms: Sequence[Sequence[Lesson]]) -> dict[str, torch.Tensor]:
+    """Batches of n questions each as 2 n rows an arm, the true answers first, right-padded.
 
     On the left, padding would attend to nothing, whose states are not finite on every device.
 
-    ``input_ids``, ``attention_mask`` and ``answer_mask`` (the answer's tokens): (2 n, T) each.
+    ``input_ids``, ``attention_mask`` and ``answer_mask`` (the answer's tokens): (2 n len(arms), T)
+    each, in the arms' order.
     """
-    rows = [(own.prompt, own.true) for own in batch] + [(own.prompt, own.false) for own in batch]
+    rows = []
+    for batch in arms:
+        rows += [(own.prompt, own.true) for own in batch]
+        rows += [(own.prompt, own.false) for own in batch]
     ids, mask = families.pad([(*prompt, *answer) for prompt, answer in rows], side="right")
     starts = torch.tensor([[len(prompt)] for prompt, _ in rows])
     answer_mask = mask * (torch.arange(ids.shape[1]) >= starts)
@@ -120,30 +124,29 @@ def collate(batch: Sequence[Lesson]) -> dict[str, torch.Tensor]:
 
 
 def read_answers(
-    model: nn.Module, batch: dict[str, torch.Tensor], *, read: Sequence[int]
-) -> Answers:
-    """The pass that losses are taken from, gradients kept; ``read``: blocks, by number.
+    model: nn.Module, batch: dict[str, torch.Tensor], *, reads: Sequence[Sequence[int]]
+) -> list[Answers]:
+    """The pass that losses are taken from, gradients kept: what it gives of each arm.
 
-    ``model``: a causal language model, with adapters or without, alone or in torch's wrapper for
-    several processes.
+    ``batch``: of ``collate``; ``reads``: by arm, the blocks whose states are kept.
     """
-    base = families.unwrapped(model)
-    inputs = families.forward_inputs(base, batch)
-    first = int(batch["answer_mask"].argmax(1).min())  # no token before it is an answer's
-    n_last = batch["input_ids"].shape[1] - first + 1
-    with _kept_states(base, read) as states:
-        few = families.last_only(base, n_last)
-        logits = model(**inputs, use_cache=False, **few).logits[:, -n_last:]
-    ids = inputs["input_ids"]
-    mask = batch["answer_mask"].to(ids.device)
-    targets, own = ids[:, 1 - n_last :], mask[:, 1 - n_last :].bool()
-    # only what is scored is taken to float32
-    picked = logits[:, :-1][own].float().log_softmax(-1).gather(-1, targets[own][:, None])
-    summed = torch.zeros(len(ids), device=ids.device)
-    each = summed.index_add(0, own.nonzero()[:, 0], picked[:, 0]) / mask.sum(1)
-    n = len(ids) // 2
-    prompt, answer = _pooled(states, mask, n)
-    return Answers(prompt, answer[:n], answer[n:], each[:n], each[n:])
+    inputs = families.forward_inputs(model, batch)
+    ids, mask = inputs["input_ids"], batch["answer_mask"].to(inputs["input_ids"].device)
+    scored = torch.zeros_like(mask, dtype=torch.bool)
+    scored[:, :-1] = mask[:, 1:].bool()  # a token's logits are those of the position before
+    with _kept_states(model, sorted({block for own in reads for block in own})) as states:
+        logits = families.logits_at(model, inputs, scored)
+    targets = ids[:, 1:][mask[:, 1:].bool()]
+    picked = logits.float().log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    summed = torch.zeros(len(ids), device=ids.device, dtype=picked.dtype)
+    each = summed.index_add(0, scored.nonzero()[:, 0], picked) / mask.sum(1)
+    found = []
+    for i, own in enumerate(reads):
+        part = slice(i * len(ids) // len(reads), (i + 1) * len(ids) // len(reads))
+        log, n = each[part], len(each[part]) // 2
+        prompt, answer = _pooled([states[block][part] for block in own], mask[part], n)
+        found.append(Answers(prompt, answer[:n], answer[n:], log[:n], log[n:]))
+    return found
 
 
 def _pooled(
@@ -153,18 +156,18 @@ def _pooled(
     if not states:
         empty = torch.zeros(len(mask), 0, 1, device=mask.device)
         return empty[:n], empty
-    stacked = torch.stack([state.float() for state in states], 1)
-    weights = mask[:, None, :, None]
-    answers = (stacked * weights).sum(2) / weights.sum(2)
-    last = mask.argmax(1) - 1  # the token before the answer
+    weights, last = mask[..., None], mask.argmax(1) - 1  # the token before the answer
     rows = torch.arange(n, device=mask.device)
-    return stacked[rows, :, last[:n]], answers
+    # block by block: no copy of all states at once
+    prompt = torch.stack([state[rows, last[:n]].float() for state in states], 1)
+    answers = [(state.float() * weights).sum(1) / weights.sum(1) for state in states]
+    return prompt, torch.stack(answers, 1)
 
 
 @contextlib.contextmanager
-def _kept_states(model: nn.Module, read: Sequence[int]) -> Iterator[list[torch.Tensor]]:
-    """The residual after each block in ``read``, in its order, of the pass inside the context."""
-    blocks, found = families.decoder_blocks(model), {}
+def _kept_states(model: nn.Module, read: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+    """The residual after each block in ``read``, by number, of the pass inside the context."""
+    blocks, found = families.decoder_blocks(model), dict[int, torch.Tensor]()
     handles = []
     try:
         for number in read:
@@ -173,9 +176,7 @@ def _kept_states(model: nn.Module, read: Sequence[int]) -> Iterator[list[torch.T
                 found[number] = families.hidden_out(output)
 
             handles.append(blocks[number].register_forward_hook(keep))
-        states: list[torch.Tensor] = []
-        yield states
-        states += [found[number] for number in read]
+        yield found
     finally:
         for handle in handles:
             handle.remove()

@@ -1,7 +1,6 @@
 """Notebook 03, table by table: which blocks are trained, what that changes, what it costs."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from types import SimpleNamespace
 
@@ -9,8 +8,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from avss_utils.chapters.mitigation.adapter_training import Lessons, merged, step_row, train
+from avss_utils.chapters.mitigation.adapter_training import (
+    Asked,
+    Lessons,
+    Trained,
+    arms_at_once,
+    frozen,
+    merged,
+    step_row,
+    train,
+)
 from avss_utils.chapters.mitigation.arms import (
+    Arm,
     Recipe,
     arm_of,
     arm_table,
@@ -34,6 +43,7 @@ from avss_utils.data.loading import check_open
 from avss_utils.data.wordings import check_wording
 from avss_utils.measure.judging import device_name, for_evaluation
 from avss_utils.models.devices import as_dtype
+from avss_utils.models.load import LoadedModel
 from avss_utils.models.plan import n_to_drop
 from avss_utils.scores.answer_study import SetStudy
 from avss_utils.scores.eavss import ProneScores
@@ -99,11 +109,15 @@ class Mitigation:
 
     @property
     def recipe(self) -> Recipe:
-        """How every arm is trained, at the first learning rate."""
+        """How every arm is trained."""
         p = self.p
         ranks = budget([self.top, self.identity["n_blocks"]], least=p.least_rank)
-        options = dict(evaluate_every=p.evaluate_every)
-        return Recipe(ranks, p.steps, p.questions_a_step, p.rates[0], **options)
+        return Recipe(ranks, p.steps, p.questions_a_step, p.evaluate_every)
+
+    @cached_property
+    def base(self) -> torch.nn.Module:
+        """What adapters are laid beside."""
+        return frozen(self.loaded)
 
     @cached_property
     def lessons(self) -> Lessons:
@@ -144,7 +158,8 @@ class Mitigation:
 
     @checked(sizes=FEW, pick="first", values=False, key="arm", form=lambda t: t.development >= 0)
     def rates(self, name: str, arms: pd.DataFrame) -> pd.DataFrame:
-        """Development loss of one arm by learning rate: arm, rate, step, development.
+        """Development loss of one arm by learning rate: arm, rate, step, development; infinite
+        where a training has failed.
 
         One rate leaves nothing to choose: nothing is trained, and its loss is 0.
         """
@@ -152,12 +167,12 @@ class Mitigation:
         if len(rates) == 1:
             first = {"arm": [name], "rate": list(rates), "step": [0], "development": [0.0]}
             return pd.DataFrame(first)
-        parts, arm = [], arm_of(arms, name)
-        for rate in rates:
-            recipe = replace(self.recipe, learning_rate=rate)
-            trained = train(self.loaded, self.lessons, arm, recipe, seed=self.p.seed)
-            history = trained.history.dropna(subset="development")
-            parts.append(history[["step", "development"]].assign(arm=name, rate=rate))
+        asked = [Asked(arm_of(arms, name), self.p.seed, rate) for rate in rates]
+        found = train(self.base, self.lessons, asked, self.recipe)
+        parts = []
+        for rate, own in zip(rates, found, strict=True):
+            history = own.history.assign(arm=name, rate=rate)
+            parts.append(history.assign(development=np.inf) if own.failed else history)
         return pd.concat(parts, ignore_index=True)[["arm", "rate", "step", "development"]]
 
     @checked(table="trials", sizes=FEW, pick=lambda keys: keys[1:2], values=False)
@@ -181,30 +196,45 @@ class Mitigation:
         key="arm seed",
         form=lambda t: t.value >= 0,
     )
-    def trials(self, key: Key, arms: pd.DataFrame) -> dict[str, pd.DataFrame]:
-        """Train one (arm, seed, learning rate), or UNTRAINED not at all, and judge it.
+    def trials(self, keys: Sequence[Key], arms: pd.DataFrame) -> Iterator[dict[str, pd.DataFrame]]:
+        """Train each (arm, seed, learning rate) together, or UNTRAINED not at all, and judge it.
 
         "trials": arm, seed, and the columns of ``trial_outcomes.judged_outcomes``; "trial_costs":
         arm, seed, set, measure, value: bits per byte and divergence of each text set, of the
         training ("") the number of parameters, steps, and those of them that were left out.
         """
-        name, seed, rate = key
-        after, facts = self.judged, {"parameters": 0}
-        if name != UNTRAINED:
-            recipe = replace(self.recipe, learning_rate=rate)
-            trained = train(self.loaded, self.lessons, arm_of(arms, name), recipe, seed=seed)
-            after = for_evaluation(merged(self.loaded, trained, keep=False), self.p.eval_dtype)
-            steps = trained.history.step.max()
-            facts = {"parameters": trained.n_parameters, "steps": steps}
-            facts["left out"] = trained.n_left_out
+        asked = [
+            Asked(arm_of(arms, name), seed, rate) for name, seed, rate in keys if name != UNTRAINED
+        ]
+        found = iter(self._trained(asked) if asked else [])
+        for name, seed, _ in keys:
+            after, facts = self.judged, {"parameters": 0}
+            if name != UNTRAINED:
+                own = next(found)
+                after = for_evaluation(merged(self.loaded, self.base, own), self.p.eval_dtype)
+                facts = {"parameters": own.n_parameters, "steps": own.history.step.max()}
+                facts["left out"] = own.n_left_out
+            yield {
+                table: rows.assign(arm=name, seed=seed)[["arm", "seed", *rows.columns]]
+                for table, rows in self._judged(after, facts).items()
+            }
+
+    def arms_at_once(self) -> int:
+        """How many trainings go through one batch here."""
+        some = tuple(range(self.top))
+        arm = Arm("some blocks", some, some, self.p.contrast)
+        return arms_at_once(self.base, self.lessons, arm, self.recipe)
+
+    def _judged(self, after: LoadedModel, facts: Mapping[str, float]) -> dict[str, pd.DataFrame]:
+        """The tables of ``trials``, of one model; ``facts``: of its training, by measure."""
         rows = [("", measure, float(value)) for measure, value in facts.items()]
         training = pd.DataFrame(rows, columns=["set", "measure", "value"])
         costs = pd.concat([cost_rows(self.judged, after, self.bench.suite), training])
-        tables = dict(trials=judged_outcomes(after, self.bench), trial_costs=costs)
-        return {
-            table: own.assign(arm=name, seed=seed)[["arm", "seed", *own.columns]]
-            for table, own in tables.items()
-        }
+        return dict(trials=judged_outcomes(after, self.bench), trial_costs=costs)
+
+    def _trained(self, asked: Sequence[Asked]) -> list[Trained]:
+        found = train(self.base, self.lessons, asked, self.recipe)
+        return [own.checked(one) for own, one in zip(found, asked, strict=True)]
 
     @checked(by="set row_id choice", sizes=FEW, pick="first", numbers="NATS", key="set")
     def development_choices(self, name: str) -> pd.DataFrame:
@@ -225,7 +255,7 @@ class Mitigation:
     def step_seconds(self, name: str, arms: pd.DataFrame) -> pd.DataFrame:
         """``adapter_training.step_row`` of one arm."""
         lessons, arm = self.lessons.training, arm_of(arms, name)
-        return step_row(self.loaded, lessons, arm, self.recipe, repeats=self.p.cost_repeats)
+        return step_row(self.base, lessons, arm, self.recipe, repeats=self.p.cost_repeats)
 
 
 def best_rates(rates: pd.DataFrame) -> dict[str, float]:

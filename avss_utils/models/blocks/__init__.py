@@ -20,6 +20,7 @@ from avss_utils.models.blocks.passing import (
     forward_inputs,
     forward_logits,
     last_only,
+    logits_at,
     pad,
 )
 from avss_utils.models.blocks.removing import check_reload, remove_blocks
@@ -48,6 +49,7 @@ __all__ = [
     "hidden_in",
     "hidden_out",
     "last_only",
+    "logits_at",
     "mlp_down_projection",
     "pad",
     "positions",

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import Cache
 
 from avss_utils.errors import UsageError
-from avss_utils.models.blocks.finding import decoder_body
+from avss_utils.models.blocks.finding import decoder_body, unwrapped
 
 
 def pad(rows: Sequence[Sequence[int]], *, side: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,6 +76,27 @@ def forward_logits(
     with torch.inference_mode():
         out = model(**inputs, use_cache=past_key_values is not None, **keep)
     return out.logits if last is None else out.logits[:, -last:]
+
+
+def logits_at(model: nn.Module, inputs: dict, where: torch.Tensor) -> torch.Tensor:
+    """Logits (N, V) of the N positions that ``where`` (B, T) marks, row by row; gradients are kept.
+
+    No others are made where the model's head is a layer of its own: with a vocabulary of 262,144
+    a batch's take gigabytes, and few positions are scored. ``inputs``: of ``forward_inputs``.
+    """
+    head = unwrapped(model).get_output_embeddings()
+
+    def pick(layer: nn.Module, args: tuple) -> tuple | None:
+        states = args[0]
+        return (states[where][None], *args[1:]) if states.shape[:-1] == where.shape else None
+
+    handle = None if head is None else head.register_forward_pre_hook(pick)
+    try:
+        logits = model(**inputs, use_cache=False).logits
+    finally:
+        if handle is not None:
+            handle.remove()
+    return logits[where] if logits.shape[:-1] == where.shape else logits[0]
 
 
 class PromptPass:
