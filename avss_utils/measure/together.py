@@ -15,7 +15,8 @@ from avss_utils.models.devices import trains_in_bfloat16, without_cudnn_attentio
 from avss_utils.store.files import put_whole
 
 MOST_LEFT_OUT = 0.1  # of the steps: beyond it a training has diverged
-MOST_TOGETHER, ON_CPU = 32, 4  # arms in one batch
+MOST_TOGETHER = 32  # arms in one batch
+ON_CPU = 2048  # tokens
 SPARED = 0.7  # of the free memory of a GPU, for arms
 LARGEST_NORM = 1.0  # of one arm's gradients; larger ones are scaled down to it
 
@@ -212,14 +213,15 @@ def _put(weights: Sequence[nn.Parameter], found: Sequence[torch.Tensor]) -> None
             weight.copy_(own)
 
 
-def n_together(step: Callable[[], object], device: torch.device) -> int:
-    """How many arms go through one batch, by memory alone: it changes no result.
+def n_together(step: Callable[[], object], device: torch.device, *, n_tokens: int) -> int:
+    """How many arms go through one batch: a matter of speed and memory, which changes no result.
 
-    ``step``: one step of one arm, of the longest rows. On a GPU as many as SPARED of its free
-    memory has room for, MOST_TOGETHER at most; on a CPU, which gains little, ON_CPU.
+    ``step``: one step of one arm, of the longest rows, ``n_tokens`` in all. On a GPU as many as
+    SPARED of its free memory has room for; on a CPU as many as have ON_CPU tokens, beyond which a
+    batch gets slower than its parts. MOST_TOGETHER at most.
     """
     if device.type != "cuda":
-        return ON_CPU
+        return max(1, min(MOST_TOGETHER, ON_CPU // n_tokens))
     step()  # what is made once, such as the optimiser's buffers of kernels, is not an arm's
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)

@@ -3,13 +3,15 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
-from tiny import tiny_model
+from tiny import tiny_loaded, tiny_model
 
 from avss_utils.errors import UsageError
 from avss_utils.measure import together
 from avss_utils.measure.adapters import adapted
+from avss_utils.measure.choices import score_choices, score_choices_side_by_side
 from avss_utils.measure.side_by_side import (
     as_peft,
     new_adapter,
@@ -205,3 +207,28 @@ def test_logits_are_made_where_they_are_asked_for_alone(family):
     hook.remove()
     assert seen == [int(where.sum())]
     torch.testing.assert_close(found, model(input_ids=ROWS).logits[where], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "cached"), [("llama", True), ("gemma3", True), ("llama", False)]
+)
+def test_choices_are_judged_side_by_side_as_one_by_one(family, cached, monkeypatch):
+    if not cached:
+        monkeypatch.setattr("avss_utils.models.blocks.shares_cache", lambda model: False)
+    ours = tiny_loaded(family)
+    adapters = made(ours.model)
+    with torch.no_grad():
+        for own in adapters:
+            for weight in own.weights:
+                weight.add_(torch.randn(weight.shape, generator=torch.manual_seed(0)) * 0.05)
+    prompts = ["a question about dogs?", "cats?", "what?"]
+    choices = [[" yes", " no, never"], [" a cat", " x", " two of them"], [" nothing", " all"]]
+    asked = (ours.model, ours.tokenizer, prompts, choices)
+    plain = np.concatenate(score_choices(*asked))
+    for batch_tokens in (64, 4096):
+        found = score_choices_side_by_side(*asked, adapters, batch_tokens=batch_tokens)
+        for own, adapter in zip(found, adapters, strict=True):
+            with side_by_side(ours.model, [adapter]):
+                wanted = np.concatenate(score_choices(*asked))
+            np.testing.assert_allclose(np.concatenate(own), wanted, atol=1e-4)
+            assert np.abs(wanted - plain).max() > 0.05

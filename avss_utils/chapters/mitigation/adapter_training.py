@@ -228,8 +228,9 @@ def arms_at_once(base: nn.Module, lessons: Lessons, arm: Arm, recipe: Recipe) ->
     if not shares_rows(base):
         return 1
     longest = sorted(lessons.training, key=lambda one: -len(one.prompt + one.true))
+    n_tokens = 2 * recipe.questions * len(longest[0].prompt + longest[0].true)
     with _one_step(base, longest, arm, recipe) as step:
-        return n_together(step, base.device)
+        return n_together(step, base.device, n_tokens=n_tokens)
 
 
 @contextmanager

@@ -140,13 +140,20 @@ def read_answers(
     picked = logits.float().log_softmax(-1).gather(-1, targets[:, None])[:, 0]
     summed = torch.zeros(len(ids), device=ids.device, dtype=picked.dtype)
     each = summed.index_add(0, scored.nonzero()[:, 0], picked) / mask.sum(1)
+    # unbound: a slice's gradient would be one of the whole batch, for every arm
+    by_arm = {block: _parts(state, len(reads)) for block, state in states.items()}
     found = []
-    for i, own in enumerate(reads):
-        part = slice(i * len(ids) // len(reads), (i + 1) * len(ids) // len(reads))
-        log, n = each[part], len(each[part]) // 2
-        prompt, answer = _pooled([states[block][part] for block in own], mask[part], n)
+    pairs = zip(reads, _parts(each, len(reads)), _parts(mask, len(reads)), strict=True)
+    for i, (own, log, own_mask) in enumerate(pairs):
+        n = len(log) // 2
+        prompt, answer = _pooled([by_arm[block][i] for block in own], own_mask, n)
         found.append(Answers(prompt, answer[:n], answer[n:], log[:n], log[n:]))
     return found
+
+
+def _parts(rows: torch.Tensor, n: int) -> tuple[torch.Tensor, ...]:
+    """The rows of each of ``n`` arms."""
+    return rows.unflatten(0, (n, -1)).unbind()
 
 
 def _pooled(
