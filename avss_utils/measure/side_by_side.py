@@ -7,8 +7,8 @@ adapter gives, and learns, is what it would alone, up to float rounding.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any, cast
 
@@ -114,25 +114,98 @@ def _layers(wrapped: nn.Module) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
     }
 
 
+@dataclass(frozen=True)
+class Part:
+    """Of one layer the weights of those adapters, by number, that are one tensor.
+
+    ``a``: (adapters, rank, inputs); ``b``: (adapters, outputs, rank). Of an adapter inside its
+    model they are its own, without the first dimension.
+    """
+
+    which: tuple[int, ...]
+    a: torch.Tensor
+    b: torch.Tensor
+    scaling: float
+
+
+class Stack:
+    """Weights of several adapters, layer by layer, so that a layer's work is one product for all.
+
+    ``parts``: by layer, one for each rank, and for each of ``kinds`` where every adapter has one.
+    """
+
+    def __init__(
+        self, adapters: Sequence[Adapter], *, kinds: Sequence[Hashable] | None = None
+    ) -> None:
+        inside = [own for own in adapters if own.wrapped is not None]
+        if inside and len(adapters) > 1:
+            raise ValueError("an adapter inside its model is alone")
+        self.adapters, self.inside = adapters, bool(inside)
+        self.kinds = [None] * len(adapters) if kinds is None else kinds
+        names = dict.fromkeys(name for own in adapters for name in own.layers)
+        self.parts = {name: self._made(name) for name in names}
+
+    def _made(self, name: str) -> list[Part]:
+        places: dict[Hashable, list[int]] = {}
+        for i, (own, kind) in enumerate(zip(self.adapters, self.kinds, strict=True)):
+            if name in own.layers:
+                places.setdefault((own.rank, kind), []).append(i)
+        found = []
+        for which in places.values():
+            pairs = [self.adapters[i].layers[name] for i in which]
+            a, b = pairs[0] if self.inside else map(torch.stack, zip(*pairs, strict=True))
+            found.append(Part(tuple(which), a, b, self.adapters[which[0]].scaling))
+        return found
+
+    def trainable(self) -> list[tuple[torch.Tensor, tuple[int, ...]]]:
+        """Every tensor, to be trained from here on, with the adapters in it.
+
+        They are copies: what they become is in ``weights_of``, and not in the adapters.
+        """
+        if not self.inside:
+            self.parts = {
+                name: [
+                    replace(part, a=nn.Parameter(part.a.detach()), b=nn.Parameter(part.b.detach()))
+                    for part in own
+                ]
+                for name, own in self.parts.items()
+            }
+        each = [part for own in self.parts.values() for part in own]
+        return [(half, part.which) for part in each for half in (part.a, part.b)]
+
+    def weights_of(self, number: int) -> list[torch.Tensor]:
+        """Copies of one adapter's weights, in the order of ``Adapter.weights``."""
+        found = []
+        for name in self.adapters[number].layers:
+            part = next(own for own in self.parts[name] if number in own.which)
+            at = part.which.index(number)
+            found += [(h if self.inside else h[at]).detach().clone() for h in (part.a, part.b)]
+        return found
+
+
 @contextlib.contextmanager
-def side_by_side(model: nn.Module, adapters: Sequence[Adapter]) -> Iterator[None]:
-    """Inside, row i of n is of adapter i * len(adapters) // n; a pass of the model adds them.
+def side_by_side(
+    model: nn.Module, adapters: Sequence[Adapter] | Stack, *, live: Sequence[int] | None = None
+) -> Iterator[None]:
+    """Inside, a pass has as many rows of each of the ``live`` adapters, all where none are named,
+    one adapter's after another's; each layer adds to them what their adapter says.
 
     Raises UsageError for a batch that is not in equal parts, and for a layer that does not see
     whole rows (``shares_rows``). An adapter that lies inside the model is there already.
     """
-    if [own for own in adapters if own.wrapped is not None]:
-        if len(adapters) > 1:
-            raise ValueError("an adapter inside its model is alone")
+    stack = adapters if isinstance(adapters, Stack) else Stack(adapters)
+    live = range(len(stack.adapters)) if live is None else live
+    if stack.inside:
         yield
         return
     batch: list[int] = []  # rows of the pass that runs
-    handles = [model.register_forward_pre_hook(_counted(batch, len(adapters)), with_kwargs=True)]
-    names = dict.fromkeys(name for own in adapters for name in own.layers)
+    handles = [model.register_forward_pre_hook(_counted(batch, len(live)), with_kwargs=True)]
     try:
-        for name in names:
-            hook = _added(adapters, name, batch)
-            handles.append(model.get_submodule(name).register_forward_hook(hook))
+        for name, parts in stack.parts.items():
+            own = [found for part in parts if (found := _living(part, live))]
+            if own:
+                hook = _added(name, own, len(live), batch)
+                handles.append(model.get_submodule(name).register_forward_hook(hook))
         yield
     finally:
         for handle in handles:
@@ -156,20 +229,22 @@ def _counted(batch: list[int], n_arms: int) -> Callable:
     return hook
 
 
-def _added(adapters: Sequence[Adapter], name: str, batch: list[int]) -> Callable:
-    """The hook that adds to a layer's output, of every part, what its adapter says.
+def _living(part: Part, live: Sequence[int]) -> Part | None:
+    """The part of those that are ``live``, ``which`` being their places among these."""
+    at = [i for i, number in enumerate(part.which) if number in live]
+    if not at:
+        return None
+    places = tuple(list(live).index(part.which[i]) for i in at)
+    if len(at) == len(part.which):
+        return replace(part, which=places)
+    return Part(places, part.a[at], part.b[at], part.scaling)
 
-    Adapters of one rank go together.
-    """
-    places: dict[int, list[int]] = {}
-    for i, own in enumerate(adapters):
-        if name in own.layers:
-            places.setdefault(own.rank, []).append(i)
-    device = next(w.device for own in adapters if name in own.layers for w in own.layers[name])
-    groups = [
-        (torch.tensor(which, device=device), [adapters[i] for i in which])
-        for which in places.values()
-    ]
+
+def _added(name: str, parts: Sequence[Part], n_arms: int, batch: list[int]) -> Callable:
+    """The hook that adds to a layer's output, of every arm's rows, what its adapter says."""
+    device = parts[0].a.device
+    places = [torch.tensor(part.which, device=device) for part in parts]
+    of_all = [part.which == tuple(range(n_arms)) for part in parts]
 
     def hook(layer: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         given = args[0]
@@ -178,19 +253,16 @@ def _added(adapters: Sequence[Adapter], name: str, batch: list[int]) -> Callable
                 f"{name} does not see whole rows, so that adapters side by side cannot tell "
                 "theirs: train one at a time"
             )
-        parts = given.reshape(len(adapters), -1, given.shape[-1])
-        for which, own in groups:
-            # memory that nothing else reads: a linear layer keeps its input, not its output
-            found = output.view(len(adapters), -1, output.shape[-1])
-            a, b = (
-                torch.stack([one.layers[name][i] for one in own]).to(given.dtype) for i in (0, 1)
-            )
-            seen = parts if len(own) == len(adapters) else parts[which]
-            added = seen @ a.mT @ (own[0].scaling * b.mT)
-            if len(own) == len(adapters):
-                found += added
+        rows = given.reshape(n_arms, -1, given.shape[-1])
+        # memory that nothing else reads: a linear layer keeps its input, not its output
+        found = output.view(n_arms, -1, output.shape[-1])
+        for part, at, whole in zip(parts, places, of_all, strict=True):
+            low = torch.bmm(rows if whole else rows[at], part.a.to(given.dtype).mT)
+            added = torch.bmm(low, part.b.to(low.dtype).mT).to(found.dtype)
+            if whole:
+                found.add_(added, alpha=part.scaling)
             else:
-                found.index_add_(0, which, added.to(found.dtype))
+                found.index_add_(0, at, added, alpha=part.scaling)
         return output
 
     return hook

@@ -1,5 +1,6 @@
 """Trainings of many adapters through one batch a step, each as if it were alone."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from avss_utils.measure.side_by_side import Adapter, side_by_side
+from avss_utils.measure.side_by_side import Adapter, Stack, side_by_side
 from avss_utils.models.devices import trains_in_bfloat16, without_cudnn_attention
 from avss_utils.store.files import put_whole
 
@@ -20,6 +21,7 @@ ON_CPU = 2048  # tokens
 SPARED = 0.7  # of the free memory of a GPU, for arms
 LARGEST_NORM = 1.0  # of one arm's gradients; larger ones are scaled down to it
 
+Leaf = tuple[torch.Tensor, tuple[int, ...]]  # weights of several arms, and which these are
 # (numbers of the arms that still train, their questions' numbers of this step) -> a loss of each,
 # (n_arms,). Rows of its batch are in the arms' order.
 LossOf = Callable[[Sequence[int], Sequence[np.ndarray]], torch.Tensor]
@@ -86,31 +88,35 @@ def train_together(
     alone and says so. With ``checkpoint``, a file, an interrupted training of the same arms
     goes on from its last look at the development loss, to the same end.
     """
-    arms = [_Arm(own, schedule) for own in adapters]
+    stack = Stack(adapters, kinds=rates)
+    leaves = stack.trainable()
+    arms = [_Arm(i, stack, schedule) for i in range(len(adapters))]
     groups = [
-        {"params": own.weights, "lr": rate} for own, rate in zip(adapters, rates, strict=True)
+        {"params": [leaf for leaf, which in leaves if rates[which[0]] == rate], "lr": rate}
+        for rate in dict.fromkeys(rates)
     ]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.0, fused=model.device.type == "cuda")
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule.rate_at)
-    state = _State(checkpoint, arms, optimiser, scheduler)
+    state = _State(checkpoint, arms, leaves, optimiser, scheduler)
+    clipped = _Clipping(leaves, len(arms))
     model.eval()  # dropout would be drawn for all arms at once
     for step in range(state.load() + 1, schedule.steps + 1):
         live = [i for i, arm in enumerate(arms) if not arm.outcome.ended]
         if not live:
             break
-        own = [adapters[i] for i in live]
-        with side_by_side(model, own), _halved(model):
+        with side_by_side(model, stack, live=live), _halved(model):
             losses = loss_of(live, [next(arms[i].order) for i in live])
         losses.sum().backward()
-        finite = _clipped(own)
-        for i, loss, usable in zip(live, losses.detach().tolist(), finite, strict=True):
-            arms[i].stepped(loss, usable=usable)
-        optimiser.step()
+        finite = clipped()
+        for i, loss in zip(live, losses.detach().tolist(), strict=True):
+            arms[i].stepped(loss, usable=finite[i])
+        with _left_alone(leaves, optimiser, [i for i, usable in enumerate(finite) if not usable]):
+            optimiser.step()
         optimiser.zero_grad()
         scheduler.step()
         if step % schedule.evaluate_every and step != schedule.steps:
             continue
-        with torch.no_grad(), side_by_side(model, own), _halved(model):
+        with torch.no_grad(), side_by_side(model, stack, live=live), _halved(model):
             found = development_of(live).tolist()
         for i, loss in zip(live, found, strict=True):
             arms[i].evaluated(step, loss)
@@ -121,13 +127,13 @@ def train_together(
 class _Arm:
     """One arm's order of questions, log, best weights and end."""
 
-    def __init__(self, adapter: Adapter, schedule: Schedule) -> None:
-        self.adapter, self.schedule = adapter, schedule
+    def __init__(self, number: int, stack: Stack, schedule: Schedule) -> None:
+        self.number, self.stack, self.schedule = number, stack, schedule
         self.outcome = Outcome()
-        self.order = _order(schedule, seed=adapter.seed)
+        self.order = _order(schedule, seed=stack.adapters[number].seed)
         self.losses: list[float] = []
         self.best, self.waited, self.n_steps = math.inf, 0, 0
-        self.kept = _copied(adapter.weights)
+        self.kept = stack.weights_of(number)
 
     def stepped(self, loss: float, *, usable: bool) -> None:
         self.losses.append(loss)
@@ -140,7 +146,7 @@ class _Arm:
         self.losses = []
         if loss < self.best:
             self.best, self.waited = loss, 0
-            self.kept = _copied(self.adapter.weights)
+            self.kept = self.stack.weights_of(self.number)
         else:
             self.waited += 1
         if own.n_left_out > MOST_LEFT_OUT * self.schedule.steps:
@@ -153,7 +159,7 @@ class _Arm:
         if not math.isfinite(self.best):
             self.outcome.ended = self.outcome.ended or "no development loss was finite"
             self.outcome.failed = True
-        _put(self.adapter.weights, self.kept)
+        _put(self.stack.adapters[self.number].weights, self.kept)
         return self.outcome
 
 
@@ -166,10 +172,12 @@ class _State:
         self,
         file: Path | None,
         arms: Sequence[_Arm],
+        leaves: Sequence[Leaf],
         optimiser: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
     ) -> None:
         self.file, self.arms, self.optimiser, self.scheduler = file, arms, optimiser, scheduler
+        self.weights = [leaf for leaf, _ in leaves]
 
     def save(self, step: int) -> None:
         if self.file is None:
@@ -177,37 +185,33 @@ class _State:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         arms = [
             {name: getattr(arm, name) for name in self.COUNTED}
-            | dict(weights=_copied(arm.adapter.weights), kept=arm.kept)
-            | dict(outcome=asdict(arm.outcome))
+            | dict(kept=arm.kept, outcome=asdict(arm.outcome))
             for arm in self.arms
         ]
-        state = dict(step=step, arms=arms, optimiser=self.optimiser.state_dict())
-        state["scheduler"] = self.scheduler.state_dict()
+        weights = [leaf.detach() for leaf in self.weights]
+        state = dict(step=step, arms=arms, weights=weights)
+        state |= dict(optimiser=self.optimiser.state_dict(), scheduler=self.scheduler.state_dict())
         put_whole(self.file, partial(torch.save, state))
 
     def load(self) -> int:
         """The step that was reached, 0 where there is none."""
         if self.file is None or not self.file.exists():
             return 0
-        device = self.arms[0].adapter.weights[0].device
+        device = self.weights[0].device
         state = torch.load(self.file, map_location=device, weights_only=True)
         for arm, own in zip(self.arms, state["arms"], strict=True):
             for name in self.COUNTED:
                 setattr(arm, name, own[name])
             arm.kept, arm.outcome = own["kept"], Outcome(**own["outcome"])
-            _put(arm.adapter.weights, own["weights"])
             for _ in range(arm.n_steps):
                 next(arm.order)
+        _put(self.weights, state["weights"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scheduler.load_state_dict(state["scheduler"])
         return int(state["step"])
 
 
-def _copied(weights: Sequence[nn.Parameter]) -> list[torch.Tensor]:
-    return [weight.detach().clone() for weight in weights]
-
-
-def _put(weights: Sequence[nn.Parameter], found: Sequence[torch.Tensor]) -> None:
+def _put(weights: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> None:
     with torch.no_grad():
         for weight, own in zip(weights, found, strict=True):
             weight.copy_(own)
@@ -242,22 +246,65 @@ def _order(schedule: Schedule, *, seed: int) -> Iterator[np.ndarray]:
         waiting = waiting[schedule.questions :]
 
 
-def _clipped(adapters: Sequence[Adapter]) -> list[bool]:
-    """Scale each adapter's gradients down to LARGEST_NORM by itself; whether they were finite.
+class _Clipping:
+    """Scales each arm's gradients down to LARGEST_NORM by itself; says whose were finite.
 
-    Those that were not are taken away, so that the optimiser leaves their weights alone.
+    Those that were not become 0.
     """
-    norms = torch.stack(
-        [nn.utils.get_total_norm([w.grad for w in own.weights]) for own in adapters]
-    )
-    finite = norms.isfinite().tolist()  # the one moment of a step that waits for the device
-    for own, norm, usable in zip(adapters, norms, finite, strict=True):
-        if usable:
-            nn.utils.clip_grads_with_norm_(own.weights, LARGEST_NORM, norm)
-        else:
-            for weight in own.weights:
-                weight.grad = None
-    return finite
+
+    def __init__(self, leaves: Sequence[Leaf], n_arms: int) -> None:
+        self.leaves, self.sizes = leaves, [len(which) for _, which in leaves]
+        device = leaves[0][0].device
+        self.arm_of = torch.tensor([i for _, which in leaves for i in which], device=device)
+        # a product and not an index_add: on a GPU that adds in another order every time
+        self.members = torch.nn.functional.one_hot(self.arm_of, n_arms).T
+
+    def __call__(self) -> list[bool]:
+        grads = [torch.zeros_like(x) if x.grad is None else x.grad for x, _ in self.leaves]
+        flat = [g.reshape(n, -1) for g, n in zip(grads, self.sizes, strict=True)]
+        each = torch.cat([torch.linalg.vector_norm(g, dim=1) for g in flat])
+        # where, because a product of 0 with what is no number would be none
+        squares = torch.where(self.members.bool(), each.square(), 0.0)
+        norms = squares.sum(1).sqrt()
+        usable = norms.isfinite()
+        factors = (LARGEST_NORM / (norms + 1e-6)).clamp(max=1.0).to(grads[0].dtype)
+        shares = factors[self.arm_of].split(self.sizes)
+        for own, share in zip(flat, shares, strict=True):
+            own.mul_(share[:, None])
+        found: list[bool] = usable.tolist()  # the one moment of a step that waits for the device
+        for i, fine in enumerate(found):
+            if not fine:
+                for own, at in _rows(self.leaves, flat, i):
+                    own[at] = 0.0
+        return found
+
+
+def _rows(
+    leaves: Sequence[Leaf], tensors: Sequence[torch.Tensor], number: int
+) -> list[tuple[torch.Tensor, int]]:
+    """Where an arm lies in tensors shaped as the leaves."""
+    pairs = zip(leaves, tensors, strict=True)
+    return [(x, which.index(number)) for (_, which), x in pairs if number in which]
+
+
+@contextlib.contextmanager
+def _left_alone(
+    leaves: Sequence[Leaf], optimiser: torch.optim.Optimizer, numbers: Sequence[int]
+) -> Iterator[None]:
+    """Inside, a step of the optimiser changes nothing of these arms, nor what it keeps of them."""
+    kept = []
+    for number in numbers:
+        states = [optimiser.state[leaf] for leaf, _ in leaves]
+        for tensors in (
+            [leaf.detach() for leaf, _ in leaves],
+            *([state[name] for state in states if state] for name in ("exp_avg", "exp_avg_sq")),
+        ):
+            if tensors:
+                flat = [x.view(len(w), -1) for (_, w), x in zip(leaves, tensors, strict=True)]
+                kept += [(own[at], own[at].clone()) for own, at in _rows(leaves, flat, number)]
+    yield
+    for own, before in kept:
+        own.copy_(before)
 
 
 def _halved(model: nn.Module) -> torch.autocast:

@@ -140,35 +140,35 @@ def read_answers(
     picked = logits.float().log_softmax(-1).gather(-1, targets[:, None])[:, 0]
     summed = torch.zeros(len(ids), device=ids.device, dtype=picked.dtype)
     each = summed.index_add(0, scored.nonzero()[:, 0], picked) / mask.sum(1)
-    # unbound: a slice's gradient would be one of the whole batch, for every arm
-    by_arm = {block: _parts(state, len(reads)) for block, state in states.items()}
+    prompts, answers = _pooled(states, mask, len(reads))
     found = []
-    pairs = zip(reads, _parts(each, len(reads)), _parts(mask, len(reads)), strict=True)
-    for i, (own, log, own_mask) in enumerate(pairs):
-        n = len(log) // 2
-        prompt, answer = _pooled([by_arm[block][i] for block in own], own_mask, n)
-        found.append(Answers(prompt, answer[:n], answer[n:], log[:n], log[n:]))
+    for i, log in enumerate(each.unflatten(0, (len(reads), -1)).unbind()):
+        blocks = [list(states).index(block) for block in reads[i]]
+        own, n = answers[i][:, blocks], len(log) // 2
+        found.append(Answers(prompts[i][:, blocks], own[:n], own[n:], log[:n], log[n:]))
     return found
 
 
-def _parts(rows: torch.Tensor, n: int) -> tuple[torch.Tensor, ...]:
-    """The rows of each of ``n`` arms."""
-    return rows.unflatten(0, (n, -1)).unbind()
-
-
 def _pooled(
-    states: list[torch.Tensor], mask: torch.Tensor, n: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(prompt (n, n_read, width), answers (2 n, n_read, width)); empty where nothing is read."""
+    states: dict[int, torch.Tensor], mask: torch.Tensor, n_arms: int
+) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+    """By arm, prompts (n, n_kept, width) and answers (2 n, n_kept, width), of every kept block.
+
+    Block by block and for all arms at once: few, large operations, and no copy of all states.
+    """
     if not states:
-        empty = torch.zeros(len(mask), 0, 1, device=mask.device)
-        return empty[:n], empty
-    weights, last = mask[..., None], mask.argmax(1) - 1  # the token before the answer
-    rows = torch.arange(n, device=mask.device)
-    # block by block: no copy of all states at once
-    prompt = torch.stack([state[rows, last[:n]].float() for state in states], 1)
-    answers = [(state.float() * weights).sum(1) / weights.sum(1) for state in states]
-    return prompt, torch.stack(answers, 1)
+        empty = torch.zeros(n_arms, len(mask) // n_arms, 0, 1, device=mask.device)
+        return empty[:, : empty.shape[1] // 2].unbind(), empty.unbind()
+    weights, last = mask.float() / mask.sum(1, keepdim=True), mask.argmax(1) - 1
+    rows = torch.arange(len(mask), device=mask.device)
+    means, prompts = [], []
+    for state in states.values():
+        with torch.autocast(state.device.type, enabled=False):
+            means.append((weights[:, None] @ state.float())[:, 0])
+        prompts.append(state[rows, last].float())  # the token before the answer
+    answers = torch.stack(means, 1).unflatten(0, (n_arms, -1))
+    before = torch.stack(prompts, 1).unflatten(0, (n_arms, -1))
+    return before[:, : before.shape[1] // 2].unbind(), answers.unbind()
 
 
 @contextlib.contextmanager

@@ -15,13 +15,16 @@ from avss_utils.models.blocks.finding import decoder_body, unwrapped
 
 def pad(rows: Sequence[Sequence[int]], *, side: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Token rows as one (B, T) tensor, and the mask of what is not padding."""
-    length = max(map(len, rows))
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    mask = torch.zeros(len(rows), length, dtype=torch.long)
-    for i, row in enumerate(rows):
-        where = slice(0, len(row)) if side == "right" else slice(length - len(row), length)
-        ids[i, where], mask[i, where] = torch.as_tensor(row), 1
-    return ids, mask
+    lengths = torch.tensor([len(row) for row in rows])[:, None]
+    longest = int(lengths.max())
+    fill = [0] * longest
+    if side == "right":
+        filled = [[*row, *fill[len(row) :]] for row in rows]
+        mask = torch.arange(longest) < lengths
+    else:
+        filled = [[*fill[len(row) :], *row] for row in rows]
+        mask = torch.arange(longest) >= longest - lengths
+    return torch.tensor(filled, dtype=torch.long), mask.long()
 
 
 def forward_inputs(model: nn.Module, batch: Mapping) -> dict[str, torch.Tensor]:
