@@ -106,6 +106,7 @@ class Chapter:
         With ``at_once``, of the inputs, ``compute`` takes as many keys together and gives what each
         has, one after another.
         """
+        every, names = names, [name for name in names if not self._lacks(name)]
         keys, bound = list(keys), _bound(compute, args, options)
         if self._verification:
             once = cache(_first_of(bound) if at_once else bound)
@@ -114,7 +115,8 @@ class Chapter:
                 self._verification.table(name, own, checks_of(compute, name), keys)
         n = at_once(self._inputs) if at_once and not self.run.finished else None
         own = partial(bound, self._inputs)
-        return list(self.run.rows_together(names, keys, own, at_once=n).values())
+        found = self.run.rows_together(names, keys, own, at_once=n) if names else {}
+        return [found.get(name, pd.DataFrame()) for name in every]
 
     def _lacks(self, name: str) -> bool:
         """Whether the record is older than this table; says so."""
@@ -134,7 +136,7 @@ def open_chapter(
     notebook: str,
     *,
     version: int,
-    parameters: Mapping[str, object],
+    parameters: dict[str, Any],
     prepare: Callable[[Load, SimpleNamespace], Inputs],
     oldest: int | None = None,
 ) -> Chapter:
@@ -142,9 +144,11 @@ def open_chapter(
 
     ``parameters``: the notebook's ``globals()``, of which the names of its cell tagged
     ``parameters`` count; ``version``: raised when a computation changes meaning or a table is
-    added; ``oldest``: the first version that differs by added tables alone, whose records are shown
-    too; ``prepare``: as in ``Inputs``. Raises UsageError for a name that the notebook does not
-    have, a value of a wrong type or out of range, and a record that is not there or is of others.
+    added; ``oldest``: the first version whose records can be shown too: its tables are there and
+    mean the same, with parameters that were perhaps others. Such a record's own then take the place
+    of ``parameters``, and what differs is said. ``prepare``: as in ``Inputs``. Raises UsageError
+    for a name that the notebook does not have, a value of a wrong type or out of range, and a
+    record that is not there or is of others.
     """
     given = given_parameters(notebook, parameters)
     own = {name: _named(value) for name, value in given.items() if name not in LOCATION}
@@ -154,6 +158,12 @@ def open_chapter(
         asked |= dict(collect_version=version, oldest=oldest)
         run = open_record(notebook, records=p.records, **asked)
         older = run.record["collect_version"] < version
+        if older:
+            kept = run.record["parameters"]
+            if others := [name for name, value in kept.items() if own.get(name, value) != value]:
+                print(f"this record is older, and shown with its own {', '.join(others)}")
+            own, given = own | kept, given | kept
+            parameters |= kept
         return Chapter(run, own, older, _verification=_verification(run, prepare, given))
     inputs = prepare(partial(load_model, p.model, dtype="float32", device=_device(p.device)), p)
     run = open_run(

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from avss_utils.chapters.mitigation.arms import is_random
 from avss_utils.chapters.mitigation.training_effects import (
     CHOICES,
     MATCH,
@@ -206,17 +208,29 @@ def share_at_least_as_good(outcomes: OutcomeTable, names: Sequence[str], *, seed
     """
     rng = np.random.default_rng([seed, 2])
     own, others = np.zeros(1), np.zeros((1, 1))
+    sets = [arm for arm in outcomes.arms if is_random(arm)]
+    n_seeds = len(outcomes.of(sets[0], names[0], MC1))
+    seeds = _seeds_drawn(n_seeds, len(sets), np.random.default_rng([seed, 4]))
     for name in names:
-        random = outcomes.of(TYPICAL, name, MC1)
-        weights = resample_counts(random.shape[1], N_RESAMPLES, rng)
+        random = np.stack([outcomes.of(arm, name, MC1) for arm in sets])  # (sets, seeds, questions)
+        weights = resample_counts(random.shape[2], N_RESAMPLES, rng)
         # the same draws of seeds on every set: a training is judged on all of them
         drawn: dict[str, Any] = dict(weights=weights, rng=np.random.default_rng([seed, 3]))
         own = own + arm_draws(outcomes, GUIDED, name, (MC1,), mean_of, **drawn)
-        others = others + weights @ random.T / random.shape[1]
+        shares = weights @ random.reshape(-1, random.shape[2]).T / random.shape[2]
+        others = others + (shares.reshape(seeds.shape) * seeds).sum(2)
     n_random = others.shape[1]
     k = (others >= own[:, None] - 1e-12).sum(1)
     shares = rng.beta(k + 0.5, n_random - k + 0.5)
     return Estimate(float(k[0] / n_random), *limits(shares[1:]), n_random)
+
+
+def _seeds_drawn(n_seeds: int, n_sets: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights of each set's seeds in every draw, (1 + N_RESAMPLES, n_sets, n_seeds); equal at
+    first.
+    """
+    drawn = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), (N_RESAMPLES, n_sets))
+    return np.concatenate([np.ones((1, n_sets, n_seeds)), drawn]) / n_seeds
 
 
 def few_draws(n: int) -> str:
@@ -232,9 +246,14 @@ def few_draws(n: int) -> str:
 
 def mitigation_findings(run: Run) -> list[Finding]:
     """C9 to C11 of a run of notebook 03."""
-    outcomes = outcomes_of(run.read("trials"))
+    outcomes = outcomes_of(run.read("trials"), set_trials(run))
     parts = rate_findings, error_findings, choice_findings
     return [one for judge in parts for one in judge(run, outcomes)]
+
+
+def set_trials(run: Run) -> pd.DataFrame | None:
+    """The random sets' table; None in a record of version 3, whose are among the other trials."""
+    return run.read("set_trials") if "set_trials" in run.record["tables"] else None
 
 
 def _own(run: Run) -> list[str]:

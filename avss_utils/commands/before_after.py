@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from avss_utils.chapters.mitigation.trial_outcomes import (
+    choice_arrays,
     choice_outcomes,
-    choice_scores,
     divergence_rows,
 )
 from avss_utils.claims.verdicts import FAILS, HOLDS, Needs
@@ -44,10 +44,10 @@ def before_and_after(
     bins), bits per byte, and the divergence from the model before (nats a token).
     """
     scores = (
-        choice_scores(loaded, events, wording=PLAIN, batch_tokens=batch_tokens)
+        choice_arrays(loaded, events, wording=PLAIN, batch_tokens=batch_tokens)[0]
         for loaded in (before, after)
     )
-    one, two = (choice_outcomes(own).astype({"correct": float}) for own in scores)
+    one, two = (choice_outcomes(events, own).astype({"correct": float}) for own in scores)
     weights = resample_counts(len(one), N_RESAMPLES, np.random.default_rng(seed))
     rows = [
         _mean_row("mc1", one.correct, two.correct, weights),

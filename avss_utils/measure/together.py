@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,14 +92,8 @@ def train_together(
     stack = Stack(adapters, kinds=rates)
     leaves = stack.trainable()
     arms = [_Arm(i, stack, schedule) for i in range(len(adapters))]
-    groups = [
-        {"params": [leaf for leaf, which in leaves if rates[which[0]] == rate], "lr": rate}
-        for rate in dict.fromkeys(rates)
-    ]
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.0, fused=model.device.type == "cuda")
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule.rate_at)
-    state = _State(checkpoint, arms, leaves, optimiser, scheduler)
-    clipped = _Clipping(leaves, len(arms))
+    optimiser = _Optimiser(leaves, rates, schedule)
+    state = _State(checkpoint, arms, optimiser)
     model.eval()  # dropout would be drawn for all arms at once
     for step in range(state.load() + 1, schedule.steps + 1):
         live = [i for i, arm in enumerate(arms) if not arm.outcome.ended]
@@ -107,13 +102,9 @@ def train_together(
         with side_by_side(model, stack, live=live), _halved(model):
             losses = loss_of(live, [next(arms[i].order) for i in live])
         losses.sum().backward()
-        finite = clipped()
+        finite = optimiser.step()
         for i, loss in zip(live, losses.detach().tolist(), strict=True):
             arms[i].stepped(loss, usable=finite[i])
-        with _left_alone(leaves, optimiser, [i for i, usable in enumerate(finite) if not usable]):
-            optimiser.step()
-        optimiser.zero_grad()
-        scheduler.step()
         if step % schedule.evaluate_every and step != schedule.steps:
             continue
         with torch.no_grad(), side_by_side(model, stack, live=live), _halved(model):
@@ -168,16 +159,10 @@ class _State:
 
     COUNTED = ("losses", "best", "waited", "n_steps")
 
-    def __init__(
-        self,
-        file: Path | None,
-        arms: Sequence[_Arm],
-        leaves: Sequence[Leaf],
-        optimiser: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
-    ) -> None:
-        self.file, self.arms, self.optimiser, self.scheduler = file, arms, optimiser, scheduler
-        self.weights = [leaf for leaf, _ in leaves]
+    def __init__(self, file: Path | None, arms: Sequence[_Arm], optimiser: "_Optimiser") -> None:
+        self.file, self.arms = file, arms
+        self.parts: dict[str, Any] = dict(optimiser=optimiser.adam, scheduler=optimiser.scheduler)
+        self.weights = [leaf for leaf, _ in optimiser.leaves]
 
     def save(self, step: int) -> None:
         if self.file is None:
@@ -190,7 +175,7 @@ class _State:
         ]
         weights = [leaf.detach() for leaf in self.weights]
         state = dict(step=step, arms=arms, weights=weights)
-        state |= dict(optimiser=self.optimiser.state_dict(), scheduler=self.scheduler.state_dict())
+        state |= {name: part.state_dict() for name, part in self.parts.items()}
         put_whole(self.file, partial(torch.save, state))
 
     def load(self) -> int:
@@ -206,8 +191,8 @@ class _State:
             for _ in range(arm.n_steps):
                 next(arm.order)
         _put(self.weights, state["weights"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
         return int(state["step"])
 
 
@@ -246,20 +231,33 @@ def _order(schedule: Schedule, *, seed: int) -> Iterator[np.ndarray]:
         waiting = waiting[schedule.questions :]
 
 
-class _Clipping:
-    """Scales each arm's gradients down to LARGEST_NORM by itself; says whose were finite.
+class _Optimiser:
+    """AdamW of every arm at its own rate, its gradients scaled down to LARGEST_NORM by itself."""
 
-    Those that were not become 0.
-    """
-
-    def __init__(self, leaves: Sequence[Leaf], n_arms: int) -> None:
-        self.leaves, self.sizes = leaves, [len(which) for _, which in leaves]
+    def __init__(self, leaves: Sequence[Leaf], rates: Sequence[float], schedule: Schedule) -> None:
+        groups = [
+            {"params": [leaf for leaf, which in leaves if rates[which[0]] == rate], "lr": rate}
+            for rate in dict.fromkeys(rates)
+        ]
         device = leaves[0][0].device
+        self.adam = torch.optim.AdamW(groups, weight_decay=0.0, fused=device.type == "cuda")
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.adam, schedule.rate_at)
+        self.leaves, self.sizes = leaves, [len(which) for _, which in leaves]
         self.arm_of = torch.tensor([i for _, which in leaves for i in which], device=device)
         # a product and not an index_add: on a GPU that adds in another order every time
-        self.members = torch.nn.functional.one_hot(self.arm_of, n_arms).T
+        self.members = torch.nn.functional.one_hot(self.arm_of, len(rates)).T
 
-    def __call__(self) -> list[bool]:
+    def step(self) -> list[bool]:
+        """One step; by arm, whether its gradients were finite. It changes nothing of the others."""
+        finite = self._clipped()
+        with self._left_alone([i for i, usable in enumerate(finite) if not usable]):
+            self.adam.step()
+        self.adam.zero_grad()
+        self.scheduler.step()
+        return finite
+
+    def _clipped(self) -> list[bool]:
+        """Scale gradients down; whose were finite. Those that were not become 0."""
         grads = [torch.zeros_like(x) if x.grad is None else x.grad for x, _ in self.leaves]
         flat = [g.reshape(n, -1) for g, n in zip(grads, self.sizes, strict=True)]
         each = torch.cat([torch.linalg.vector_norm(g, dim=1) for g in flat])
@@ -274,37 +272,30 @@ class _Clipping:
         found: list[bool] = usable.tolist()  # the one moment of a step that waits for the device
         for i, fine in enumerate(found):
             if not fine:
-                for own, at in _rows(self.leaves, flat, i):
-                    own[at] = 0.0
+                for own in self._rows(flat, i):
+                    own.zero_()
         return found
 
-
-def _rows(
-    leaves: Sequence[Leaf], tensors: Sequence[torch.Tensor], number: int
-) -> list[tuple[torch.Tensor, int]]:
-    """Where an arm lies in tensors shaped as the leaves."""
-    pairs = zip(leaves, tensors, strict=True)
-    return [(x, which.index(number)) for (_, which), x in pairs if number in which]
-
-
-@contextlib.contextmanager
-def _left_alone(
-    leaves: Sequence[Leaf], optimiser: torch.optim.Optimizer, numbers: Sequence[int]
-) -> Iterator[None]:
-    """Inside, a step of the optimiser changes nothing of these arms, nor what it keeps of them."""
-    kept = []
-    for number in numbers:
-        states = [optimiser.state[leaf] for leaf, _ in leaves]
+    @contextlib.contextmanager
+    def _left_alone(self, numbers: Sequence[int]) -> Iterator[None]:
+        """Inside, a step changes nothing of these arms, nor what AdamW keeps of them."""
+        states = [self.adam.state[leaf] for leaf, _ in self.leaves]
+        kept = []
         for tensors in (
-            [leaf.detach() for leaf, _ in leaves],
+            [leaf.detach() for leaf, _ in self.leaves],
             *([state[name] for state in states if state] for name in ("exp_avg", "exp_avg_sq")),
         ):
             if tensors:
-                flat = [x.view(len(w), -1) for (_, w), x in zip(leaves, tensors, strict=True)]
-                kept += [(own[at], own[at].clone()) for own, at in _rows(leaves, flat, number)]
-    yield
-    for own, before in kept:
-        own.copy_(before)
+                flat = [x.view(n, -1) for n, x in zip(self.sizes, tensors, strict=True)]
+                kept += [own for number in numbers for own in self._rows(flat, number)]
+        before = [own.clone() for own in kept]
+        yield
+        _put(kept, before)
+
+    def _rows(self, flat: Sequence[torch.Tensor], number: int) -> list[torch.Tensor]:
+        """An arm's row of each tensor shaped as a leaf that it has a part in."""
+        pairs = zip(self.leaves, flat, strict=True)
+        return [x[which.index(number)] for (_, which), x in pairs if number in which]
 
 
 def _halved(model: nn.Module) -> torch.autocast:

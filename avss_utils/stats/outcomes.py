@@ -73,7 +73,7 @@ class OutcomeTable:
             self._arrays[arm, name, wording, column] = np.atleast_2d(np.asarray(own, float))
 
     def pool(self, arm: str, members: Sequence[str]) -> None:
-        """A further arm of which the first seed of each member is a seed.
+        """A further arm of which each member, as the mean over its seeds, is a seed.
 
         Its mean is the members', and drawing its seeds anew draws members anew.
         """
@@ -81,8 +81,8 @@ class OutcomeTable:
         for member, name, wording in self._rows:
             columns = self._columns(member, name, wording) if member in members else ()
             for column in columns:
-                first = self.of(member, name, (wording, column))[0]
-                found.setdefault((name, wording, column), []).append(first)
+                own = self.of(member, name, (wording, column)).mean(0)
+                found.setdefault((name, wording, column), []).append(own)
         self._arrays |= {(arm, *key): np.stack(own) for key, own in found.items()}
 
     def _columns(self, arm: str, name: str, wording: str) -> list[str]:

@@ -101,10 +101,10 @@ def open_record(
 ) -> Run:
     """A finished run under ``<records>/<model>/<notebook>``, read without a model or data.
 
-    ``oldest``: versions from this one on differ by tables and parameters that were added, so that
-    their records are read too. Raises UsageError naming the renewing command when the record is
-    missing, a table was edited by hand, or, where ``parameters`` are given, the record is of others
-    or of another version of the computation.
+    ``oldest``: records of versions from this one on can be shown too, by parameters of their own,
+    whatever is asked for. Raises UsageError naming the renewing command when the record is missing,
+    a table was edited by hand, or, where ``parameters`` are given, the record is of others or of
+    another version of the computation.
     """
     folder = project_root() / at_home(records) / model / notebook
     record = read_record(folder)
@@ -116,8 +116,7 @@ def open_record(
         return run
     version = record["collect_version"]
     if oldest is not None and oldest <= version < collect_version:
-        collect_version, names = version, record["parameters"].keys()
-        parameters = {name: x for name, x in parameters.items() if name in names}
+        collect_version, parameters = version, record["parameters"]
     key = run_key(parameters, record["model"], record["data"], collect_version)
     if key != record["key"]:
         raise UsageError(f"the record in {folder} is of other parameters: {renew_command(record)}")

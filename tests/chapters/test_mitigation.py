@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,12 @@ from avss_utils.chapters.mitigation.arms import (
     arm_table,
     budget,
     check_arms,
+    check_sizes,
     chosen_arms,
+    drawn_arms,
+    is_pilot,
+    is_random,
+    loss_name,
     rank_of,
     standard_arms,
 )
@@ -166,19 +172,43 @@ def test_arms_have_exactly_as_many_parameters(family):
 
 def test_arms_are_chosen_by_name_with_what_the_claims_need():
     names = ["eavss top", "uniform", "eavss top, triplet"]
-    check_arms(names, n_random=1, contrast="infonce")
+    check_arms(names, contrast="infonce")
     rankings = {"eavss": np.arange(6), "probe": np.arange(6)[::-1]}
-    options = dict(top=2, n_random=2, seed=0, contrast="infonce")
-    chosen = chosen_arms(names, rankings, **options)
-    assert [arm.name for arm in chosen] == [*names, "random 0", "random 1"]
+    chosen = chosen_arms(names, rankings, top=2, contrast="infonce")
+    assert [arm.name for arm in chosen] == names
     table = arm_table(chosen, budget([2, 6], least=1))
-    assert table["rank"].to_list() == [3, 1, 3, 3, 3]
+    assert table["rank"].to_list() == [3, 1, 3]
     assert [arm_of(table, arm.name) for arm in chosen] == chosen
+
+
+def test_random_sets_and_pilots_are_drawn_apart_and_have_every_loss_in_use():
+    named = [
+        Arm("eavss top", (0, 1), (0, 1)),
+        Arm("uniform", tuple(range(6)), tuple(range(6))),
+        Arm("eavss top, triplet", (0, 1), (0, 1), "triplet"),
+    ]
+    sizes = dict(top=2, n_random=3, n_random_losses=1, n_pilot=2)
+    drawn = drawn_arms(6, **sizes, named=named, seed=0)
+    by_name = {arm.name: arm for arm in drawn}
+    assert len(by_name) == len(drawn)
+    assert [name for name in by_name if is_random(name)] == ["random 0", "random 1", "random 2"]
+    assert by_name["random 0, no contrast"].trained == by_name["random 0"].trained
+    assert by_name["random 0, shuffled labels"].shuffled
+    pilots = [name for name in by_name if is_pilot(name)]
+    losses = ["infonce", "triplet", "none", "shuffled labels"]
+    of_sets = [f"pilot {i}, {loss}" for i in range(2) for loss in losses]
+    assert set(pilots) == {*of_sets, "pilot uniform 0, infonce", "pilot uniform 1, infonce"}
+    assert {loss_name(by_name[name]) for name in of_sets} == set(losses)
+    assert len(by_name["pilot uniform 0, infonce"].trained) == 6
+    again = {arm.name: arm for arm in drawn_arms(6, **sizes, named=named, seed=0)}
+    assert again == by_name
+    more = {arm.name: arm for arm in drawn_arms(6, **sizes | {"n_pilot": 0}, named=named, seed=0)}
+    assert all(more[name] == by_name[name] for name in more)  # pilots move no other draw
 
 
 def test_the_standard_arms():
     prone, probe = np.array([5, 1, 4, 0, 3, 2.0]), np.array([0, 1, 2, 3, 4, 5.0])
-    arms = standard_arms({"eavss": prone, "probe": probe}, top=2, n_random=3, seed=0)
+    arms = standard_arms({"eavss": prone, "probe": probe}, top=2)
     by_name = {arm.name: arm for arm in arms}
     assert by_name["eavss top"].trained == (0, 2)
     assert by_name["eavss bottom"].trained == (1, 3)
@@ -188,17 +218,23 @@ def test_the_standard_arms():
     assert (cross.trained, cross.read) == ((1, 3), (0, 2))
     assert by_name["no contrast"].contrast == "none"
     assert by_name["shuffled labels"].shuffled
-    assert sum(name.startswith("random") for name in by_name) == 3
     assert by_name["eavss top, triplet"].contrast == "triplet"
-    assert len(by_name) == len(arms) == 14
-    others = standard_arms(
-        {"eavss": prone, "probe": probe}, top=2, n_random=1, seed=0, contrast="triplet"
-    )
+    assert by_name["last, no contrast"].contrast == "none"
+    assert by_name["uniform, shuffled labels"].shuffled
+    assert by_name["uniform, shuffled labels"].trained == by_name["uniform"].trained
+    assert len(by_name) == len(arms) == 11 + 8
+    others = standard_arms({"eavss": prone, "probe": probe}, top=2, contrast="triplet")
     assert {arm.contrast for arm in others} == {"triplet", "none", "infonce", "preference"}
 
 
-def refusing(names: list[str], n_random: int = 1):
-    return lambda: check_arms(names, n_random=n_random, contrast="infonce")
+def refusing(names: list[str]):
+    return lambda: check_arms(names, contrast="infonce")
+
+
+def sized(**changed):
+    sizes = dict(n_random=2, n_random_losses=1, random_seeds=1, n_seeds=2, guided_seeds=2)
+    own = SimpleNamespace(**sizes | dict(n_pilot=0, largest_divergence=0.05) | changed)
+    return lambda: check_sizes(own)
 
 
 NEEDED = ["eavss top", "uniform"]
@@ -212,13 +248,15 @@ THREE = {"eavss": np.ones(3), "probe": np.ones(3)}
         (lambda: Arm("x", (), (0,)), "no block"),
         (lambda: train(tiny_loaded(), Lessons([], LEARNT), BOTH, RECIPE, seed=0), "to learn from"),
         (lambda: train(tiny_loaded(), LESSONS, BOTH, RECIPE, seed=0, rate=1e30), "not finite"),
-        (lambda: standard_arms(THREE, top=3, n_random=0, seed=0), "take fewer"),
+        (lambda: standard_arms(THREE, top=3), "take fewer"),
         (lambda: rank_of(Arm("x", (0, 1, 2), (0,)), 8), "evenly"),
         (refusing(["eavss top"]), "must have 'uniform'"),
         (refusing([*NEEDED, "best"]), "unknown arm 'best': choose from eavss top; "),
         (refusing([*NEEDED, "uniform"]), "'uniform' is named twice"),
         (refusing([*NEEDED, "eavss top, infonce"]), "unknown arm"),
-        (refusing(NEEDED, n_random=0), "n_random must be 1 or more, not 0"),
+        (sized(n_random=0), "n_random must be 1 or more, not 0"),
+        (sized(n_random_losses=3), "n_random_losses must be from 0 to 2, not 3"),
+        (sized(guided_seeds=1), "guided_seeds must be 2 or more, not 1"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(make, message):
@@ -246,8 +284,9 @@ def test_only_adapters_of_the_chosen_blocks_move(contrast):
     assert trained.history.development.iloc[-1] < trained.history.development.iloc[0]
 
 
-def loss_after(number: int) -> float:
-    """Development loss after training block ``number`` of a model in which only 2 can be fixed.
+def losses_after(*numbers: int) -> list[np.ndarray]:
+    """Development losses of training each of these blocks, together, of a model in which only 2 can
+    be fixed.
 
     Block 0's norms are zero, so that whatever its linear layers become adds nothing; block 2's
     output is garbled. True answers are those of the model before.
@@ -262,16 +301,17 @@ def loss_after(number: int) -> float:
         down = blocks[2].mlp.down_proj.weight
         down += 3 * torch.outer(down[:, 0], down[0]) / down[0].norm()
     made = [Lesson(str(i), ids, (best[i],), (90,)) for i, ids in enumerate(own)]
-    arm = Arm("x", (number,), (number,), contrast="none")
+    asked = [Asked(Arm("x", (i,), (i,), contrast="none"), 0, 2e-2) for i in numbers]
     recipe = Recipe(ranks=4, steps=40, questions=6, evaluate_every=10)
-    trained = train(ours, Lessons(made, made), arm, recipe, seed=0, rate=2e-2)
-    return trained.history.development.to_numpy()
+    found = training.train(frozen(ours), Lessons(made, made), asked, recipe)
+    return [own.history.development.to_numpy() for own in found]
 
 
 def test_the_block_that_can_fix_the_error_does_and_the_other_cannot():
-    helped, idle = loss_after(2), loss_after(0)
+    helped, idle, *others = losses_after(2, 0, 1, 3)
     np.testing.assert_allclose(idle, idle[0])
     assert helped.min() < 0.3 * idle[0]
+    assert all(helped.min() < own.min() for own in others)
 
 
 def test_an_interrupted_training_goes_on_to_the_same_end(tmp_path, monkeypatch):
@@ -373,7 +413,8 @@ def test_choices_are_all_true_answers_and_then_the_false_ones():
     np.testing.assert_allclose(table.score, expected.ravel(), atol=1e-3)
     assert table.choice.to_list() == [0, 1, 2, 3] * 6
     assert table.is_true.to_list() == [True, True, False, False] * 6
-    outcomes = judging.choice_outcomes(table)
+    options = dict(wording="plain", batch_tokens=256)
+    outcomes = judging.choice_outcomes(events, judging.choice_arrays(ours, events, **options)[0])
     assert outcomes.row_id.to_list() == [q.row_id for q in events.questions]
     weights = np.exp(expected)
     np.testing.assert_allclose(outcomes.p_true, weights[:, :2].sum(1) / weights.sum(1), atol=1e-3)

@@ -40,7 +40,7 @@ def study(**given) -> experiment.Mitigation:
     own.bench = judging.Bench(own.taught, own.taught, suite, "plain", 4)
     p = dict(eps=1e-3, relative_eps=0.01, batch_tokens=256, n_folds=2, seed=0, rates=[1e-2])
     p |= dict(steps=8, questions_a_step=2, evaluate_every=2, drop_ratio=0.25, least_rank=2)
-    own.p = SimpleNamespace(**p, eval_dtype="float32", wording="plain", **given)
+    own.p = SimpleNamespace(**p, eval_dtype="float32", wording="plain", pilot_text="c4", **given)
     own.lessons = LESSONS
     return own
 
@@ -57,8 +57,9 @@ def test_an_arm_is_judged_on_everything_and_the_untrained_model_as_it_is():
     by = {wording: rows.reset_index() for wording, rows in table.groupby("wording")}
     for wording, columns in (("plain", ["p_true", "confidence"]), ("answer-only", [])):
         options = dict(wording=wording, batch_tokens=128)
-        scores = judging.choice_scores(own.judged, own.bench.choices[0], **options)
-        expected = judging.choice_outcomes(scores)[["set", "row_id", "correct", *columns]]
+        events = own.bench.choices[0]
+        (scores,) = judging.choice_arrays(own.judged, events, **options)
+        expected = judging.choice_outcomes(events, scores)[["set", "row_id", "correct", *columns]]
         found = by[wording][expected.columns]
         pd.testing.assert_frame_equal(found, expected, atol=1e-4, check_dtype=False)
     assert len(by["task"]) == 3
@@ -94,25 +95,114 @@ def test_blocks_are_ranked_by_eavss_and_by_probes():
     assert table[table.ranking == "probe"].score.between(0, 1).all()
 
 
+def tried(own: experiment.Mitigation, arms: pd.DataFrame) -> list[pd.DataFrame]:
+    """The tables of ``rates``."""
+    keys = experiment.rate_keys(arms, own.p.rates)
+    parts = list(own.rates(keys, arms))
+    return [pd.concat([one[name] for one in parts]) for name in ("rates", "rate_costs")]
+
+
 def test_the_rate_of_least_development_loss_is_taken():
     own = study()
-    assert experiment.best_rates(own.rates("eavss top", ARMS)) == {"eavss top": 1e-2}  # the only
+    assert experiment.rate_keys(ARMS, [1e-2]) == []
+    only = experiment.chosen_rates(pd.DataFrame(), pd.DataFrame(), ARMS, [1e-2], budget=1.0)
+    assert only == {"eavss top": 1e-2}
     own.p.rates = [1e-6, 1e-2]
-    table = own.rates("eavss top", ARMS)
-    assert set(table.rate) == {1e-6, 1e-2}
-    assert experiment.best_rates(table) == {"eavss top": 1e-2}  # the other hardly moves
+    rates, costs = tried(own, ARMS)
+    assert set(rates.rate) == {1e-6, 1e-2}
+    assert costs.set_index("rate").divergence[1e-2] > 1e-4 > costs.divergence.min()
+    found = experiment.chosen_rates(rates, costs, ARMS, own.p.rates, budget=1.0)
+    assert found == {"eavss top": 1e-2}  # the other hardly moves
 
 
-def test_trials_take_every_arm_seed_by_seed_and_random_ones_once():
-    names = ["eavss top", "random 0", "uniform"]
-    rates = pd.DataFrame({"arm": names, "rate": 0.1, "development": 1.0})
-    found = experiment.trial_keys(rates, n_seeds=2)
-    assert found == [
-        ("none", 0, 0.0),
-        *((name, 0, 0.1) for name in names),
-        ("eavss top", 1, 0.1),
-        ("uniform", 1, 0.1),
+def test_pilots_choose_a_rate_by_loss_and_number_of_blocks_within_the_budget():
+    every = tuple(range(4))
+    arms = [Arm("eavss top", (1,), (1,)), Arm("uniform", every, every)]
+    arms += [Arm("random 0", (0,), (0,)), Arm("random 0, no contrast", (0,), (0,), "none")]
+    arms += [
+        Arm(f"pilot {i}, {loss}", (2 + i,), (2,), loss)
+        for i in (0, 1)
+        for loss in ("infonce", "none")
     ]
+    arms += [Arm(f"pilot uniform {i}, infonce", every, every) for i in (0, 1)]
+    table, rates = arm_table(arms, RECIPE.ranks), [1e-4, 1e-3, 1e-2]
+    keys = experiment.rate_keys(table, rates)
+    assert len(keys) == 6 * 3
+    # by kind of pilot and rate: mean development loss, mean divergence
+    means = {"infonce": ((3, 0.01), (2, 0.04), (1, 0.2)), "none": ((3, 0), (2.5, 0), (2, 0.01))}
+    means["uniform"] = ((3, 0.06), (2, 0.1), (1, 0.3))  # none is within the budget
+    rows, costs = [], []
+    for name, rate in keys:
+        kind = "uniform" if "uniform" in name else name.split(", ")[1]
+        loss, divergence = means[kind][rates.index(rate)]
+        shift = 0.02 if " 0" in name else -0.02
+        rows += [(name, rate, 1, 9.0), (name, rate, 2, loss + shift)]
+        costs.append((name, rate, divergence * (1 + shift)))
+    rows = pd.DataFrame(rows, columns=["arm", "rate", "step", "development"])
+    costs = pd.DataFrame(costs, columns=["arm", "rate", "divergence"])
+    found = experiment.chosen_rates(rows, costs, table, rates, budget=0.05)
+    assert found == {
+        "eavss top": 1e-3,
+        "uniform": 1e-4,
+        "random 0": 1e-3,
+        "random 0, no contrast": 1e-2,
+    }
+    shown = experiment.pilot_table(rows, costs, table).set_index(["blocks", "loss", "rate"])
+    assert (shown.n == 2).all()
+    assert shown.development[1, "infonce", 1e-3] == pytest.approx(2)
+    assert shown.divergence[4, "infonce", 1e-2] == pytest.approx(0.3)
+
+
+def test_pilots_have_seeds_of_their_own():
+    names = [f"pilot{own} {i}, infonce" for own in ("", " uniform") for i in range(10)]
+    seeds = {experiment.pilot_seed(name) for name in names}
+    assert seeds == set(range(1000, 1010))
+    assert experiment.pilot_seed("eavss top") == 0
+
+
+def test_trials_take_every_named_arm_seed_by_seed_and_sets_apart():
+    names = ["eavss top", "random 0", "uniform", "random 0, no contrast"]
+    rates = dict.fromkeys(names, 0.1)
+    found = experiment.trial_keys(rates, n_seeds=1, guided_seeds=2)
+    expected = [("none", 0, 0.0), ("eavss top", 0, 0.1), ("uniform", 0, 0.1), ("eavss top", 1, 0.1)]
+    assert found == expected
+    found = experiment.set_keys(rates, n_seeds=2)
+    assert found == [(name, seed, 0.1) for seed in (0, 1) for name in names if "random" in name]
+
+
+def test_random_sets_are_judged_by_likelier_true_answers_alone_as_named_arms_are():
+    own = study()
+    named = dict(
+        zip(
+            ("trials", "trial_costs"),
+            next(own.trials([("eavss top", 7, 1e-2)], ARMS)).values(),
+            strict=True,
+        )
+    )
+    arms = pd.concat([ARMS, ARMS.assign(arm="random 0"), ARMS.assign(arm="random 1")])
+    keys = [("random 0", 7, 1e-2), ("random 1", 8, 1e-2)]
+    found = list(own.set_trials(keys, arms))
+    trials = [one["set_trials"] for one in found]
+    assert [table.arm.unique().tolist() for table in trials] == [["random 0"], ["random 1"]]
+    asked = named["trials"][named["trials"].wording == "plain"].reset_index(drop=True)
+    same = trials[0].assign(arm="eavss top")  # the same blocks, seed and rate
+    pd.testing.assert_frame_equal(same, asked[same.columns], check_dtype=False)
+    facts = found[1]["set_trainings"].set_index("measure").value
+    assert facts.index.to_list() == ["parameters", "steps", "left out", "failed"]
+    assert facts["failed"] == 0
+
+
+def test_an_arm_that_fails_is_judged_untrained_and_says_so():
+    own = study()
+    tables = list(
+        own.trials([("none", 0, 0.0), ("eavss top", 0, 1e30), ("eavss top", 1, 1e-3)], ARMS)
+    )
+    costs = [one["trial_costs"].set_index(["set", "measure"]).value for one in tables]
+    assert costs[1]["", "failed"] == 1
+    assert costs[1]["c4", "divergence"] == pytest.approx(0, abs=1e-6)
+    assert costs[2]["", "failed"] == 0
+    before, failed = (one["trials"].drop(columns=["arm", "seed"]) for one in tables[:2])
+    pd.testing.assert_frame_equal(before, failed, atol=1e-4)
 
 
 def outcomes_of(shares: dict[str, np.ndarray]) -> OutcomeTable:

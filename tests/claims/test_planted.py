@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import beta
 from test_ledger import opened
 
 from avss_utils import claims
@@ -146,6 +147,30 @@ def test_the_share_of_random_sets_is_drawn_with_the_questions():
     blurred = mitigation.share_at_least_as_good(mitigation.outcomes_of(few), ["s"], seed=0)
     assert sharp.value == blurred.value == 0.0
     assert sharp.high < 0.02 < 0.05 < blurred.high
+
+
+def test_seeds_of_random_sets_are_drawn_too_and_their_own_table_is_read():
+    own = trials()
+    own = own[own.wording == "plain"].assign(set="s", seed=0)
+    random = own.arm.str.startswith("random")
+    once = mitigation.outcomes_of(own)
+    sets = own[random][["arm", "seed", "set", "row_id", "correct"]]
+    apart = mitigation.outcomes_of(own[~random], sets)
+    share = mitigation.share_at_least_as_good(once, ["s"], seed=0)
+    assert mitigation.share_at_least_as_good(apart, ["s"], seed=0) == share
+    twice = mitigation.outcomes_of(own[~random], pd.concat([sets, sets.assign(seed=1)]))
+    assert mitigation.share_at_least_as_good(twice, ["s"], seed=0) == share  # equal seeds
+    assert twice.of(mitigation.TYPICAL, "s", ("plain", "correct")).shape[0] == sets.arm.nunique()
+    # the second seed of every set has all right: now and then only such are drawn
+    lucky = pd.concat([sets, sets.assign(seed=1, correct=True)])
+    drawn = mitigation.outcomes_of(own[~random], lucky)
+    assert mitigation.share_at_least_as_good(drawn, ["s"], seed=0).high > 0.1 > share.high
+
+
+@pytest.mark.parametrize(("k", "below"), [(0, True), (3, True), (20, False)])
+def test_of_two_hundred_sets_none_is_below_a_twentieth_and_a_tenth_above(k, below):
+    low, high = beta(k + 0.5, 200 - k + 0.5).ppf([0.025, 0.975])
+    assert high < 0.05 if below else low > 0.05
 
 
 def test_nineteen_random_sets_never_confirm_the_choice(tmp_path):

@@ -28,7 +28,7 @@ from avss_utils.measure.side_by_side import (
     shares_rows,
     side_by_side,
 )
-from avss_utils.measure.together import Schedule, n_together, train_together
+from avss_utils.measure.together import Outcome, Schedule, n_together, train_together
 from avss_utils.models.blocks import forward_logits
 from avss_utils.models.devices import median_seconds, trains_in_bfloat16, without_cudnn_attention
 from avss_utils.models.load import LoadedModel
@@ -205,17 +205,12 @@ def _together(
         rates=[one.learning_rate for one in asked],
         checkpoint=checkpoint,
     )
-    columns = ["step", "loss", "development"]
-    return [
-        Trained(
-            own,
-            pd.DataFrame(end.history, columns=columns),
-            end.n_left_out,
-            end.ended,
-            end.failed,
-        )
-        for own, end in zip(adapters, ends, strict=True)
-    ]
+    return [_as_trained(own, end) for own, end in zip(adapters, ends, strict=True)]
+
+
+def _as_trained(adapter: Adapter, end: Outcome) -> Trained:
+    history = pd.DataFrame(end.history, columns=["step", "loss", "development"])
+    return Trained(adapter, history, end.n_left_out, end.ended, end.failed)
 
 
 def _adapter(base: nn.Module, asked: Asked, recipe: Recipe, *, alone: bool = False) -> Adapter:

@@ -30,11 +30,14 @@ CHOICES = (MC1, CONFIDENCE)
 OWN_ANSWERS = (MATCH, (OWN_WORDS, "confidence"), ABSTAINED)
 
 
-def outcomes_of(trials: pd.DataFrame) -> OutcomeTable:
-    """The arms of ``Mitigation.trials``, and TYPICAL: the random sets as if each were its seed.
+def outcomes_of(trials: pd.DataFrame, sets: pd.DataFrame | None = None) -> OutcomeTable:
+    """The arms of ``Mitigation.trials`` and ``set_trials``, and TYPICAL: the random sets as if each
+    were its seed, by the mean over its own.
 
     Its mean is theirs, and its intervals hold the draw of sets.
     """
+    if sets is not None and len(sets):
+        trials = pd.concat([trials, sets.assign(wording=PLAIN)], ignore_index=True)
     outcomes = OutcomeTable(trials)
     if drawn := [arm for arm in outcomes.arms if is_random(arm)]:
         outcomes.pool(TYPICAL, drawn)

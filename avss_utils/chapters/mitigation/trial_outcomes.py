@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,12 @@ from avss_utils.data.answer_sets import Events
 from avss_utils.data.suites import Suite
 from avss_utils.data.windows import Window
 from avss_utils.data.wordings import answer_prompt
-from avss_utils.measure.choices import score_choices
+from avss_utils.measure.choices import score_choices, score_choices_side_by_side
 from avss_utils.measure.finite import check_finite
 from avss_utils.measure.judging import bits_per_byte, judge_correct, judge_texts
 from avss_utils.measure.own_answers import ABSTAINED, RIGHT, generated_answers
 from avss_utils.measure.passes import longest_first
+from avss_utils.measure.side_by_side import Adapter
 from avss_utils.models.blocks import forward_inputs, pad
 from avss_utils.models.load import LoadedModel
 
@@ -43,28 +45,43 @@ class Bench:
     max_new_tokens: int
 
 
-def choice_scores(
-    loaded: LoadedModel, events: Events, *, wording: str, batch_tokens: int
-) -> pd.DataFrame:
-    """Every true and false answer of every question scored: one row per answer.
+def choice_arrays(
+    loaded: LoadedModel,
+    events: Events,
+    adapters: Sequence[Adapter] = (),
+    *,
+    wording: str,
+    batch_tokens: int,
+) -> list[list[np.ndarray]]:
+    """Scores of every question's answers (summed log-probability, nats), by adapter beside the
+    model; of the model itself, as the only one, where there are none.
 
     Answers: all true ones, the canonical one first, then the false one of the pair and up to
-    MOST_FALSE published ones. Columns: set, row_id, choice (from 0), is_true, score (summed
-    log-probability, nats).
+    MOST_FALSE published ones.
     """
-    asked, n_true = [], []
+    prompts, choices = [], []
     for question, (_, pair) in zip(events.questions, events.asked, strict=True):
         false = [pair[1].strip(), *question.false_answers[:MOST_FALSE]]
         answers = [*question.answers, *dict.fromkeys(false)]
-        asked.append(answer_prompt(question, answers, events.name, wording))
-        n_true.append(len(question.answers))
-    prompts, choices = zip(*asked, strict=True)
-    scores = score_choices(
-        loaded.model, loaded.tokenizer, prompts, choices, batch_tokens=batch_tokens
-    )
+        prompt, continuations = answer_prompt(question, answers, events.name, wording)
+        prompts.append(prompt)
+        choices.append(continuations)
+    asked = (loaded.model, loaded.tokenizer, prompts, choices)
+    if not adapters:
+        return [score_choices(*asked, batch_tokens=batch_tokens)]
+    return score_choices_side_by_side(*asked, adapters, batch_tokens=batch_tokens)
+
+
+def choice_scores(
+    loaded: LoadedModel, events: Events, *, wording: str, batch_tokens: int
+) -> pd.DataFrame:
+    """``choice_arrays`` of the model, one row per answer: set, row_id, choice (from 0), is_true,
+    score.
+    """
+    (scores,) = choice_arrays(loaded, events, wording=wording, batch_tokens=batch_tokens)
     rows = [
-        (events.name, question.row_id, choice, choice < n, score)
-        for question, own, n in zip(events.questions, scores, n_true, strict=True)
+        (events.name, question.row_id, choice, choice < len(question.answers), score)
+        for question, own in zip(events.questions, scores, strict=True)
         for choice, score in enumerate(own)
     ]
     return pd.DataFrame(rows, columns=["set", "row_id", "choice", "is_true", "score"])
@@ -79,34 +96,66 @@ def canonical_scores(scores: pd.DataFrame) -> list[np.ndarray]:
     return [own.to_numpy() for _, own in kept.groupby(["set", "row_id"], sort=False).score]
 
 
-def choice_outcomes(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row per question of ``choice_scores``: set, row_id, correct, p_true, confidence.
+def choice_outcomes(events: Events, scores: Sequence[np.ndarray]) -> pd.DataFrame:
+    """One row per question of ``choice_arrays``: set, row_id, correct, p_true, confidence.
 
     ``correct``: the canonical answer is likelier than every false one (MC1); ``p_true``:
     probability of all true answers among all (MC2); ``confidence``: that of the likeliest of the
     canonical and the false answers, in that company. Source: Lin et al. 2022 (arXiv 2109.07958).
     """
     rows = []
-    questions = scores.groupby(["set", "row_id"], sort=False)
-    for (key, own), rivals in zip(questions, canonical_scores(scores), strict=True):
-        p_true = softmax(own.score.to_numpy())[own.is_true.to_numpy()].sum()
-        rows.append((*key, rivals.argmax() == 0, p_true, softmax(rivals).max()))
+    for question, own in zip(events.questions, scores, strict=True):
+        n_true = len(question.answers)
+        rivals = np.r_[own[0], own[n_true:]]
+        p_true, sure = softmax(own)[:n_true].sum(), softmax(rivals).max()
+        rows.append((events.name, question.row_id, rivals.argmax() == 0, p_true, sure))
     return pd.DataFrame(rows, columns=["set", "row_id", "correct", "p_true", "confidence"])
 
 
-def judged_outcomes(after: LoadedModel, bench: Bench) -> pd.DataFrame:
+def judged_choices(
+    loaded: LoadedModel, bench: Bench, adapters: Sequence[Adapter] = ()
+) -> list[pd.DataFrame]:
+    """``choice_outcomes`` of every set with the question, PLAIN, and left out, UNASKED; by adapter,
+    or of the model itself where there are none.
+    """
+    parts: list[list[pd.DataFrame]] = [[] for _ in range(max(1, len(adapters)))]
+    for events in bench.choices:
+        for name, wording in ((PLAIN, bench.wording), (UNASKED, UNASKED)):
+            options: dict[str, Any] = dict(wording=wording, batch_tokens=bench.suite.batch_tokens)
+            found = choice_arrays(loaded, events, adapters, **options)
+            for own, scores in zip(parts, found, strict=True):
+                table = choice_outcomes(events, scores).assign(wording=name)
+                unsure = ["p_true", "confidence"] if name == UNASKED else []
+                own.append(table.drop(columns=unsure))
+    return [pd.concat(own, ignore_index=True) for own in parts]
+
+
+def likelier_true(
+    loaded: LoadedModel, bench: Bench, sets: Sequence[str], adapters: Sequence[Adapter]
+) -> list[pd.DataFrame]:
+    """MC1 alone, on some of the bench's sets: set, row_id, correct; by adapter, or of the model
+    itself where there are none.
+    """
+    options: dict[str, Any] = dict(wording=bench.wording, batch_tokens=bench.suite.batch_tokens)
+    parts: list[list[pd.DataFrame]] = [[] for _ in range(max(1, len(adapters)))]
+    for events in bench.choices:
+        if events.name not in sets:
+            continue
+        for own, scores in zip(
+            parts, choice_arrays(loaded, events, adapters, **options), strict=True
+        ):
+            own.append(choice_outcomes(events, scores)[["set", "row_id", "correct"]])
+    return [pd.concat(own, ignore_index=True) for own in parts]
+
+
+def judged_outcomes(after: LoadedModel, bench: Bench, choices: pd.DataFrame) -> pd.DataFrame:
     """Every answer of a model on the bench: set, wording, row_id, correct, and where they apply
     p_true, confidence, contains, abstained (NaN elsewhere).
 
-    Of choices as in ``choice_outcomes``; of own answers ``correct`` (is one of the aliases),
+    Of ``choices`` as in ``judged_choices``; of own answers ``correct`` (is one of the aliases),
     ``contains`` (has one of them within), ``abstained``, and as ``confidence`` its probability.
     """
-    tokens, parts = bench.suite.batch_tokens, []
-    for events in bench.choices:
-        for name, wording in ((PLAIN, bench.wording), (UNASKED, UNASKED)):
-            scores = choice_scores(after, events, wording=wording, batch_tokens=tokens)
-            own = choice_outcomes(scores).assign(wording=name)
-            parts.append(own if name == PLAIN else own.drop(columns=["p_true", "confidence"]))
+    tokens, parts = bench.suite.batch_tokens, [choices]
     for events in bench.asked:
         options = dict(max_new_tokens=bench.max_new_tokens, batch_tokens=tokens)
         table, _ = generated_answers(after, events, **options)
