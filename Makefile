@@ -103,6 +103,7 @@ bench: $(BENCH)/.installed ## speed and memory beside other tools, as ratios wit
 	$(BENCH_PY) benchmarks/loads.py
 	$(BENCH_PY) benchmarks/search.py
 	$(BENCH_PY) benchmarks/permutations.py
+	$(BENCH_PY) benchmarks/side_by_side.py
 
 agreement: $(BENCH)/.installed ## the same numbers from other tools; needs WikiText-2 in AVSS_DATA_DIR
 	$(BENCH_PY) benchmarks/agreement.py

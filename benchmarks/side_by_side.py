@@ -42,7 +42,7 @@ TRAINING, JUDGING = "training", "judging"
 ALONE = "peft, one at a time"
 # (part, arms together) -> seconds an arm over those of one at a time, at most
 BOUNDS = {
-    "cuda": {(TRAINING, "16 together"): 1 / 6, (JUDGING, "16 together"): 1 / 4},
+    "cuda": {(TRAINING, "16 together"): 0.167, (JUDGING, "16 together"): 0.25},
     "cpu": {(TRAINING, "4 together"): 1.0, (JUDGING, "4 together"): 1.0},
 }
 # arms together; steps of a training; questions of a step; questions that are judged, and the

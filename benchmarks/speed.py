@@ -58,6 +58,7 @@ SHAPES = {
     "Llama-2-7B": (transformers.LlamaConfig, 4096, 11008, 32, 32, 32, {"vocab_size": 32000}),
     "Llama-2-70B": (transformers.LlamaConfig, 8192, 28672, 80, 64, 8, {"vocab_size": 32000}),
 }
+FIRST_IMPORTS = ("claims", "chapters.pruning", "show.figures", "data.suites", "models.checkpoint")
 MEASURED = {"cpu": 4, "cuda": 5}  # how many of SHAPES, in order
 TEXT_TOKENS = 256
 
@@ -313,7 +314,7 @@ def main() -> int:
 
 def _start() -> None:
     """What notebook 01 imports before it does anything, and its model."""
-    for name in ("claims", "figures", "suites", "verdicts", "checkpoint"):
+    for name in FIRST_IMPORTS:
         importlib.import_module(f"avss_utils.{name}")
     load_model(MODEL)
     print(time.time() - psutil.Process().create_time())

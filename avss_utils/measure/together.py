@@ -211,7 +211,7 @@ def n_together(step: Callable[[], object], device: torch.device, *, n_tokens: in
     """
     if device.type != "cuda":
         return max(1, min(MOST_TOGETHER, ON_CPU // n_tokens))
-    step()  # what is made once, such as the optimiser's buffers of kernels, is not an arm's
+    step()  # the first also makes what is made once
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     step()
@@ -244,7 +244,7 @@ class _Optimiser:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.adam, schedule.rate_at)
         self.leaves, self.sizes = leaves, [len(which) for _, which in leaves]
         self.arm_of = torch.tensor([i for _, which in leaves for i in which], device=device)
-        # a product and not an index_add: on a GPU that adds in another order every time
+        # a sum under a mask and no index_add, which on a GPU adds in another order every time
         self.members = torch.nn.functional.one_hot(self.arm_of, len(rates)).T
 
     def step(self) -> list[bool]:
@@ -261,7 +261,6 @@ class _Optimiser:
         grads = [torch.zeros_like(x) if x.grad is None else x.grad for x, _ in self.leaves]
         flat = [g.reshape(n, -1) for g, n in zip(grads, self.sizes, strict=True)]
         each = torch.cat([torch.linalg.vector_norm(g, dim=1) for g in flat])
-        # where, because a product of 0 with what is no number would be none
         squares = torch.where(self.members.bool(), each.square(), 0.0)
         norms = squares.sum(1).sqrt()
         usable = norms.isfinite()

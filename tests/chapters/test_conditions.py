@@ -187,7 +187,13 @@ def test_the_choice_of_matches_sees_no_question(chapter):
 
 def test_flagged_blocks_are_those_that_training_chooses():
     """Of the same questions notebooks 02 and 03 choose the same blocks, each by its own code."""
-    other = trained_on(arms=["eavss top", "uniform"], n_random=1, contrast="infonce")
+    other = trained_on(
+        arms=["eavss top", "uniform"],
+        contrast="infonce",
+        n_random=1,
+        n_random_losses=0,
+        n_pilot=0,
+    )
     own = object.__new__(Hallucination)
     own.loaded, own.p = other.loaded, other.p
     own.first = [SimpleNamespace(calibration=events) for events in other.taught]
