@@ -55,6 +55,11 @@ def permutations():
     return importlib.import_module("permutations")
 
 
+@pytest.fixture
+def side_by_side():
+    return importlib.import_module("side_by_side")
+
+
 def test_equal_scores_agree_and_a_planted_difference_is_found(agreement):
     theirs = [np.array([-1.0, -2.0, -3.0]), np.array([-5.0, -4.0])]
     same = agreement.compare_choices(theirs, theirs, [0, 0], tie=1e-3)
@@ -299,3 +304,26 @@ def test_a_loop_over_other_labels_is_noticed(permutations):
 def test_the_committed_permutations_keep_the_bounds(permutations):
     kept = read_csv(RECORDS / "permutations_cpu.csv").set_index(["what", "how"]).value
     assert all(kept[key] <= bound for key, bound in permutations.BOUNDS.items())
+
+
+def test_trainings_and_judging_are_timed_beside_one_at_a_time(side_by_side, monkeypatch):
+    kind, *_, rest = side_by_side.SHAPES[side_by_side.SHAPE]
+    tiny = (kind, 32, 32, 4, 2, 1, rest)
+    monkeypatch.setitem(side_by_side.SHAPES, side_by_side.SHAPE, tiny)
+    size = dict(together=(1, 3), steps=2, questions=2, judged=3, batch_tokens=256)
+    table = side_by_side.compare(torch.device("cpu"), rounds=1, size=size)
+    ways = [side_by_side.ALONE, "1 together", "3 together"]
+    assert table.way.to_list() == ways * 2
+    assert (table.seconds > 0).all()
+    own = table[table.part == side_by_side.TRAINING]
+    assert own.ratio.to_list() == pytest.approx((own.seconds / own.seconds.iloc[0]).to_list())
+
+
+def test_the_committed_trainings_side_by_side_are_no_slower_on_a_cpu(side_by_side):
+    kept = read_csv(RECORDS / "side_by_side_cpu.csv").set_index(["what", "how"]).ratio
+    assert all(kept[key] <= bound for key, bound in side_by_side.BOUNDS["cpu"].items())
+
+
+def test_what_the_start_up_imports_is_there(speed):
+    for name in speed.FIRST_IMPORTS:
+        importlib.import_module(f"avss_utils.{name}")

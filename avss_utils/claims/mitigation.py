@@ -194,7 +194,8 @@ def choice_findings(run: Run, outcomes: OutcomeTable) -> list[Finding]:
     )
     for name in outcomes.sets(MC1[0]):
         for what, reference in (("uniform training", "uniform"), ("a random set", TYPICAL)):
-            if reference in outcomes.arms:
+            # random sets are judged on those sets alone that are learned from
+            if reference in outcomes.arms and (reference != TYPICAL or name in names):
                 gain = change(outcomes, GUIDED, name, reference=reference, seed=seed)
                 found.append(Finding("C11", f"gain over {what}, {name}", gain, _ABOVE))
     return found

@@ -256,7 +256,7 @@ THREE = {"eavss": np.ones(3), "probe": np.ones(3)}
         (refusing([*NEEDED, "eavss top, infonce"]), "unknown arm"),
         (sized(n_random=0), "n_random must be 1 or more, not 0"),
         (sized(n_random_losses=3), "n_random_losses must be from 0 to 2, not 3"),
-        (sized(guided_seeds=1), "guided_seeds must be 2 or more, not 1"),
+        (sized(guided_seeds=0), "guided_seeds must be 1 or more, not 0"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(make, message):

@@ -196,14 +196,14 @@ def chosen_arms(
 def check_sizes(p: Any) -> None:
     """Raise UsageError unless the numbers of random sets and seeds of ``p`` can be.
 
-    C11 needs one random set at least, and as many seeds of the flagged blocks as of other arms.
+    C11 needs one random set at least.
     """
     if p.n_random < 1:
         raise UsageError(f"n_random must be 1 or more, not {p.n_random}: C11 needs a random set")
     for name, least, most in (
         ("n_random_losses", 0, p.n_random),
         ("random_seeds", 1, np.inf),
-        ("guided_seeds", p.n_seeds, np.inf),
+        ("guided_seeds", 1, np.inf),
         ("n_pilot", 0, np.inf),
     ):
         if not least <= getattr(p, name) <= most:
