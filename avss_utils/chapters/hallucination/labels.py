@@ -16,8 +16,9 @@ FIRST, SECOND = "first", "second"
 def labelled() -> pd.DataFrame:
     """The committed sheet: model, set, row_id, answer, match, contains, first, second.
 
-    Labels are right, wrong or none; match is right, wrong or abstained, contains a bool. Empty
-    where the project around a notebook has no sheet.
+    Labels are a large language model's, of two separate readings: right, wrong or none; match is
+    right, wrong or abstained, contains a bool. Empty where the project around a notebook has no
+    sheet.
     """
     path = project_root() / SHEET
     if not path.exists():
