@@ -6,6 +6,7 @@ measurements are exploratory.
 
 from collections.abc import Callable
 
+from avss_utils.chapters.mitigation.arms import GUIDED
 from avss_utils.claims.hallucination import (
     answer_findings,
     flag_findings,
@@ -19,7 +20,6 @@ from avss_utils.claims.papers import (
     CLAIMS,
     ERROR_BINS,
     ERROR_FALL,
-    GUIDED,
     KEPT,
     SMALL_EFFECT,
 )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from avss_utils.chapters.mitigation.arms import is_random
+from avss_utils.chapters.mitigation.arms import GUIDED, SHUFFLED, is_random
 from avss_utils.chapters.mitigation.training_effects import (
     CHOICES,
     MATCH,
@@ -25,12 +25,10 @@ from avss_utils.claims.papers import (
     ERROR_BINS,
     ERROR_FALL,
     FEWEST_SETS,
-    GUIDED,
     LEVEL,
     POINTS,
     RATE_FALL,
     ROOM,
-    SHUFFLED,
     SIZES,
     shown_by,
 )
@@ -211,7 +209,8 @@ def share_at_least_as_good(outcomes: OutcomeTable, names: Sequence[str], *, seed
     own, others = np.zeros(1), np.zeros((1, 1))
     sets = [arm for arm in outcomes.arms if is_random(arm)]
     n_seeds = len(outcomes.of(sets[0], names[0], MC1))
-    seeds = _seeds_drawn(n_seeds, len(sets), np.random.default_rng([seed, 4]))
+    apart = np.random.default_rng([seed, 4])
+    seeds = np.stack([resample_counts(n_seeds, N_RESAMPLES, apart) for _ in sets], 1) / n_seeds
     for name in names:
         random = np.stack([outcomes.of(arm, name, MC1) for arm in sets])  # (sets, seeds, questions)
         weights = resample_counts(random.shape[2], N_RESAMPLES, rng)
@@ -224,14 +223,6 @@ def share_at_least_as_good(outcomes: OutcomeTable, names: Sequence[str], *, seed
     k = (others >= own[:, None] - 1e-12).sum(1)
     shares = rng.beta(k + 0.5, n_random - k + 0.5)
     return Estimate(float(k[0] / n_random), *limits(shares[1:]), n_random)
-
-
-def _seeds_drawn(n_seeds: int, n_sets: int, rng: np.random.Generator) -> np.ndarray:
-    """Weights of each set's seeds in every draw, (1 + N_RESAMPLES, n_sets, n_seeds); equal at
-    first.
-    """
-    drawn = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), (N_RESAMPLES, n_sets))
-    return np.concatenate([np.ones((1, n_sets, n_seeds)), drawn]) / n_seeds
 
 
 def few_draws(n: int) -> str:

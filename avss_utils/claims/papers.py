@@ -18,7 +18,7 @@ PRIMARY_TASK, CLAIMED_ARM = "sciq", "avss"
 RATE_FALL, ERROR_FALL = 0.12, 0.34  # of the hallucination rate and of ECE, read as relative
 POINTS = 0.03  # by which wrong answers of the model's own may seem to rise: 3 in 100
 CALIBRATED = ("nq_open", "sciq_open", "wiki_qa")  # the sets that the papers name for C10
-GUIDED, SHUFFLED, ERROR_BINS = "eavss top", "shuffled labels", 15
+ERROR_BINS = 15
 ROOM = 0.05  # a model that has fewer of its own answers right cannot show that it gives more
 # what a condition has to be able to show, by claim and part (the unit is the estimate's)
 SIZES = {

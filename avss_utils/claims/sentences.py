@@ -11,14 +11,14 @@ from avss_utils.chapters.hallucination.detectors import AT_RANDOM, FLAGGED
 from avss_utils.chapters.hallucination.said_errors import rows_to_judge
 from avss_utils.chapters.hallucination.summaries import strongest_blocks
 from avss_utils.chapters.mitigation import training_effects as effects
+from avss_utils.chapters.mitigation.arms import GUIDED, WITHOUT
 from avss_utils.chapters.thresholds.rivals import rival_table
 from avss_utils.claims.awaited import awaited
 from avss_utils.claims.ledger_tables import Judged
-from avss_utils.claims.papers import ANSWERS, GUIDED, LEVEL, LIMITS, PRUNING, TRAINING
+from avss_utils.claims.papers import ANSWERS, LEVEL, LIMITS, PRUNING, TRAINING
 from avss_utils.scores.own_errors import PLAIN, QUESTIONS
 from avss_utils.stats.resampling import Estimate
 
-CONTRASTLESS = "no contrast"
 Models = Mapping[str, Judged]
 
 
@@ -246,10 +246,10 @@ def contrasted(models: Models) -> str:
     def say(own: Judged) -> str:
         run = own.runs[TRAINING]
         outcomes = effects.outcomes_of(run.read("trials"))
-        if CONTRASTLESS not in outcomes.arms:
+        if WITHOUT not in outcomes.arms:
             return "was not measured"
         seed, name = run.record["parameters"]["seed"], "sciq_open"
-        options: dict[str, Any] = dict(reference=CONTRASTLESS, seed=seed)
+        options: dict[str, Any] = dict(reference=WITHOUT, seed=seed)
         return points(effects.change(outcomes, GUIDED, name, effects.MATCH, **options))
 
     return (

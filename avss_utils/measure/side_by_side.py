@@ -212,11 +212,6 @@ def side_by_side(
             handle.remove()
 
 
-def repeated(batch: Mapping[str, torch.Tensor], n: int) -> dict[str, torch.Tensor]:
-    """The same rows for each of ``n`` adapters, (n B, ...), in their order."""
-    return {name: own.repeat(n, *[1] * (own.ndim - 1)) for name, own in batch.items()}
-
-
 def _counted(batch: list[int], n_arms: int) -> Callable:
     def hook(model: nn.Module, args: tuple, kwargs: dict) -> None:
         rows = kwargs["input_ids"] if "input_ids" in kwargs else args[0]

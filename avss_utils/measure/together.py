@@ -99,7 +99,7 @@ def train_together(
         live = [i for i, arm in enumerate(arms) if not arm.outcome.ended]
         if not live:
             break
-        with side_by_side(model, stack, live=live), _halved(model):
+        with side_by_side(model, stack, live=live), halved(model):
             losses = loss_of(live, [next(arms[i].order) for i in live])
         losses.sum().backward()
         finite = optimiser.step()
@@ -107,7 +107,7 @@ def train_together(
             arms[i].stepped(loss, usable=finite[i])
         if step % schedule.evaluate_every and step != schedule.steps:
             continue
-        with torch.no_grad(), side_by_side(model, stack, live=live), _halved(model):
+        with torch.no_grad(), side_by_side(model, stack, live=live), halved(model):
             found = development_of(live).tolist()
         for i, loss in zip(live, found, strict=True):
             arms[i].evaluated(step, loss)
@@ -297,7 +297,7 @@ class _Optimiser:
         return [x[which.index(number)] for (_, which), x in pairs if number in which]
 
 
-def _halved(model: nn.Module) -> torch.autocast:
+def halved(model: nn.Module) -> torch.autocast:
     """Passes in bfloat16 where a training's are (``trains_in_bfloat16``), weights in float32."""
     device = model.device
     return torch.autocast(device.type, torch.bfloat16, enabled=trains_in_bfloat16(device))

@@ -15,7 +15,6 @@ from avss_utils.measure.choices import score_choices, score_choices_side_by_side
 from avss_utils.measure.side_by_side import (
     as_peft,
     new_adapter,
-    repeated,
     shares_rows,
     side_by_side,
 )
@@ -137,7 +136,7 @@ def test_a_saved_adapter_gives_the_same_logits_in_peft(tmp_path):
     adapters, _ = trained(model)
     plain = model(input_ids=ROWS).logits
     with side_by_side(model, adapters), torch.no_grad():
-        parts = model(**repeated({"input_ids": ROWS}, len(ARMS))).logits.chunk(len(ARMS))
+        parts = model(input_ids=ROWS.repeat(len(ARMS), 1)).logits.chunk(len(ARMS))
     for number, (adapter, wanted) in enumerate(zip(adapters, parts, strict=True)):
         as_peft(copy.deepcopy(model), adapter).save_pretrained(tmp_path / str(number))
         again = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / str(number))

@@ -28,9 +28,9 @@ from avss_utils.measure.side_by_side import (
     shares_rows,
     side_by_side,
 )
-from avss_utils.measure.together import Outcome, Schedule, n_together, train_together
+from avss_utils.measure.together import Outcome, Schedule, halved, n_together, train_together
 from avss_utils.models.blocks import forward_logits
-from avss_utils.models.devices import median_seconds, trains_in_bfloat16, without_cudnn_attention
+from avss_utils.models.devices import median_seconds, without_cudnn_attention
 from avss_utils.models.load import LoadedModel
 
 
@@ -125,15 +125,17 @@ def check_can_learn(model: nn.Module, lessons: Sequence[Lesson]) -> None:
 
 
 def peft_model(base: nn.Module, trained: Trained) -> nn.Module:
-    """The base, or a copy of it, in peft's wrapper with the trained adapter."""
+    """A copy of the base in peft's wrapper with the trained adapter."""
     wrapped = trained.adapter.wrapped
-    return as_peft(copy.deepcopy(base), trained.adapter) if wrapped is None else wrapped
+    if wrapped is None:
+        return as_peft(copy.deepcopy(base), trained.adapter)
+    return copy.deepcopy(wrapped)
 
 
 def merged(loaded: LoadedModel, base: nn.Module, trained: Trained) -> LoadedModel:
     """The loaded model with the adapter merged into a copy: an ordinary checkpoint."""
-    model = copy.deepcopy(peft_model(base, trained))
-    return replace(loaded, model=model.merge_and_unload().eval())
+    model = peft_model(base, trained).merge_and_unload()
+    return replace(loaded, model=model.eval())
 
 
 def shuffled(lessons: Sequence[Lesson], *, seed: int) -> list[Lesson]:
@@ -237,11 +239,10 @@ def _one_step(
     alone = not shares_rows(base)
     base = copy.deepcopy(base) if alone else base
     own = _adapter(base, Asked(arm, 0, 0.0), recipe, alone=alone)
-    device, batch = base.device, [lessons[: recipe.questions]]
-    halved = trains_in_bfloat16(device)
+    batch = [lessons[: recipe.questions]]
 
     def step() -> None:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=halved):
+        with halved(base):
             losses = losses_of(base, [arm], batch, recipe)
         losses.sum().backward()
         for weight in own.weights:
